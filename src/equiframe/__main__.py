@@ -1,0 +1,5 @@
+"""``python -m equiframe``."""
+
+from equiframe.cli import main
+
+main()

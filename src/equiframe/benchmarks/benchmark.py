@@ -1,0 +1,138 @@
+"""The one shape of every benchmark that is scored by requests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pandas as pd
+
+from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
+from equiframe.uncertainty import Estimate, RowStatistic, Rows
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one item came to: one row of the per-item table.
+
+    Args:
+        item: stable identifier, the same for every model.
+        groups: what the item may be grouped by, such as ``{"bias_type": "gender", "target": "nurse"}``.
+        values: the item's scores by name, for example the log-probability of each candidate.
+        excluded: why the item is left out of every measure, None where it counts.
+        text: what a reader needs to see of the item, for example both sentences.
+    """
+
+    item: str
+    groups: Mapping[str, str]
+    values: Mapping[str, float]
+    excluded: str | None = None
+    text: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a benchmark, as a statistic of rows of its outcome table.
+
+    Args:
+        key: stable name within the benchmark, such as ``gender.icat``.
+        rows: positions in the outcome table that it is about.
+        statistic: from row positions [..., rows] to values [...].
+        unit: ``%``, ``share``, ``nats``, ...
+        ideal: the value of an unbiased model.
+        higher_is_better: where the number has a direction.
+    """
+
+    key: str
+    rows: Rows
+    statistic: RowStatistic
+    unit: str
+    ideal: float | None = None
+    higher_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that a result rests on."""
+
+    name: str
+    origin: str
+    sha256: str
+    is_known_version: bool
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """All numbers of one benchmark on one model; the per-item table is stored beside it.
+
+    Args:
+        benchmark: registered name with variant, such as ``crows_pairs:changed``.
+        version: raised when a score of the same model may change.
+        scoring: how the items were scored, in a few words, as it depends on the kind of model.
+        files: data files, with hash.
+        items: rows of the outcome table.
+        excluded: number of items left out, by reason.
+        estimates: by measure key.
+        seconds: wall time of scoring.
+    """
+
+    benchmark: str
+    version: int
+    scoring: str
+    files: tuple[DataFile, ...]
+    items: int
+    excluded: Mapping[str, int]
+    estimates: Mapping[str, Estimate]
+    seconds: float
+
+
+class Benchmark(ABC, Generic[Item]):
+    """Items to requests, answers to outcomes, outcomes to measures.
+
+    A benchmark sees a tokenizer and answers, never a model. Everything in it is a pure function except
+    ``items``, which reads its files through ``equiframe.data``.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    headline: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def items(self, folder: Path | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
+        """Find, parse and check the data.
+
+        Args:
+            folder: where the user keeps data files; by default the installed data wheel, then the hub.
+
+        Raises:
+            DataError: naming file, line or field, and what stands there.
+        """
+
+    @abstractmethod
+    def scoring(self, kind: ModelKind) -> str:
+        """How items are scored with such a model, in a few words."""
+
+    @abstractmethod
+    def requests(self, item: Item, codec: TextCodec) -> Sequence[Request]:
+        """What must be known about one item; empty where it cannot be scored (``outcome`` says why)."""
+
+    @abstractmethod
+    def outcome(self, item: Item, answers: Sequence[Answer], codec: TextCodec) -> Outcome:
+        """One item's values, from the answers to its requests in order."""
+
+    @abstractmethod
+    def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
+        """The numbers of the benchmark. ``outcomes`` has one row an item, or several runs stacked."""
+
+
+def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """One row an item: ``item``, the groups, the values, the texts, and ``excluded``."""
+    rows: list[dict[str, Any]] = [
+        {"item": o.item, **o.groups, **o.values, **o.text, "excluded": o.excluded} for o in outcomes
+    ]
+    return pd.DataFrame(rows)

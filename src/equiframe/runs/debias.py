@@ -1,0 +1,163 @@
+"""Fine-tune one model by one method, with or without (U)NC3."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from equiframe.collapse import UNC3Regularizer
+from equiframe.data import DataFile
+from equiframe.errors import InputError
+from equiframe.methods import Method, WithUNC3
+from equiframe.models import LanguageModel, output_embedding
+from equiframe.models.adapter import Feature, Pairing
+from equiframe.runs.record import TrainingResult
+from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training.trainer import complete_checkpoint
+from equiframe.words import ResolvedWords
+
+
+@dataclass(frozen=True)
+class UNC3Options:
+    """The (U)NC3 term.
+
+    Args:
+        weight: lambda; 0 is the host method alone.
+        warmup_steps: steps over which the weight rises linearly from 0.
+        memory: class means over the whole ``run``, as in the paper, or an exponential moving average.
+        decay: of the moving average.
+        through_features: let the gradient reach the encoder through the batch's features too; as in the
+            paper it reaches the word embeddings alone.
+        pairing: which state belongs to which token; ``paper`` repeats the paper's code.
+        feature: ``decoder-input``, or ``last-layer`` as in the paper's training code.
+    """
+
+    weight: float = 0.0
+    warmup_steps: int = 0
+    memory: Literal["run", "ema"] = "run"
+    decay: float = 0.9
+    through_features: bool = False
+    pairing: Pairing = "aligned"
+    feature: Feature = "decoder-input"
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InputError(f"--unc3 {self.weight}: give a weight of 0 or more")
+
+
+@dataclass(frozen=True)
+class Debiased:
+    """What fine-tuning gave: the model, its summary, the logged steps, and the files it read."""
+
+    language_model: LanguageModel
+    result: TrainingResult
+    history: pd.DataFrame
+    files: tuple[DataFile, ...]
+
+
+def debias(
+    language_model: LanguageModel,
+    method: Method,
+    unc3: UNC3Options,
+    fine_tuning: FineTuning,
+    words: ResolvedWords,
+    checkpoints: Path,
+    *,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Debiased:
+    """Fine-tune a model, in place. A complete checkpoint in ``checkpoints`` is continued.
+
+    Args:
+        language_model: the model; its weights change.
+        method: the debiasing method.
+        unc3: the term; weight 0 leaves the host method as it is, to the bit.
+        fine_tuning: how long and how fast.
+        words: the term's words under the model's tokenizer.
+        checkpoints: folder of the Trainer's checkpoints.
+        folder: where the user keeps data files.
+        progress: called with steps done and steps in all.
+
+    Raises:
+        InputError: options that cannot work together.
+        ModelError: the loss is not finite.
+    """
+    model = language_model.model
+    objective = method.objective(language_model, pairing=unc3.pairing, feature=unc3.feature)
+    if unc3.weight:
+        if fine_tuning.lora_rank and not unc3.through_features:
+            raise InputError(
+                "with --lora the word embeddings are frozen, and (U)NC3 would have no gradient: add"
+                " --unc3-through-features, or leave out --lora"
+            )
+        ids = torch.tensor(words.token_ids)
+        regularizer = UNC3Regularizer(
+            ids,
+            output_embedding(model).weight.shape[1],
+            weight=unc3.weight,
+            warmup_steps=unc3.warmup_steps,
+            memory=unc3.memory,
+            decay=unc3.decay,
+            through_features=unc3.through_features,
+        )
+        objective = WithUNC3(objective, regularizer)
+    settings = method.settings
+    arguments = fine_tuning.training_arguments(checkpoints, settings)
+    max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
+    dataset, files = method.training_data(
+        language_model, folder=folder, max_length=max_length, seed=arguments.seed
+    )
+    trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
+    trainer = DebiasingTrainer(
+        objective=objective,
+        model=trained,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=method.collator(language_model),
+        callbacks=[_Progress(progress)] if progress is not None else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    summary = trainer.train(resume_from_checkpoint=complete_checkpoint(checkpoints))
+    seconds = time.perf_counter() - began
+    if fine_tuning.lora_rank:
+        model = trained.merge_and_unload()
+    return Debiased(
+        language_model=dataclasses.replace(language_model, model=model.eval()),
+        result=TrainingResult(
+            method=method.name,
+            unc3_weight=unc3.weight,
+            steps=summary.global_step,
+            seconds=seconds,
+            final_loss=summary.training_loss,
+        ),
+        history=pd.DataFrame(trainer.history),
+        files=files,
+    )
+
+
+def _with_lora(model: Any, rank: int) -> Any:
+    """The model with LoRA adapters on its linear layers (the output embedding is left alone)."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError("--lora needs peft: pip install 'equiframe[lora]'") from error
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+
+
+class _Progress(TrainerCallback):
+    """Tell how far training has come."""
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._tell(state.global_step, state.max_steps)

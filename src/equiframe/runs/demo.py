@@ -1,0 +1,53 @@
+"""The main job on a built-in model: before, after BEC, after BEC + (U)NC3, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from equiframe.runs.audit import AuditOptions
+from equiframe.runs.compare import compare, write_comparison
+from equiframe.runs.debias import UNC3Options
+from equiframe.runs.record import Comparison, RunRecord, file_name, run_folder
+from equiframe.runs.run import Progress, RunConfig, run
+from equiframe.training import FineTuning
+
+BEFORE = RunConfig(
+    verb="evaluate",
+    model="builtin:mini-mlm",
+    audit=AuditOptions(sentences=2000),
+    benchmarks=("stereoset:dev", "crows_pairs:changed", "lm_loss"),
+)
+BEC = dataclasses.replace(
+    BEFORE,
+    verb="debias",
+    method="bec",
+    fine_tuning=FineTuning(max_steps=100, batch_size=32, max_length=64, learning_rate=5e-5),
+)
+BEC_UNC3 = dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0))
+RUNS = {"before": BEFORE, "BEC": BEC, "BEC + (U)NC3": BEC_UNC3}
+
+
+def demo(out: Path, progress: Progress | None = None) -> Comparison:
+    """Audit, debias and compare the built-in masked LM, and write one report.
+
+    Args:
+        out: folder of the comparison, with a folder for each run in it; must not exist.
+        progress: told how far it is.
+    """
+    with run_folder(
+        out, {"demo": {name: dataclasses.asdict(config) for name, config in RUNS.items()}}
+    ) as work:
+        records = {}
+        for name, config in RUNS.items():
+            folder = work / file_name(name)
+            tell = None if progress is None else functools.partial(_named, progress, name)
+            records[name] = RunRecord.read(folder) if folder.exists() else run(config, folder, tell)
+        comparison = compare(records, verb="demo")
+        write_comparison(work, records, comparison, title="demo: builtin:mini-mlm")
+    return comparison
+
+
+def _named(progress: Progress, name: str, stage: str, done: int, total: int) -> None:
+    progress(f"{name}: {stage}", done, total)

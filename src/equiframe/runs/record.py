@@ -1,0 +1,259 @@
+"""The record of a run: one folder, written whole or not at all.
+
+    config.json          every option, seeds, versions, hashes of model and data
+    metrics.json         the numbers, by the schema below
+    items/NAME.parquet   one row an item of each benchmark
+    classes.parquet      one row a class of the audited word set
+    history.parquet      one row a logged step of fine-tuning
+    model/               the fine-tuned model, safetensors
+    report.html          the same for a reader
+
+A run works in ``OUT.partial`` and renames it to ``OUT`` at its end, so that a folder without that suffix
+is complete. What lies in ``OUT.partial`` lets a stopped fine-tuning go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.errors import RunError
+from equiframe.scoring.requests import ModelKind
+from equiframe.uncertainty import Difference, Estimate
+
+SCHEMA: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
+Verb: TypeAlias = Literal["audit", "evaluate", "debias", "compare", "demo"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class ModelDescription(_Frozen):
+    """Which model the numbers are about."""
+
+    name: str
+    kind: ModelKind
+    architecture: str
+    parameters: int
+    vocabulary: int
+    fingerprint: str = Field(description="SHA-256 of the weights and the vocabulary")
+
+
+class CollapseResult(_Frozen):
+    """Collapse metrics of one class set on one text.
+
+    ``estimates`` holds those that are a statistic over words, with intervals by resampling words.
+    """
+
+    class_set: str = Field(description="'vocabulary', or the name of a word set")
+    classes: int = Field(description="classes seen often enough to count")
+    tokens: int = Field(description="samples of these classes")
+    values: dict[str, float | None] = Field(
+        description="by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
+    )
+    estimates: dict[str, Estimate] = {}
+
+
+class TrainingResult(_Frozen):
+    """What fine-tuning did."""
+
+    method: str
+    unc3_weight: float
+    steps: int
+    seconds: float
+    final_loss: float
+
+
+class Metrics(_Frozen):
+    """``metrics.json``."""
+
+    schema_version: Literal["equiframe.metrics/1"] = SCHEMA
+    verb: Verb
+    model: ModelDescription
+    collapse: list[CollapseResult] = []
+    benchmarks: list[BenchmarkResult] = []
+    training: TrainingResult | None = None
+
+
+class ComparedMeasure(_Frozen):
+    """One measure of one run against the first run of the comparison."""
+
+    benchmark: str
+    measure: str
+    first: Estimate
+    second: Estimate
+    difference: Difference
+
+
+class Comparison(_Frozen):
+    """``metrics.json`` of a comparison: the runs by name, and each later run against the first."""
+
+    schema_version: Literal["equiframe.metrics/1"] = SCHEMA
+    verb: Literal["compare", "demo"]
+    runs: dict[str, Metrics]
+    measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
+
+
+_ITEMS = "items"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run in memory.
+
+    Args:
+        config: every option, seed, version and hash, as ``config.json`` holds them.
+        metrics: the numbers.
+        items: per-item table of each benchmark, by its name with variant.
+        classes: the audited classes: ``token_id, token, word, groups, count, variance, norm, cosine``.
+        history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts.
+    """
+
+    config: dict[str, Any]
+    metrics: Metrics
+    items: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    classes: pd.DataFrame | None = None
+    history: pd.DataFrame | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write everything but model and report into an existing folder."""
+        write_json(folder / "config.json", self.config)
+        write_json(folder / "metrics.json", self.metrics.model_dump(mode="json"))
+        for name, table in self.items.items():
+            (folder / _ITEMS).mkdir(exist_ok=True)
+            table.to_parquet(folder / _ITEMS / f"{file_name(name)}.parquet", index=False)
+        for name, extra in (("classes", self.classes), ("history", self.history)):
+            if extra is not None:
+                extra.to_parquet(folder / f"{name}.parquet", index=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read a finished run.
+
+        Raises:
+            RunError: no such run, or its files do not fit the schema.
+        """
+        metrics = _read_metrics(folder, Metrics)
+        items = {}
+        for result in metrics.benchmarks:
+            items[result.benchmark] = _read_table(folder / _ITEMS / f"{file_name(result.benchmark)}.parquet")
+        optional = {
+            name: _read_table(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
+            for name in ("classes", "history")
+        }
+        return cls(config=_read_json(folder / "config.json"), metrics=metrics, items=items, **optional)
+
+
+def file_name(name: str) -> str:
+    """A benchmark's name as a file name: ``crows_pairs:changed`` becomes ``crows_pairs-changed``."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and machines: indented, keys in the given order, no not-a-number constants."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} is not a finished run: it has no {path.name}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: not readable as JSON ({error})") from error
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _read_metrics(folder: Path, schema: type[_Model]) -> _Model:
+    value = _read_json(folder / "metrics.json")
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole file"
+        raise RunError(
+            f"{folder / 'metrics.json'}: {place}: {first['msg']}; edited, or written by another version:"
+            " run the command again"
+        ) from error
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read the numbers of a finished comparison.
+
+    Raises:
+        RunError: no such run, or its files do not fit the schema.
+    """
+    return _read_metrics(folder, Comparison)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error
+
+
+@contextlib.contextmanager
+def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+    """A working folder beside ``out`` that becomes ``out`` when the block ends without an error.
+
+    Args:
+        out: the folder of the run; it must not exist.
+        identity: what makes two runs the same. Where an interrupted run of the same identity left its
+            working folder, the block finds it as it was; otherwise it starts empty.
+
+    Raises:
+        RunError: ``out`` exists, another process works on it, or the disk refuses.
+    """
+    out = out.resolve()
+    if out.exists():
+        raise RunError(f"{out} exists: choose another --out, or remove it first")
+    work = out.with_name(out.name + ".partial")
+    lock = FileLock(out.with_name(out.name + ".lock"), blocking=False)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            mark = work / ".identity.json"
+            wanted = json.dumps(identity, sort_keys=True, default=str)
+            if work.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == wanted):
+                shutil.rmtree(work)
+            work.mkdir(exist_ok=True)
+            mark.write_text(wanted, encoding="utf-8")
+            yield work
+            mark.unlink()
+            work.replace(out)
+            Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout:
+        raise RunError(f"another process is writing {out}: wait for it, or choose another --out") from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to know to run it again: date, platform, versions."""
+    packages = ("equiframe", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }

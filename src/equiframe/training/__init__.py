@@ -1,0 +1,6 @@
+"""Fine-tuning on the Hugging Face Trainer."""
+
+from equiframe.training.arguments import FineTuning, best_precision
+from equiframe.training.trainer import DebiasingTrainer
+
+__all__ = ["DebiasingTrainer", "FineTuning", "best_precision"]

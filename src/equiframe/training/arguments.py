@@ -1,0 +1,92 @@
+"""From a method's published settings and the user's wishes to the arguments of the Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from transformers import TrainingArguments
+
+from equiframe.errors import InputError
+from equiframe.methods.method import Settings
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How long and how fast to train. None means the method's published setting.
+
+    Args:
+        epochs: passes over the data.
+        max_steps: optimizer steps, instead of epochs.
+        learning_rate: peak rate of AdamW, decaying linearly to zero.
+        batch_size: examples a device and step.
+        accumulation: steps whose gradients are added up.
+        max_length: longest example in tokens.
+        seed: of everything drawn at random.
+        precision: ``auto`` takes bf16 autocast where the hardware multiplies it natively, else float32.
+        save_steps: a checkpoint every so many steps.
+        lora_rank: rank of LoRA adapters on all linear layers, 0 to train all weights.
+        report_to: trackers that the Trainer shall report to, such as ``tensorboard``.
+    """
+
+    epochs: float | None = None
+    max_steps: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    accumulation: int = 1
+    max_length: int | None = None
+    seed: int | None = None
+    precision: Precision = "auto"
+    save_steps: int = 500
+    lora_rank: int = 0
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_steps", "learning_rate", "batch_size", "accumulation", "max_length"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+        if self.lora_rank < 0:
+            raise InputError(f"--lora {self.lora_rank}: give a rank of 1 or more, or 0 for none")
+
+    def training_arguments(self, folder: Path, settings: Settings) -> TrainingArguments:
+        """Arguments for a Trainer that keeps its checkpoints in ``folder``."""
+        precision = best_precision() if self.precision == "auto" else self.precision
+        return TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=self.epochs or settings.epochs,
+            max_steps=self.max_steps or -1,
+            learning_rate=self.learning_rate or settings.learning_rate,
+            per_device_train_batch_size=self.batch_size or settings.batch_size,
+            gradient_accumulation_steps=self.accumulation,
+            seed=settings.seed if self.seed is None else self.seed,
+            lr_scheduler_type="linear",
+            adam_epsilon=1e-8,
+            max_grad_norm=1.0,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            train_sampling_strategy="group_by_length",
+            logging_steps=10,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=self.save_steps,
+            save_total_limit=2,
+            eval_strategy="no",
+            report_to=list(self.report_to),
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=True,
+        )
+
+
+def best_precision() -> Literal["fp32", "bf16"]:
+    """bf16 where a GPU or the CPU has instructions for it; emulated, it is many times slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

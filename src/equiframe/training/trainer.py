@@ -1,0 +1,101 @@
+"""The Hugging Face Trainer with a debiasing objective in the place of the model's own loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from equiframe.errors import ModelError
+from equiframe.methods.objective import Objective, ObjectiveOutput
+
+_OBJECTIVE_FILE = "objective.safetensors"
+_COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
+
+
+class DebiasingTrainer(Trainer):
+    """Fine-tune with an :class:`~equiframe.methods.objective.Objective`; all else is the Trainer's.
+
+    The named parts of the loss are averaged between two logs and logged beside it. What the objective
+    accumulates, such as the class means of (U)NC3, is saved in each checkpoint and restored on resume, so
+    that a resumed run continues as if it had not stopped. A loss that is not finite ends the run.
+
+    Args:
+        objective: from a batch to a loss.
+        **arguments: as for :class:`transformers.Trainer`.
+    """
+
+    def __init__(self, *, objective: Objective, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.objective = objective.to(self.args.device)
+        self.model_accepts_loss_kwargs = False  # the objective's loss is a mean of its own
+        self._part_sums: dict[str, Tensor] = {}
+        self._part_steps = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objective's loss of one batch."""
+        self.objective.train(model.training)
+        out: ObjectiveOutput = self.objective(model, inputs)
+        if model.training:
+            if not torch.isfinite(out.loss):
+                raise ModelError(
+                    f"the loss is {float(out.loss)} at step {self.state.global_step + 1}: lower"
+                    " --learning-rate or the weight of the term; checkpoints written so far are kept"
+                )
+            self._part_steps += 1
+            for name, value in out.parts.items():
+                self._part_sums[name] = self._part_sums.get(name, value.new_zeros(())) + value.detach()
+        return (out.loss, {"loss": out.loss.detach()}) if return_outputs else out.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of each part since the last log."""
+        if "loss" in logs and self._part_steps:
+            for name, total in self._part_sums.items():
+                logs[name] = float(total) / self._part_steps
+            self._part_sums, self._part_steps = {}, 0
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        state = self.objective.state_dict()
+        if self.args.should_save:
+            if state:
+                save_file(
+                    {name: tensor.contiguous() for name, tensor in state.items()}, folder / _OBJECTIVE_FILE
+                )
+            (folder / _COMPLETE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / _OBJECTIVE_FILE
+        if file.exists():
+            self.objective.load_state_dict(load_file(file, device=str(self.args.device)))
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The logged training steps: ``step``, ``loss`` and its parts, learning rate, gradient norm."""
+        return [
+            {name: float(value) for name, value in entry.items() if math.isfinite(float(value))}
+            for entry in self.state.log_history
+            if "loss" in entry
+        ]
+
+
+def complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in a folder that was written to its end, None if there is none."""
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / _COMPLETE).exists()]
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None

@@ -1,0 +1,78 @@
+"""Names to models, and clear errors where there is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from equiframe.errors import ModelError
+from equiframe.models import load, save
+
+
+def test_kind_window_and_codec(masked_model, causal_model):
+    assert (masked_model.kind, masked_model.window) == ("masked", 64)
+    assert (causal_model.kind, causal_model.window) == ("causal", 64)
+    assert causal_model.tokenizer.pad_token is not None
+    assert masked_model.codec.kind == "masked"
+    assert not masked_model.model.training
+
+
+def test_fingerprint_follows_the_weights(masked_model, model_folders):
+    again = load(str(model_folders["masked"]), device="cpu")
+    assert again.fingerprint() == masked_model.fingerprint()
+    with torch.no_grad():
+        next(again.model.parameters()).flatten()[0] += 1e-3
+    assert again.fingerprint() != masked_model.fingerprint()
+
+
+def test_saved_model_loads_the_same(language_model, tmp_path):
+    save(language_model, tmp_path / "model")
+    assert load(str(tmp_path / "model"), device="cpu").fingerprint() == language_model.fingerprint()
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} & {".bin", ".pt", ".pkl"} == set()
+
+
+def test_no_such_directory():
+    with pytest.raises(ModelError, match="no such directory"):
+        load("./nowhere")
+
+
+def test_no_such_builtin():
+    with pytest.raises(ModelError, match="builtin:mini-mlm"):
+        load("builtin:other")
+
+
+def test_not_a_model_directory(tmp_path):
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(tmp_path))
+
+
+def test_an_encoder_without_its_head_is_refused(model_folders, tmp_path):
+    AutoModel.from_pretrained(model_folders["masked"]).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model_folders["masked"] / name).read_bytes())
+    with pytest.raises(ModelError, match="without its masked language-modelling head"):
+        load(str(tmp_path), kind="masked")
+
+
+def test_a_head_of_another_kind_is_refused(model_folders):
+    with pytest.raises(ModelError):
+        load(str(model_folders["causal"]), kind="masked")
+
+
+def test_pickled_weights_are_never_read(model_folders, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(model_folders["masked"])
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickled"):
+        load(str(tmp_path))
+
+
+def test_a_sequence_classifier_is_refused(model_folders, tmp_path):
+    config = json.loads((model_folders["masked"] / "config.json").read_text())
+    config.update(model_type="vit", architectures=["ViTForImageClassification"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="neither a masked nor a causal"):
+        load(str(tmp_path))

@@ -1,0 +1,154 @@
+"""A run's folder: whole or not at all, readable by its schema, refused when it is not ours."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.data import DataFile
+from equiframe.errors import RunError
+from equiframe.runs.record import (
+    CollapseResult,
+    Metrics,
+    ModelDescription,
+    RunRecord,
+    file_name,
+    run_folder,
+)
+from equiframe.uncertainty import Estimate
+
+
+def make_record(value: float = 55.0) -> RunRecord:
+    estimate = Estimate(value=value, low=value - 3, high=value + 3, count=3, unit="%", ideal=50.0)
+    result = BenchmarkResult(
+        benchmark="crows_pairs:changed",
+        version=1,
+        scoring="each changed token masked alone",
+        files=(DataFile(name="crows_pairs", origin="wheel", sha256="0" * 64, is_known_version=True),),
+        items=3,
+        excluded={"empty side": 1},
+        estimates={"overall.score": estimate},
+        seconds=1.5,
+    )
+    metrics = Metrics(
+        verb="evaluate",
+        model=ModelDescription(
+            name="m", kind="masked", architecture="Bert", parameters=1, vocabulary=2, fingerprint="f"
+        ),
+        collapse=[CollapseResult(class_set="vocabulary", classes=2, tokens=9, values={"unc3": 0.1, "nc1": None})],
+        benchmarks=[result],
+    )
+    table = pd.DataFrame({"item": ["a", "b", "c"], "score": [1.0, 2.0, 3.0], "excluded": [None, None, "why"]})
+    return RunRecord(config={"model": "m"}, metrics=metrics, items={"crows_pairs:changed": table})
+
+
+def test_round_trip(tmp_path):
+    record = make_record()
+    record.write(tmp_path)
+    again = RunRecord.read(tmp_path)
+    assert again.metrics == record.metrics
+    assert again.config == record.config
+    pd.testing.assert_frame_equal(
+        again.items["crows_pairs:changed"], record.items["crows_pairs:changed"], check_dtype=False
+    )
+    assert again.classes is None
+
+
+def test_metrics_are_strict_json(tmp_path):
+    make_record(float("nan")).write(tmp_path)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+
+
+def test_a_finished_block_becomes_the_folder(tmp_path):
+    out = tmp_path / "deep" / "run"
+    with run_folder(out, {"a": 1}) as work:
+        (work / "x").write_text("1")
+        assert not out.exists()
+    assert (out / "x").read_text() == "1"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["run"]
+    assert [path.name for path in out.iterdir()] == ["x"]
+
+
+def test_an_existing_folder_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match="exists"), run_folder(tmp_path / "run", {}):
+        raise AssertionError("not reached")
+
+
+def test_an_error_leaves_nothing_under_the_name(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_folder(tmp_path / "run", {}) as work:
+        (work / "half").touch()
+        _ = 1 / 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("identity", "kept"), [({"a": 1}, True), ({"a": 2}, False)])
+def test_an_interrupted_run_goes_on_only_as_itself(tmp_path, identity, kept):
+    with pytest.raises(ZeroDivisionError), run_folder(tmp_path / "run", {"a": 1}) as work:
+        (work / "checkpoint").touch()
+        _ = 1 / 0
+    with run_folder(tmp_path / "run", identity) as work:
+        assert (work / "checkpoint").exists() is kept
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    with (
+        FileLock(tmp_path / "run.lock"),
+        pytest.raises(RunError, match="another process"),
+        run_folder(tmp_path / "run", {}),
+    ):
+        raise AssertionError("not reached")
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    with pytest.raises(RunError, match="No space left"), run_folder(tmp_path / "run", {}):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_run_there(tmp_path):
+    with pytest.raises(RunError, match="not a finished run"):
+        RunRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.pop("model"), "model"),
+        (lambda m: m.update(schema_version="equiframe.metrics/99"), "schema_version"),
+        (lambda m: m["benchmarks"][0].update(items="many"), "benchmarks.0.items"),
+        (lambda m: m.update(extra=1), "extra"),
+    ],
+)
+def test_a_record_that_does_not_fit_names_the_place(tmp_path, change, named):
+    make_record().write(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    change(metrics)
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match=named):
+        RunRecord.read(tmp_path)
+
+
+def test_broken_files(tmp_path):
+    make_record().write(tmp_path)
+    (tmp_path / "items" / "crows_pairs-changed.parquet").write_bytes(b"no")
+    with pytest.raises(RunError, match="Parquet"):
+        RunRecord.read(tmp_path)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match="JSON"):
+        RunRecord.read(tmp_path)
+
+
+def test_file_names_stay_inside_the_folder():
+    assert file_name("crows_pairs:changed") == "crows_pairs-changed"
+    assert "/" not in file_name("../../etc/passwd")

@@ -142,3 +142,17 @@ def causal_model(model_folders):
 def text():
     """Eight plain sentences."""
     return list(TEXT)
+
+
+@pytest.fixture
+def gap_folder(tmp_path, text):
+    """A folder of the user's own data files: a tiny GAP."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    columns = "ID Text Pronoun Pronoun-offset A A-offset A-coref B B-offset B-coref URL".split()
+    for split in ("development", "test", "validation"):
+        rows = ["\t".join(columns)]
+        for i, line in enumerate(text):
+            rows.append("\t".join([f"{split}-{i}", line.capitalize() + ".", *["x"] * 9]))
+        (folder / f"gap-{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder

@@ -1,7 +1,7 @@
 """What a benchmark may ask of a model, and what it may know of the model's tokens.
 
 A benchmark turns each item into requests and gets back one answer per request, in order. It never sees
-the model, so the engine is free to drop duplicates, pack, and reuse stored answers.
+the model, so the engine is free to drop duplicates, pack, and share what sequences have in common.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
+
+from equiframe.errors import InputError
 
 ModelKind: TypeAlias = Literal["masked", "causal"]
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
@@ -33,7 +35,10 @@ class TokenLogProbs:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One vector for a sequence: the first token's last state, their mean, or the last token's."""
+    """One vector for a sequence: the first token's last state, the mean over all tokens, or the last token's.
+
+    The state is that of the last layer, before any language-modelling head; special tokens are tokens.
+    """
 
     input_ids: tuple[int, ...]
     pooling: Pooling = "mean"
@@ -41,6 +46,7 @@ class Embedding:
 
 Request: TypeAlias = TokenLogProbs | Embedding
 Answer: TypeAlias = tuple[float, ...]
+"""One log-probability per position, or one coordinate per dimension."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,70 @@ class TextCodec:
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
     window: int
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`."""
+        return tuple(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def pieces(self, text: str, before: str = "") -> tuple[int, ...]:
+        """Ids of a text as it stands behind other text, without special tokens.
+
+        Byte-level and SentencePiece tokenizers write the space before a word into its first piece, and
+        some write the start of a text in another way than its middle. So the pieces are those by which
+        ``before`` and ``text`` together are longer than ``before`` alone.
+
+        Args:
+            text: a word, or any text.
+            before: what stands in front of it; only whether it ends with a space or not matters at its end.
+        """
+        head = before.rstrip()
+        space = " " if head and before != head else ""
+        if head:
+            ids_before, ids = self._plain(head), self._plain(head + space + text)
+            if ids[: len(ids_before)] == ids_before:
+                return ids[len(ids_before) :]
+        return self._plain(space + text)  # nothing in front, or a piece spans the border
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @property
+    def mask_id(self) -> int:
+        """Id of the mask token.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        return self._special("mask")
+
+    @property
+    def start_id(self) -> int:
+        """Id of the token from which a causal LM predicts the first token of a text.
+
+        The beginning-of-sequence token; where there is none, as in Qwen, the end-of-sequence token, behind
+        which the next text began in training.
+
+        Raises:
+            InputError: the tokenizer has neither.
+        """
+        if self.tokenizer.bos_token_id is not None:
+            return int(self.tokenizer.bos_token_id)
+        return self._special("eos")
+
+    def _special(self, name: str) -> int:
+        token_id = getattr(self.tokenizer, f"{name}_token_id")
+        if token_id is None:
+            raise InputError(
+                f"the tokenizer has no {name} token, which scoring with a {self.kind} LM needs: set"
+                f" tokenizer.{name}_token, or choose a model whose tokenizer has one"
+            )
+        return int(token_id)
+
+    def sequence_log_probs(self, text: str) -> TokenLogProbs:
+        """Ask a causal LM for every token of a text, the first one behind the start token."""
+        ids = self._plain(text)
+        return TokenLogProbs((self.start_id, *ids), tuple(range(len(ids))), ids)
+
+    def fits(self, request: Request) -> bool:
+        """Whether the model can read the sequence whole. One that does not fit is never cut."""
+        return 0 < len(request.input_ids) <= self.window

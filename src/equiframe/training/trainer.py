@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equiframe.errors import ModelError
@@ -18,6 +19,23 @@ from equiframe.methods.objective import Objective, ObjectiveOutput
 
 _OBJECTIVE_FILE = "objective.safetensors"
 _COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
+
+
+class _LengthGrouped(LengthGroupedSampler):
+    """Batches of like length whose order follows from seed and epoch alone.
+
+    The Trainer's own sampler draws from the global generator, whose state at the start of an epoch a
+    resumed run does not know.
+    """
+
+    def __init__(self, batch_size: int, *, dataset: Any, seed: int) -> None:
+        super().__init__(batch_size, lengths=[len(ids) for ids in dataset["input_ids"]])
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch."""
+        self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
 class DebiasingTrainer(Trainer):
@@ -52,7 +70,7 @@ class DebiasingTrainer(Trainer):
         if model.training:
             if not torch.isfinite(out.loss):
                 raise ModelError(
-                    f"the loss is {float(out.loss)} at step {self.state.global_step + 1}: lower"
+                    f"the loss is {float(out.loss.detach())} at step {self.state.global_step + 1}: lower"
                     " --learning-rate or the weight of the term; checkpoints written so far are kept"
                 )
             self._part_steps += 1
@@ -67,6 +85,13 @@ class DebiasingTrainer(Trainer):
                 logs[name] = float(total) / self._part_steps
             self._part_sums, self._part_steps = {}, 0
         super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or self.args.world_size > 1:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _LengthGrouped(size, dataset=dataset, seed=self.args.seed)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -1,0 +1,166 @@
+"""What the numbers are called in plain words, and what they do not show. Tables of text, nothing else."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Term(NamedTuple):
+    """A number's plain name, and how to read it."""
+
+    name: str
+    reading: str
+
+
+TERMS: dict[str, Term] = {
+    "unc3": Term("(U)NC3, uniform duality", "spread of the cosines between word means and word embeddings"),
+    "nc3_self_duality": Term("NC3, self-duality", "mean cosine between word means and word embeddings"),
+    "nc1_cdnv_mean": Term(
+        "NC1, variability (CDNV)", "scatter within words over distance between words, mean over pairs"
+    ),
+    "nc1_log_cdnv_mean": Term(
+        "NC1, variability (log CDNV)", "mean of its logarithm, which a few close pairs move less"
+    ),
+    "nc2_norm_cv": Term("NC2, equal norms", "spread over mean of the lengths of the word means"),
+    "nc2_etf_angle_mean": Term(
+        "NC2, equal angles (mean)", "distance of the cosines between word means from a simplex frame's"
+    ),
+    "nc2_etf_angle_std": Term("NC2, equal angles (spread)", "standard deviation of that distance over pairs"),
+    "gnc2_log_mean": Term(
+        "GNC2, uniformity (mean)", "mean of log(1 / distance) between the directions of word means"
+    ),
+    "gnc2_log_cv": Term("GNC2, uniformity (spread)", "spread over mean of that logarithm over pairs"),
+    "nc4_agreement": Term(
+        "NC4, decision agreement",
+        "share of tokens whose nearest word mean is the word the classifier decides for",
+    ),
+    "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+    "lms": Term(
+        "language modelling score (LMS)", "share of comparisons where sense is preferred to nonsense"
+    ),
+    "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+    "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
+    "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
+    "perplexity": Term("perplexity", "exponential of the language-modelling loss"),
+}
+"""Measures, by the last part of their key."""
+
+COLLAPSE: dict[str, tuple[float | None, bool]] = {
+    "unc3": (0.0, False),
+    "nc3_self_duality": (1.0, True),
+    "nc1_cdnv_mean": (0.0, False),
+    "nc1_log_cdnv_mean": (None, False),
+    "nc2_norm_cv": (0.0, False),
+    "nc2_etf_angle_mean": (0.0, False),
+    "nc2_etf_angle_std": (0.0, False),
+    "gnc2_log_mean": (None, False),
+    "gnc2_log_cv": (0.0, False),
+    "nc4_agreement": (1.0, True),
+}
+"""The principal collapse values in the order shown: the ideal, and whether higher is more collapsed."""
+
+HISTORY: dict[str, Term] = {
+    "loss": Term("Loss", "of the whole objective"),
+    "language_modelling": Term("Language-modelling loss", "the host method's own loss"),
+    "unc3": Term("(U)NC3", "of the running word means, before its weight"),
+    "mean_cosine": Term("NC3", "mean cosine of the running word means and word embeddings"),
+}
+"""Columns of the training history."""
+
+
+class Pair(NamedTuple):
+    """Where a per-item table keeps two candidates: columns of their sentences and scores, and the group."""
+
+    more: str
+    less: str
+    more_score: str
+    less_score: str
+    score: str
+    group: str = "bias_type"
+
+
+class About(NamedTuple):
+    """What a reader must know of a benchmark."""
+
+    title: str
+    does_not_show: str
+    sources: tuple[tuple[str, str], ...] = ()
+    pair: Pair | None = None
+
+
+_BLODGETT = ("Blodgett et al. 2021", "https://aclanthology.org/2021.acl-long.81")
+
+BENCHMARKS: dict[str, About] = {
+    "stereoset": About(
+        "StereoSet",
+        "Balance over these items is not equal treatment in use. The sentences are crowd-written in the"
+        " United States; many are malformed, or are no stereotype at all. The ideal of 50 assumes that every"
+        " pair differs in stereotype alone, while word frequency and length differ too.",
+        (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), _BLODGETT),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "score"),
+    ),
+    "crows_pairs": About(
+        "CrowS-Pairs",
+        "Balance over these pairs is not equal treatment in use. Many pairs are not minimal, state no"
+        " stereotype, or mix several, and the authors advise against relying on the data set. Its variants"
+        " give different numbers: none can be compared with another's.",
+        (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), _BLODGETT),
+        Pair("sent_more", "sent_less", "more", "less", "score"),
+    ),
+    "lm_loss": About(
+        "Held-out text",
+        "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"
+        " gender-swapped text may lose likelihood on gendered names, which this cannot tell from a loss of"
+        " language.",
+        (("Webster et al. 2018", "https://aclanthology.org/Q18-1042"),),
+    ),
+}
+"""Benchmarks by name without variant."""
+
+COLLAPSE_DOES_NOT_SHOW = (
+    "Geometry is not behaviour: a lower (U)NC3 does not by itself mean that predictions treat groups alike."
+    " Intervals resample words, so they speak of this list of words on this text. Sets of different size are"
+    " not comparable with each other: compare runs within a set."
+)
+
+
+COLLAPSE_SOURCES = (
+    ("Xu et al. 2025", "https://arxiv.org/abs/2410.04472"),
+    ("Wu and Papyan 2024", "https://arxiv.org/abs/2405.17767"),
+)
+
+
+def about(benchmark: str) -> About:
+    """What is known of a benchmark, by its name with variant."""
+    base, _, variant = benchmark.partition(":")
+    known = BENCHMARKS.get(base) or About(
+        base, "A number on these items speaks of these items, not of the model in use."
+    )
+    return known._replace(title=f"{known.title} ({variant})") if variant else known
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A measure's key as group and kind: ``gender.icat`` becomes ``("gender", "icat")``."""
+    group, _, kind = key.rpartition(".")
+    return group, kind
+
+
+def plain(name: str) -> str:
+    """An identifier as words: ``physical-appearance`` becomes ``physical appearance``."""
+    return name.replace("_", " ").replace("-", " ")
+
+
+def term(key: str) -> Term:
+    """The plain name of a measure, whatever its group; the key itself where it has none."""
+    kind = split_key(key)[1]
+    return TERMS.get(kind, Term(plain(kind), ""))
+
+
+def class_set_name(class_set: str) -> str:
+    """``vocabulary`` as "whole vocabulary", a word set as "... words"."""
+    return "whole vocabulary" if class_set == "vocabulary" else f"{plain(class_set)} words"
+
+
+def sentence_case(name: str) -> str:
+    """The first letter as a capital, the others as they are."""
+    return name[:1].upper() + name[1:]

@@ -1,0 +1,54 @@
+"""Numbers as text: the same in the table, the sentences, the figures and the terminal."""
+
+from __future__ import annotations
+
+from equiframe.uncertainty import Difference, Estimate
+
+_MINUS = "−"
+_DECIMALS = {"%": 1, "perplexity": 2}
+
+
+def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
+    """Three decimals, fewer for some units; powers of ten where these would show nothing."""
+    if value is None:
+        return ""
+    decimals = _DECIMALS.get(unit, 3)
+    small = value != 0 and abs(value) < 0.5 * 10**-decimals
+    text = f"{value:{'+' if signed else ''}{'.1e' if small else f'.{decimals}f'}}"
+    return text.replace("-", _MINUS)
+
+
+def bounds(low: float | None, high: float | None, unit: str = "", *, signed: bool = False) -> str:
+    """An interval as ``[low, high]``, nothing where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"[{number(low, unit, signed=signed)}, {number(high, unit, signed=signed)}]"
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its interval."""
+    unit = estimate.unit
+    return f"{number(estimate.value, unit)} {bounds(estimate.low, estimate.high, unit)}".rstrip()
+
+
+def change(difference: Difference, unit: str) -> str:
+    """A paired difference with its interval and p-value."""
+    ends = bounds(difference.low, difference.high, unit, signed=True)
+    text = f"{number(difference.value, unit, signed=True)} {ends}".rstrip()
+    p = difference.p_value
+    return text if p is None else f"{text}, p < 0.001" if p < 0.001 else f"{text}, p = {p:.3f}"
+
+
+def ideal(estimate: Estimate) -> str:
+    """The ideal, or the direction where there is no ideal."""
+    if estimate.ideal is not None:
+        return f"{estimate.ideal:g}"
+    return {True: "higher", False: "lower", None: ""}[estimate.higher_is_better]
+
+
+def direction(estimate: Estimate) -> str:
+    """How a value is to be read."""
+    if estimate.ideal is not None and estimate.higher_is_better is None:
+        return f"ideal {estimate.ideal:g}, either side of it is a preference"
+    way = {True: "higher is better", False: "lower is better", None: ""}[estimate.higher_is_better]
+    return way if estimate.ideal is None else f"{way}, ideal {estimate.ideal:g}"

@@ -1,0 +1,163 @@
+"""The tables of a report: every measure by run, and the items with the strongest preference."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from equiframe.report.glossary import Pair, plain, sentence_case, split_key, term
+from equiframe.report.numbers import bounds, change, ideal, interval, number
+from equiframe.report.verdict import direction
+from equiframe.runs.record import ComparedMeasure, Comparison
+from equiframe.uncertainty import Estimate
+
+_SHOWN = 10
+
+
+class Cell(NamedTuple):
+    """One run's number with its interval, and the paired change to the first run where there is one."""
+
+    value: str
+    interval: str
+    change: str
+    direction: str
+
+
+class Row(NamedTuple):
+    """One measure of one group; a cell a run, None where it was not measured."""
+
+    name: str
+    group: str
+    ideal: str
+    cells: list[Cell | None]
+
+
+def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Every compared measure as plain text.
+
+    Returns:
+        Headers, and rows of the same length: benchmark, measure, ideal, the first run's value with its 95 %
+        interval, then for each later run its value and its paired change with interval and p-value.
+    """
+    first, *later = comparison.runs
+    compared = {
+        (m.benchmark, m.measure, name): m for name in later for m in comparison.measures.get(name, [])
+    }
+    headers = ["benchmark", "measure", "ideal", first]
+    for name in later:
+        headers += [name, f"change from {first}"]
+    rows = []
+    for benchmark, key in dict.fromkeys((benchmark, key) for benchmark, key, _ in compared):
+        found = [compared.get((benchmark, key, name)) for name in later]
+        reference = next(m.first for m in found if m is not None)
+        row = [benchmark, key, ideal(reference), interval(reference)]
+        for m in found:
+            row += ["", ""] if m is None else [interval(m.second), change(m.difference, m.second.unit)]
+        rows.append(row)
+    return headers, rows
+
+
+def measure_rows(
+    estimates: Mapping[str, Mapping[str, Estimate]], compared: Mapping[tuple[str, str], ComparedMeasure]
+) -> list[Row]:
+    """Every measure of one benchmark, or of one class set, by run; those of one name together.
+
+    Args:
+        estimates: by run and measure key.
+        compared: by later run and measure key.
+    """
+    rows = []
+    for key in dict.fromkeys(key for by_key in estimates.values() for key in by_key):
+        cells: list[Cell | None] = []
+        for run, by_key in estimates.items():
+            estimate, measure = by_key.get(key), compared.get((run, key))
+            if estimate is None:
+                cells.append(None)
+                continue
+            cells.append(
+                Cell(
+                    number(estimate.value, estimate.unit),
+                    bounds(estimate.low, estimate.high, estimate.unit),
+                    "" if measure is None else change(measure.difference, estimate.unit),
+                    "unclear" if measure is None else direction(measure),
+                )
+            )
+        sample = next(by_key[key] for by_key in estimates.values() if key in by_key)
+        rows.append(Row(sentence_case(term(key).name), plain(split_key(key)[0]), ideal(sample), cells))
+    names = list(dict.fromkeys(row.name for row in rows))
+    return sorted(rows, key=lambda row: names.index(row.name))
+
+
+class Segment(NamedTuple):
+    """A stretch of a sentence, and whether the other sentence lacks it."""
+
+    text: str
+    differs: bool
+
+
+class ScoredPair(NamedTuple):
+    """One item: two sentences that differ, and by run both scores and the preference for the first."""
+
+    group: str
+    more: list[Segment]
+    less: list[Segment]
+    scores: list[tuple[str, str, str]]
+    is_among_first: bool
+
+
+def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[ScoredPair]:
+    """The items where the stereotype is preferred most, by group and over all.
+
+    They are ranked by the mean preference over the runs: to rank by one run would flatter the others.
+
+    Args:
+        tables: the per-item table of one benchmark, by run.
+        columns: where the sentences and scores stand; without these columns there is nothing to show.
+
+    Returns:
+        Strongest first. ``is_among_first`` marks those that lead whatever their group.
+    """
+    more, less = columns.more_score, columns.less_score
+    frames: dict[str, pd.DataFrame] = {}
+    for run, table in tables.items():
+        if not {"item", columns.more, columns.less, more, less} <= set(table.columns):
+            return []
+        counted = table[table["excluded"].isna()] if "excluded" in table else table
+        frames[run] = counted.set_index("item")
+    preference = pd.DataFrame({run: frame[more] - frame[less] for run, frame in frames.items()}).dropna()
+    mean = preference.mean(axis=1)
+    ranked = mean[mean > 0].sort_values(ascending=False, kind="stable").index
+    texts = next(iter(frames.values()))
+    pairs, in_group = [], Counter[str]()
+    for rank, item in enumerate(ranked):
+        text = texts.loc[item]
+        group = plain(str(text[columns.group])) if columns.group in texts else ""
+        in_group[group] += 1
+        if in_group[group] > _SHOWN:
+            continue
+        sentences = _segments(str(text[columns.more]), str(text[columns.less]))
+        scores = []
+        for frame in frames.values():
+            of_more, of_less = float(frame.loc[item][more]), float(frame.loc[item][less])
+            scores.append((_score(of_more - of_less), _score(of_more), _score(of_less)))
+        pairs.append(ScoredPair(group, *sentences, scores, rank < _SHOWN))
+    return pairs
+
+
+def _segments(first: str, second: str) -> tuple[list[Segment], list[Segment]]:
+    """Both sentences cut into what they share and what they do not, by words."""
+    words = first.split(), second.split()
+    sides: tuple[list[Segment], list[Segment]] = [], []
+    for kind, *spans in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+        for side, own, (start, end) in zip(sides, words, (spans[:2], spans[2:]), strict=True):
+            if start < end:
+                side.append(Segment(" ".join(own[start:end]), kind != "equal"))
+    return sides
+
+
+def _score(value: float) -> str:
+    return f"{value:#.3g}".replace("-", "−")

@@ -1,0 +1,175 @@
+"""What a run, or a comparison, allows to be said. Intervals decide; words only follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from equiframe.report.glossary import about, class_set_name, plain, split_key, term
+from equiframe.report.numbers import bounds, change, number
+from equiframe.runs.record import ComparedMeasure, Metrics
+from equiframe.uncertainty import Difference, Estimate
+
+COLLAPSE_PREFIX = "collapse:"
+"""Prefix of a class set where a comparison names it as a benchmark."""
+
+Direction: TypeAlias = Literal["wanted", "unwanted", "open", "unclear"]
+"""Of a change: towards the ideal, away from it, neither, or not to be told from chance."""
+
+
+class Finding(NamedTuple):
+    """One thing that can be said of one measure, and the numbers behind it."""
+
+    measure: str
+    text: str
+    details: str
+
+
+class Group(NamedTuple):
+    """Findings of one kind, with a sign that needs no colour."""
+
+    sign: str
+    title: str
+    findings: list[Finding]
+
+
+class Verdict(NamedTuple):
+    """A heading, a summary in a few sentences, and what it rests on."""
+
+    title: str
+    summary: str
+    groups: list[Group]
+    unclear: Group
+
+
+def direction(compared: ComparedMeasure) -> Direction:
+    """Where a measure went, if the interval of its paired difference leaves out 0. Geometry is left open.
+
+    Past an ideal that lies between two preferences, a change counts as wanted only where it ends nearer to
+    the ideal and the later interval holds the ideal; otherwise it is left open.
+    """
+    second, moved = compared.second, compared.difference
+    if not _is_told(moved):
+        return "unclear"
+    if compared.benchmark.startswith(COLLAPSE_PREFIX):
+        return "open"
+    if second.higher_is_better is not None:
+        return "wanted" if (moved.value > 0) == second.higher_is_better else "unwanted"
+    if second.ideal is None:
+        return "open"
+    before, after = compared.first.value - second.ideal, second.value - second.ideal
+    if before * after < 0 and side(second) != 0:
+        return "open"
+    return "wanted" if abs(after) < abs(before) else "unwanted"
+
+
+def side(estimate: Estimate) -> int:
+    """On which side of its ideal an interval lies: 1 above, -1 below, 0 if it holds it or there is none."""
+    if estimate.ideal is None or estimate.low is None or estimate.high is None:
+        return 0
+    return int(estimate.low > estimate.ideal) - int(estimate.high < estimate.ideal)
+
+
+def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasure]) -> Verdict:
+    """What moved between two runs."""
+    scored = [m for m in measures if not m.benchmark.startswith(COLLAPSE_PREFIX)]
+    geometry = [m for m in measures if m.benchmark.startswith(COLLAPSE_PREFIX)]
+    by: dict[Direction, list[Finding]] = {"wanted": [], "unwanted": [], "open": [], "unclear": []}
+    for measure in scored:
+        by[direction(measure)].append(_moved(measure))
+    summary = "The runs share no benchmark: what follows is geometry alone."
+    if scored:
+        told = [
+            f"{len(by['wanted'])} moved in the wanted direction",
+            f"{len(by['unwanted'])} in the unwanted",
+            *([f"{len(by['open'])} with no wanted direction"] if by["open"] else []),
+        ]
+        summary = (
+            f"Of {_count(scored, 'measure')}, {', '.join(told)}; {len(by['unclear'])} cannot be told from"
+            f" chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to have"
+            " moved."
+        )
+    groups = [
+        Group("✓", "Moved in the wanted direction", by["wanted"]),
+        Group("✕", "Moved in the unwanted direction", by["unwanted"]),
+        Group("↔", "Moved, with no wanted direction", by["open"]),
+        Group("∠", "Geometry, not itself a measure of fairness", [*map(_moved, geometry)]),
+    ]
+    unclear = Group("≈", "Cannot be told from chance", by["unclear"])
+    return Verdict(f"{second} against {first}", summary, [g for g in groups if g.findings], unclear)
+
+
+def run_verdict(metrics: Metrics) -> Verdict:
+    """Where a run stands: on which side of neutral its intervals lie, and how collapsed its words are."""
+    by: dict[int, list[Finding]] = {1: [], -1: [], 0: []}
+    for result in metrics.benchmarks:
+        for key, estimate in result.estimates.items():
+            if estimate.ideal is not None and estimate.higher_is_better is None:
+                by[side(estimate)].append(_measured(result.benchmark, key, estimate))
+    geometry = [
+        _measured(COLLAPSE_PREFIX + result.class_set, key, estimate)
+        for result in metrics.collapse
+        for key, estimate in result.estimates.items()
+    ]
+    summary = []
+    scored = [finding for findings in by.values() for finding in findings]
+    if scored:
+        summary.append(
+            f"Of {_count(scored, 'measure')} of preference, {len(by[1])} lie above neutral, {len(by[-1])}"
+            f" below; {len(by[0])} cannot be told from it. Were all neutral, about {_missed(scored)} of"
+            f" {len(scored)} would still seem not to be."
+        )
+    if metrics.training is not None:
+        summary.append(
+            "This run alone does not show what fine-tuning changed: compare it with a run of the model"
+            " before."
+        )
+    if not scored and metrics.training is None:
+        summary.append(
+            "No benchmark with a neutral point was scored: what follows are measured values alone."
+        )
+    groups = [
+        Group("↑", "Above neutral", by[1]),
+        Group("↓", "Below neutral", by[-1]),
+        Group("∠", "Geometry, not itself a measure of fairness", geometry),
+    ]
+    unclear = Group("≈", "Cannot be told from neutral", by[0])
+    return Verdict(metrics.model.name, " ".join(summary), [g for g in groups if g.findings], unclear)
+
+
+def measure_name(benchmark: str, key: str) -> str:
+    """A measure in plain words: ``StereoSet, gender: stereotype score (SS)``."""
+    if benchmark.startswith(COLLAPSE_PREFIX):
+        return f"{class_set_name(benchmark.removeprefix(COLLAPSE_PREFIX))}: {term(key).name}"
+    group = plain(split_key(key)[0])
+    return ", ".join(filter(None, (about(benchmark).title, group))) + f": {term(key).name}"
+
+
+def _moved(compared: ComparedMeasure) -> Finding:
+    first, second, moved = compared.first, compared.second, compared.difference
+    values = " to ".join(number(e.value, second.unit) for e in (first, second)) + _unit(second)
+    verb = "fell from" if moved.value < 0 else "rose from"
+    text = f"{verb} {values}" if _is_told(moved) else f"went from {values}, not told from chance"
+    return Finding(measure_name(compared.benchmark, compared.measure), text, change(moved, second.unit))
+
+
+def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:
+    value = f"measured {number(estimate.value, estimate.unit)}{_unit(estimate)}"
+    return Finding(measure_name(benchmark, key), value, bounds(estimate.low, estimate.high, estimate.unit))
+
+
+def _is_told(moved: Difference) -> bool:
+    return moved.low is not None and moved.high is not None and not moved.low <= 0 <= moved.high
+
+
+def _unit(estimate: Estimate) -> str:
+    return f" {estimate.unit}" if estimate.unit in ("%", "nats") else ""
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _missed(measures: Sequence[object]) -> str:
+    """How many 95 % intervals miss a true value on average."""
+    return f"{0.05 * len(measures):.1f}"

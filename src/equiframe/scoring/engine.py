@@ -1,0 +1,205 @@
+"""Answers requests with a model, in the asked order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from equiframe.errors import ModelError
+from equiframe.models.adapter import forward_at, output_embedding
+from equiframe.models.loading import LanguageModel
+from equiframe.scoring.planner import Ids, Plan, Row, batch_end, plan
+from equiframe.scoring.requests import Answer, Embedding, Request, TokenLogProbs
+
+TOKEN_BUDGET = 4096
+_TREE_TOKENS = 128  # longer trees share little more, and attention is quadratic in them
+_LOGITS_AT_ONCE = 2**26  # 256 MB in float32
+_ROWS_AT_ONCE = 128  # of logits, when they are summed up
+
+
+@torch.inference_mode()
+def answer(
+    language_model: LanguageModel,
+    requests: Sequence[Request],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Answer]:
+    """Ask a model, in as few and as full forward passes as the requests allow.
+
+    The vocabulary is computed only where it is read. With ``torch.distributed`` the ranks share the work,
+    and each returns all answers. The model is read in evaluation mode, and left as it was.
+
+    Args:
+        language_model: the model.
+        requests: each within the model's window.
+        token_budget: tokens of one forward pass, padding included; halved, with a warning, where the memory
+            of the GPU does not suffice.
+        progress: called with the number of requests answered so far (by this rank), and of all.
+
+    Returns:
+        One answer per request, in order.
+
+    Raises:
+        ModelError: a not-a-number answer, or too little memory for one row.
+    """
+    answers: dict[int, Answer] = {}
+    with _evaluation_mode(language_model.model):
+        for kind in (TokenLogProbs, Embedding):
+            alike = {i: request for i, request in enumerate(requests) if isinstance(request, kind)}
+            for found in _answers(language_model, alike, token_budget):
+                answers |= found
+                if progress is not None:
+                    progress(len(answers), len(requests))
+    if dist.is_initialized():
+        shares: list[dict[int, Answer]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(shares, answers)
+        answers = {i: value for share in shares for i, value in share.items()}
+    for i, value in answers.items():
+        if any(map(math.isnan, value)):
+            tokens = language_model.tokenizer.convert_ids_to_tokens(requests[i].input_ids)
+            raise ModelError(
+                f"{language_model.name} answers not-a-number to {' '.join(tokens)!r}: are its weights whole,"
+                " and is its precision wide enough?"
+            )
+    return [answers[i] for i in range(len(requests))]
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, afterwards as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _answers(
+    language_model: LanguageModel, requests: Mapping[int, Request], token_budget: int
+) -> Iterator[dict[int, Answer]]:
+    """Answers to requests of one kind by their number, batch by batch; this rank's share."""
+    planned = _plan(language_model, list(requests.values()), token_budget)
+    askers: list[dict[int, Ids]] = [{} for _ in planned.rows]
+    for number, (row, places) in zip(requests, planned.reads, strict=True):
+        askers[row][number] = places
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rows, askers = planned.rows[rank::ranks], askers[rank::ranks]
+    place_budget = _LOGITS_AT_ONCE // len(output_embedding(language_model.model).weight)
+    start = 0
+    while start < len(rows):
+        end = batch_end(rows, start, token_budget=token_budget, place_budget=place_budget)
+        try:
+            found = _read(language_model, rows[start:end], askers[start:end], requests)
+        except torch.OutOfMemoryError as error:
+            if end == start + 1:
+                raise ModelError(
+                    f"{language_model.device} has too little free memory for {len(rows[start].tokens)} tokens"
+                    f" of {language_model.name}: end what else uses it, or choose another device"
+                ) from error
+            token_budget = len(rows[start].tokens) * (end - start) // 2
+            warnings.warn(f"out of memory: going on with a token budget of {token_budget}", stacklevel=2)
+            torch.cuda.empty_cache()
+        else:
+            yield found
+            start = end
+
+
+def _plan(language_model: LanguageModel, requests: Sequence[Request], token_budget: int) -> Plan:
+    """Rows for the requests: trees of sequences if the model is causal and reads them right."""
+    if language_model.kind == "causal":
+        planned = plan(requests, tree_tokens=min(_TREE_TOKENS, token_budget, language_model.window))
+        branching = next((row for row in planned.rows if _is_branching(row)), None)
+        if branching is None or _reads_trees(language_model, branching):
+            return planned
+    return plan(requests)
+
+
+def _is_branching(row: Row) -> bool:
+    return row.parents != tuple(range(-1, len(row.tokens) - 1))
+
+
+def _reads_trees(language_model: LanguageModel, row: Row) -> bool:
+    """Whether a model says the same at the last place of a tree as at the end of that sequence alone.
+
+    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them.
+    """
+    assert row.parents is not None
+    last = len(row.tokens) - 1
+    path = [last]
+    while (parent := row.parents[path[-1]]) >= 0:
+        path.append(parent)
+    alone = Row(tuple(row.tokens[place] for place in reversed(path)), None, (len(path) - 1,))
+    expected = _forward(language_model, [alone], logits=True)
+    try:
+        found = _forward(language_model, [Row(row.tokens, row.parents, (last,))], logits=True)
+    except Exception:  # whatever it objects to, the plain way remains
+        return False
+    error = (found - expected).norm() / (expected - expected.mean()).norm()
+    return bool(error < (1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2))
+
+
+def _read(
+    language_model: LanguageModel,
+    rows: Sequence[Row],
+    askers: Sequence[Mapping[int, Ids]],
+    requests: Mapping[int, Request],
+) -> dict[int, Answer]:
+    """Answers to the requests that read a batch.
+
+    Args:
+        language_model: the model.
+        rows: the batch.
+        askers: for each row, the numbers of the requests that read it, and their places in it.
+        requests: by number, all of one kind.
+    """
+    at: dict[int, list[int]] = {}
+    offset = 0
+    for row, asker in zip(rows, askers, strict=True):
+        index = {place: offset + i for i, place in enumerate(row.places)}
+        offset += len(row.places)
+        at |= {number: [index[place] for place in places] for number, places in asker.items()}
+    asked = [requests[number] for number in at]
+    targets = [target for request in asked if isinstance(request, TokenLogProbs) for target in request.targets]
+    values = _forward(language_model, rows, logits=bool(targets))
+    if not targets:
+        return {number: tuple(values[places].float().mean(dim=0).tolist()) for number, places in at.items()}
+    flat = torch.tensor([place for places in at.values() for place in places], device=values.device)
+    log_totals = torch.cat([part.float().logsumexp(dim=-1) for part in values.split(_ROWS_AT_ONCE)])
+    chosen = values[flat, torch.tensor(targets, device=values.device)].float()
+    found = iter((chosen - log_totals[flat]).tolist())
+    return {number: tuple(itertools.islice(found, len(places))) for number, places in at.items()}
+
+
+def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool) -> Tensor:
+    """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
+    length = max(len(row.tokens) for row in rows)
+    ids = np.full((len(rows), length), language_model.tokenizer.pad_token_id or 0)
+    where = np.zeros((len(rows), length), dtype=bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.tokens)] = row.tokens
+        where[number, row.places] = True
+    arrays = {"input_ids": ids, **(_plain(rows, length) if rows[0].parents is None else _trees(rows, length))}
+    device = language_model.device
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    if rows[0].parents is not None:
+        hidden = torch.finfo(language_model.model.dtype).min
+        inputs["attention_mask"] = 1
+    read = forward_at(
+        language_model.model,
+        inputs,
+        torch.from_numpy(where).to(device),
+        logits=logits,
+        feature="decoder-input" if logits else "last-layer",
+    )
+    return read.states if read.logits is None else read.logits

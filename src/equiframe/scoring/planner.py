@@ -1,0 +1,139 @@
+"""Which rows a model must read to answer requests, and where each answer then stands. Pure: no model, no tensor.
+
+Two savings are exact. Requests about the same sequence read it once. And in a causal LM a state depends on
+the tokens before it alone: nothing behind the last place read is needed, and sequences that begin alike can
+be one row, a tree of tokens in which each token sees itself and its ancestors.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from equiframe.scoring.requests import Request, TokenLogProbs
+
+Ids: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch.
+
+    Args:
+        tokens: ids of one sequence, or of a tree in which each token comes after its parent.
+        parents: place of the token before in its own sequence, -1 for the first; None in a plain sequence.
+        places: where the model is read, rising.
+    """
+
+    tokens: Ids
+    parents: Ids | None
+    places: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows to read, longest first, and for each request its row and its places in that row."""
+
+    rows: tuple[Row, ...]
+    reads: tuple[tuple[int, Ids], ...]
+
+
+def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
+    """Rows that answer all requests.
+
+    Args:
+        requests: in any order, duplicates welcome.
+        tree_tokens: for a causal LM, the most tokens of a row that several sequences share (a longer sequence
+            is a row of its own); 0 keeps every sequence as it is, as a masked LM needs.
+    """
+    asked = [(request.input_ids, positions_read(request)) for request in requests]
+    if tree_tokens:
+        asked = [(ids[: max(positions, default=-1) + 1], positions) for ids, positions in asked]
+    wanted: dict[Ids, set[int]] = defaultdict(set)
+    for ids, positions in asked:
+        wanted[ids].update(positions)
+    trees = _trees(wanted, tree_tokens) if tree_tokens else [_Tree.of(ids) for ids in wanted]
+    trees.sort(key=lambda tree: -len(tree.tokens))
+    rows, home = [], {}
+    for number, tree in enumerate(trees):
+        places = {path[position] for ids, path in tree.paths.items() for position in wanted[ids]}
+        parents = tuple(tree.parents) if tree_tokens else None
+        rows.append(Row(tuple(tree.tokens), parents, tuple(sorted(places))))
+        home.update({ids: (number, path) for ids, path in tree.paths.items()})
+    reads = []
+    for ids, positions in asked:
+        number, path = home[ids]
+        reads.append((number, tuple(path[position] for position in positions)))
+    return Plan(tuple(rows), tuple(reads))
+
+
+def positions_read(request: Request) -> Ids:
+    """Where in its sequence a request reads the model."""
+    if isinstance(request, TokenLogProbs):
+        return request.positions
+    last = len(request.input_ids) - 1
+    return {"cls": (0,), "last": (last,), "mean": tuple(range(last + 1))}[request.pooling]
+
+
+def batch_end(rows: Sequence[Row], start: int, *, token_budget: int, place_budget: int) -> int:
+    """End of the batch that begins at a row: as many rows as both budgets allow, and at least one.
+
+    Args:
+        rows: longest first, so the first of a batch decides what it is padded to.
+        start: the first row.
+        token_budget: the most tokens of a batch, padding included.
+        place_budget: the most places read in a batch, each of which costs a row of the vocabulary.
+    """
+    end = min(len(rows), start + max(1, token_budget // max(1, len(rows[start].tokens))))
+    places = len(rows[start].places)
+    for number in range(start + 1, end):
+        places += len(rows[number].places)
+        if places > place_budget:
+            return number
+    return end
+
+
+@dataclass(slots=True)
+class _Tree:
+    """A row being built, with each sequence's places in it, in order."""
+
+    tokens: list[int]
+    parents: list[int]
+    paths: dict[Ids, list[int]]
+
+    @classmethod
+    def of(cls, ids: Ids) -> _Tree:
+        return cls(list(ids), list(range(-1, len(ids) - 1)), {ids: list(range(len(ids)))})
+
+    def add(self, ids: Ids, path: list[int]) -> None:
+        """Add a sequence whose first tokens are those on a path that is already there."""
+        path = list(path)
+        for token in ids[len(path) :]:
+            self.parents.append(path[-1] if path else -1)
+            path.append(len(self.tokens))
+            self.tokens.append(token)
+        self.paths[ids] = path
+
+
+def _trees(sequences: Iterable[Ids], limit: int) -> list[_Tree]:
+    """Sequences in alphabetical order, where the neighbours share most, filled into trees one after the other."""
+    trees: list[_Tree] = []
+    previous: Ids = ()
+    for ids in sorted(sequences):
+        shared = _common_prefix(previous, ids)
+        if trees and len(trees[-1].tokens) + len(ids) - shared <= limit:
+            trees[-1].add(ids, trees[-1].paths[previous][:shared])
+        else:
+            trees.append(_Tree.of(ids))
+        previous = ids
+    return trees
+
+
+def _common_prefix(first: Ids, second: Ids) -> int:
+    """How many tokens two sequences share from their start."""
+    for length, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return length
+    return min(len(first), len(second))

@@ -1,0 +1,163 @@
+"""The command as a user meets it: help, one-line errors with exit code 2, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from equiframe import cli
+from equiframe.runs.audit import AuditOptions
+from equiframe.runs.debias import UNC3Options
+from equiframe.runs.record import Metrics, RunRecord
+from equiframe.runs.run import RunConfig
+from equiframe.training import FineTuning
+
+runner = CliRunner()
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def sentences(tmp_path, text):
+    file = tmp_path / "text.txt"
+    file.write_text("\n".join(text * 8))
+    return file
+
+
+@pytest.fixture
+def words(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("she\the\nher\this\nwoman\tman\nnurse\n")
+    return file
+
+
+def test_help_names_every_verb_and_ends_in_examples():
+    out = invoke("--help").output
+    for verb in ("audit", "evaluate", "debias", "compare", "demo"):
+        assert verb in out
+        assert "Example: equiframe" in invoke(verb, "--help").output
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; from equiframe import cli; print([m for m in ('torch', 'transformers', 'pandas')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "configuration", "renamed"),
+    [
+        (cli.audit, AuditOptions, {}),
+        (cli.debias, FineTuning, {"training_seed": "seed", "lora": "lora_rank"}),
+        (cli.evaluate, RunConfig, {}),
+        (
+            cli.debias,
+            UNC3Options,
+            {"unc3": "weight", "unc3_warmup": "warmup_steps", "unc3_memory": "memory", "unc3_decay": "decay"},
+        ),
+    ],
+)
+def test_a_default_of_the_command_is_that_of_its_configuration(command, configuration, renamed):
+    defaults = {f.name: f.default for f in dataclasses.fields(configuration)}
+    options = inspect.signature(command).parameters
+    shared = {name: renamed.get(name, name) for name in options}
+    compared = 0
+    for option, name in shared.items():
+        if name in defaults and defaults[name] is not dataclasses.MISSING:
+            if (option, configuration) in {("seed", FineTuning), ("benchmarks", RunConfig)}:
+                continue  # the run's own seed; evaluate without a name takes the two main benchmarks
+            default = defaults[name]
+            given = options[option].default
+            assert (given or ()) == default or given == default, option
+            compared += 1
+    assert compared >= 4
+
+
+def test_audit_writes_a_record_and_prints_json(masked_model, model_folders, sentences, words, tmp_path):
+    out = tmp_path / "run"
+    done = invoke(
+        "audit", model_folders["masked"], "--text", sentences, "--words", words, "--out", out, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    printed = Metrics.model_validate(json.loads(done.stdout))
+    record = RunRecord.read(out)
+    assert record.metrics == printed
+    assert [c.class_set for c in printed.collapse] == ["vocabulary", str(words)]
+    assert set(record.classes["word"]) <= {"she", "he", "her", "his", "woman", "man", "nurse"}
+    assert (out / "report.html").read_text().startswith("<!")
+    assert record.config["files"][0]["sha256"]
+
+
+def test_debias_then_compare(model_folders, sentences, words, tmp_path, gap_folder):
+    for name, weight in (("plain", 0), ("unc3", 5)):
+        done = invoke(
+            *("debias", model_folders["masked"], "--unc3", weight, "--out", tmp_path / name, "--max-steps", 3),
+            *("--text", sentences, "--words", words, "--unc3-words", words, "--data", gap_folder),
+            *("--batch-size", 4),
+        )
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / name / "model" / "model.safetensors").exists()
+        assert not (tmp_path / name / "checkpoints").exists()
+    plain, term = RunRecord.read(tmp_path / "plain"), RunRecord.read(tmp_path / "unc3")
+    assert plain.metrics.training.steps == term.metrics.training.steps == 3
+    assert "unc3" in term.history
+    assert "unc3" not in plain.history
+    assert plain.metrics.model.fingerprint != term.metrics.model.fingerprint
+    done = invoke("compare", tmp_path / "plain", tmp_path / "unc3", "--out", tmp_path / "both", "--json")
+    assert done.exit_code == 0, done.output
+    compared = json.loads(done.stdout)["measures"]["unc3"]
+    assert {c["measure"] for c in compared} >= {"overall.loss", "unc3"}
+    assert (tmp_path / "both" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "./nowhere"), "no such directory"),
+        (("evaluate", "builtin:mini-mlm", "--benchmarks", "stereosett"), "stereoset"),
+        (("debias", "builtin:mini-mlm", "--method", "bek"), "bec"),
+        (("debias", "builtin:mini-mlm", "--unc3", "-1"), "--unc3"),
+        (("debias", "builtin:mini-mlm", "--epochs", "0"), "--epochs"),
+        (("compare", "nowhere", "elsewhere"), "not a finished run"),
+        (("evaluate", "builtin:mini-mlm", "--benchmarks", ""), "nothing to do"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert done.output.startswith("error: ")
+    assert "Traceback" not in done.output
+    assert [p for p in Path(tmp_path).rglob("*") if p.is_file() and p.suffix != ".lock"] == []
+
+
+def test_a_word_list_with_no_known_word(model_folders, sentences, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("qqqqzzzz\nxxyyzz\n")
+    out = tmp_path / "run"
+    done = invoke("audit", model_folders["masked"], "--text", sentences, "--words", words, "--out", out)
+    assert done.exit_code == 2
+    assert not out.exists()
+
+
+def test_an_existing_folder_is_not_touched(model_folders, sentences, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "mine").write_text("keep")
+    done = invoke("audit", model_folders["masked"], "--text", sentences, "--out", out)
+    assert done.exit_code == 2
+    assert "exists" in done.output
+    assert (out / "mine").read_text() == "keep"

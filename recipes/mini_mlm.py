@@ -34,12 +34,13 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
-    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
     TrainingArguments,
 )
 from wordfreq import word_frequency
 
 from equiframe.methods.language_modelling import LanguageModelling
+from equiframe.models import LanguageModel
 from equiframe.training import DebiasingTrainer, best_precision
 from equiframe.training.trainer import complete_checkpoint
 
@@ -202,7 +203,7 @@ def main() -> None:
         f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters"
     )
     trainer = DebiasingTrainer(
-        objective=LanguageModelling("masked", torch.tensor(tokenizer.all_special_ids)),
+        objective=LanguageModelling(LanguageModel("mini-mlm", model, tokenizer, "masked"), mask_share=0.25),
         model=model,
         args=TrainingArguments(
             output_dir=str(options.output / "checkpoints"),
@@ -225,13 +226,13 @@ def main() -> None:
             bf16=best_precision() == "bf16",
             disable_tqdm=True,
         ),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.25),
+        data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=train,
         eval_dataset=test,
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=complete_checkpoint(options.output / "checkpoints"))
-    trainer.data_collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=0)
+    trainer.objective.mask_share = 0.15
     loss = trainer.evaluate()["eval_loss"]
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.half().save_pretrained(options.output / "model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorWithPadding
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import InputError, ModelError
@@ -20,7 +20,7 @@ SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, u
 
 
 def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None):
-    objective: Objective = LanguageModelling(lm.kind, lm.special_ids)
+    objective: Objective = LanguageModelling(lm, mask_share=0.3)
     if weight:
         words = lm.tokenizer.convert_tokens_to_ids(["she", "he", "his", "her", "a", "is"])
         ids = torch.tensor(sorted(set(words)))
@@ -32,7 +32,7 @@ def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None):
         model=lm.model,
         args=arguments.training_arguments(folder, SETTINGS),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(text)["input_ids"]}),
-        data_collator=DataCollatorForLanguageModeling(lm.tokenizer, mlm_probability=0.3),
+        data_collator=DataCollatorWithPadding(lm.tokenizer),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorWithPadding
 
 from equiframe.data import CounterfactualSwapper, DataFile, corpus
 from equiframe.methods.language_modelling import LanguageModelling
@@ -52,16 +52,10 @@ class BEC(Method):
         ids = language_model.tokenizer(swapped, truncation=True, max_length=max_length)["input_ids"]
         return Dataset.from_dict({"input_ids": ids}), text.files
 
-    def collator(
-        self, language_model: LanguageModel
-    ) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Masks anew at each batch, as in pretraining."""
-        if language_model.kind == "causal":
-            return DataCollatorForLanguageModeling(language_model.tokenizer, mlm=False)
-        return DataCollatorForLanguageModeling(language_model.tokenizer, mlm_probability=0.15)
+    def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
+        """Padding; a masked LM's tokens are masked by the objective."""
+        return DataCollatorWithPadding(language_model.tokenizer)
 
     def objective(self, language_model: LanguageModel, *, pairing: Pairing, feature: Feature) -> Objective:
         """The language-modelling loss."""
-        return LanguageModelling(
-            language_model.kind, language_model.special_ids, pairing=pairing, feature=feature
-        )
+        return LanguageModelling(language_model, pairing=pairing, feature=feature)

@@ -10,52 +10,59 @@ from torch import Tensor, nn
 
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
-from equiframe.scoring.requests import ModelKind
-
-IGNORED = -100
+from equiframe.models.loading import LanguageModel
 
 
 class LanguageModelling(Objective):
-    """Masked- or next-token cross-entropy, the mean over labelled tokens.
+    """Masked- or next-token cross-entropy, the mean over predicted tokens.
 
-    The vocabulary head is applied at the labelled places only; for a masked LM that is one in seven.
+    A masked LM's batch is masked here, on the device and in the step, so that what is drawn follows from
+    the state of the random generator that a checkpoint keeps, however far the data loader has run ahead:
+    a resumed run draws what an unbroken one would. The vocabulary head is applied at predicted places only.
 
     Args:
-        kind: masked or causal.
-        special_ids: ids that are no classes, [specials].
+        language_model: whose kind, mask and special tokens are used; its weights are not kept.
+        mask_share: share of the tokens predicted by a masked LM; of these 80 % are masked, 10 % replaced by
+            a random token, 10 % left.
         pairing: which state is the feature of which token, see :func:`equiframe.models.adapter.pair`.
+            ``paper`` labels with what the model reads, masks included, as the paper's BEC does.
         feature: where the feature is taken, see :func:`equiframe.models.adapter.forward_at`.
 
-    Batch: ``input_ids`` and ``attention_mask`` [batch, length], ``labels`` [batch, length] with -100 where
-    nothing is predicted, as the collators of transformers make them.
+    Batch: ``input_ids`` and ``attention_mask``, [batch, length].
+
+    Reference: Devlin et al. 2019 (masking).
     """
 
     special_ids: Tensor
 
     def __init__(
         self,
-        kind: ModelKind,
-        special_ids: Tensor,
+        language_model: LanguageModel,
         *,
+        mask_share: float = 0.15,
         pairing: Pairing = "aligned",
         feature: Feature = "decoder-input",
     ) -> None:
         super().__init__()
-        self.kind: ModelKind = kind
+        self.kind = language_model.kind
+        self.mask_id = language_model.tokenizer.mask_token_id
+        self.vocabulary = len(language_model.tokenizer)
+        self.mask_share = mask_share
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        self.register_buffer("special_ids", special_ids, persistent=False)
+        self.register_buffer("special_ids", language_model.special_ids, persistent=False)
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """Mean cross-entropy in nats over the labelled tokens of the batch; zero if there are none."""
-        input_ids, attention_mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
-        predicted = labels != IGNORED
-        if self.kind == "causal":  # the state at t predicts token t + 1
-            labels = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-            predicted = labels != IGNORED
-            true_ids = input_ids
-        else:
-            true_ids = torch.where(predicted, labels, input_ids)
+        """Mean cross-entropy in nats over the predicted tokens; zero if there are none."""
+        true_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+        if self.kind == "masked":
+            input_ids, predicted = self._masked(true_ids, attention_mask)
+            targets = true_ids[predicted]
+        else:  # the state at t predicts token t + 1
+            input_ids = true_ids
+            predicted = torch.zeros_like(true_ids, dtype=torch.bool)
+            predicted[:, :-1] = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
+            targets = true_ids[:, 1:][predicted[:, :-1]]
         states_at, token_ids = pair(
             self.kind, input_ids, attention_mask, self.special_ids, true_ids=true_ids, pairing=self.pairing
         )
@@ -67,8 +74,17 @@ class LanguageModelling(Objective):
             feature=self.feature,
         )
         assert read.logits is not None
-        total = F.cross_entropy(read.logits.float(), labels[predicted], reduction="sum")
-        loss = total / predicted.sum().clamp(min=1)
+        loss = F.cross_entropy(read.logits.float(), targets, reduction="sum") / max(len(targets), 1)
         return ObjectiveOutput(
             loss=loss, features=read.states, token_ids=token_ids, parts={"language_modelling": loss.detach()}
         )
+
+    def _masked(self, true_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model reads, and the places it has to predict."""
+        words = attention_mask.bool() & ~torch.isin(true_ids, self.special_ids)
+        draw = torch.rand(true_ids.shape, device=true_ids.device)
+        fate = torch.rand(true_ids.shape, device=true_ids.device)
+        anything = torch.randint_like(true_ids, self.vocabulary)
+        predicted = words & (draw < self.mask_share)
+        shown = torch.where(fate < 0.8, self.mask_id, torch.where(fate < 0.9, anything, true_ids))
+        return torch.where(predicted, shown, true_ids), predicted

@@ -29,8 +29,6 @@ from equiframe.uncertainty import Estimate
 _LANE, _ROW_GAP, _MARGIN = 17, 12, 34  # pixels: one run in a row, between rows, below the rows
 _INK, _FAINT = "#1b1f24", "#d5dae0"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
 _OF_THE_TERM = {"unc3", "mean_cosine"}
 _BOOKKEEPING = {"step", "epoch", "loss", "learning_rate", "grad_norm", "unc3_weight", "classes_seen"}
 
@@ -98,14 +96,9 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
         for result in results:
             for key, estimate in collapse_estimates(result).items():
                 panels[key].setdefault(class_set_name(result.class_set), {})[run] = estimate
+    ways = {key: "higher" if higher else "lower" for key, (_, higher) in COLLAPSE.items()}
     return [
-        _dots(
-            term(key),
-            f"{'higher' if COLLAPSE[key][1] else 'lower'} is more collapsed",
-            "",
-            rows,
-            styles([*runs]),
-        )
+        _dots(term(key), f"{ways[key]} is more collapsed", "", rows, looks)
         for key, rows in panels.items()
         if rows
     ]
@@ -191,7 +184,7 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
     columns = [c for c in dict.fromkeys(str(c) for t in runs.values() for c in t) if c not in _BOOKKEEPING]
-    if set(columns) <= _OF_THE_TERM:
+    if runs and set(columns) <= _OF_THE_TERM:
         columns.insert(0, "loss")
     panels = []
     for column in columns:
@@ -258,8 +251,8 @@ def _dots(
             y0=0,
             y1=1,
             yref="paper",
-            layer="below",
-            line={"color": _INK, "width": 1, "dash": "4px 3px"},
+            layer="between",
+            line={"color": _INK, "width": 1.5, "dash": "4px 3px"},
         )
     _finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))
     figure.update_yaxes(_rows([_text(name) for name in rows]))

@@ -159,17 +159,14 @@ def _benchmark(
             if not file.is_known_version
         ]
     known = about(name)
-    tables = {run: records[run].items[name] for run in results if name in records[run].items}
+    rows = _rows(records, name, {run: result.estimates for run, result in results.items()}, compared)
+    items = {run: records[run].items[name] for run in results if name in records[run].items}
     return _Section(
         known,
         list(dict.fromkeys(notes)),
         benchmark_panels(results, looks),
-        [
-            _Table(
-                known.title, _rows(records, name, {run: r.estimates for run, r in results.items()}, compared)
-            )
-        ],
-        strongest_pairs(tables, known.pair) if known.pair and tables else [],
+        [_Table(known.title, rows)],
+        strongest_pairs(items, known.pair) if known.pair and items else [],
     )
 
 

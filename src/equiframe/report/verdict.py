@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 def direction(compared: ComparedMeasure) -> Direction:
-    """Where a measure went, if the interval of its paired difference leaves out 0. Geometry is left open.
+    """Where a measure went, if its paired difference is told from chance. Geometry is left open.
 
     Past an ideal that lies between two preferences, a change counts as wanted only where it ends nearer to
     the ideal and the later interval holds the ideal; otherwise it is left open.
@@ -159,7 +159,10 @@ def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:
 
 
 def _is_told(moved: Difference) -> bool:
-    return moved.low is not None and moved.high is not None and not moved.low <= 0 <= moved.high
+    """Whether the interval leaves out 0, and the permutation test does not object."""
+    if moved.low is None or moved.high is None or moved.low <= 0 <= moved.high:
+        return False
+    return moved.p_value is None or moved.p_value < 0.05
 
 
 def _unit(estimate: Estimate) -> str:

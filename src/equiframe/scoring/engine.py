@@ -7,14 +7,16 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from equiframe.errors import ModelError
-from equiframe.models.adapter import forward_at, output_embedding
+from equiframe.errors import InputError, ModelError
+from equiframe.models.adapter import forward_at
 from equiframe.models.loading import LanguageModel
 from equiframe.scoring.planner import Ids, Plan, Row, batch_end, plan
 from equiframe.scoring.requests import Answer, Embedding, Request, TokenLogProbs
@@ -22,7 +24,7 @@ from equiframe.scoring.requests import Answer, Embedding, Request, TokenLogProbs
 TOKEN_BUDGET = 4096
 _TREE_TOKENS = 128  # longer trees share little more, and attention is quadratic in them
 _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
-_ROWS_AT_ONCE = 128  # of logits, when they are summed up
+_ROWS_AT_ONCE = 64  # of logits, when they are summed up
 
 
 @torch.inference_mode()
@@ -49,8 +51,15 @@ def answer(
         One answer per request, in order.
 
     Raises:
+        InputError: a sequence is longer than the model's window.
         ModelError: a not-a-number answer, or too little memory for one row.
     """
+    codec = language_model.codec
+    if unfit := next((request for request in requests if not codec.fits(request)), None):
+        raise InputError(
+            f"a sequence of {len(unfit.input_ids)} tokens for {language_model.name}, which reads 1 to"
+            f" {codec.window}: leave it out"
+        )
     answers: dict[int, Answer] = {}
     with _evaluation_mode(language_model.model):
         for kind in (TokenLogProbs, Embedding):
@@ -95,7 +104,7 @@ def _answers(
         askers[row][number] = places
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     rows, askers = planned.rows[rank::ranks], askers[rank::ranks]
-    place_budget = _LOGITS_AT_ONCE // len(output_embedding(language_model.model).weight)
+    place_budget = _LOGITS_AT_ONCE // language_model.model.config.vocab_size
     start = 0
     while start < len(rows):
         end = batch_end(rows, start, token_budget=token_budget, place_budget=place_budget)
@@ -169,37 +178,58 @@ def _read(
         index = {place: offset + i for i, place in enumerate(row.places)}
         offset += len(row.places)
         at |= {number: [index[place] for place in places] for number, places in asker.items()}
-    asked = [requests[number] for number in at]
-    targets = [target for request in asked if isinstance(request, TokenLogProbs) for target in request.targets]
-    values = _forward(language_model, rows, logits=bool(targets))
-    if not targets:
+    asked = [request for number in at if isinstance(request := requests[number], TokenLogProbs)]
+    targets = [target for request in asked for target in request.targets]
+    values = _forward(language_model, rows, logits=bool(asked))
+    if not asked:
         return {number: tuple(values[places].float().mean(dim=0).tolist()) for number, places in at.items()}
+    parts = [values[start : start + _ROWS_AT_ONCE] for start in range(0, len(values), _ROWS_AT_ONCE)]
+    log_totals = torch.cat([part.float().logsumexp(dim=-1) for part in parts])
     flat = torch.tensor([place for places in at.values() for place in places], device=values.device)
-    log_totals = torch.cat([part.float().logsumexp(dim=-1) for part in values.split(_ROWS_AT_ONCE)])
-    chosen = values[flat, torch.tensor(targets, device=values.device)].float()
-    found = iter((chosen - log_totals[flat]).tolist())
+    wanted = values[flat, torch.tensor(targets, device=values.device)].float()
+    found = iter((wanted - log_totals[flat]).tolist())
     return {number: tuple(itertools.islice(found, len(places))) for number, places in at.items()}
 
 
 def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool) -> Tensor:
     """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
-    length = max(len(row.tokens) for row in rows)
-    ids = np.full((len(rows), length), language_model.tokenizer.pad_token_id or 0)
-    where = np.zeros((len(rows), length), dtype=bool)
+    model, device = language_model.model, language_model.device
+    shape = len(rows), max(len(row.tokens) for row in rows)
+    ids = np.full(shape, language_model.tokenizer.pad_token_id or 0)
+    attended, where = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     for number, row in enumerate(rows):
         ids[number, : len(row.tokens)] = row.tokens
+        attended[number, : len(row.tokens)] = 1
         where[number, row.places] = True
-    arrays = {"input_ids": ids, **(_plain(rows, length) if rows[0].parents is None else _trees(rows, length))}
-    device = language_model.device
-    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    if rows[0].parents is not None:
-        hidden = torch.finfo(language_model.model.dtype).min
-        inputs["attention_mask"] = 1
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(device)}
+    if language_model.kind == "causal":
+        inputs["use_cache"] = False
+    if rows[0].parents is None:
+        inputs["attention_mask"] = torch.from_numpy(attended).to(device)
+    else:
+        ancestors, depths = _ancestry(rows, shape)
+        hidden = torch.zeros(ancestors.shape, dtype=model.dtype)
+        hidden[torch.from_numpy(~ancestors)] = torch.finfo(model.dtype).min
+        inputs["attention_mask"] = hidden[:, None].to(device)  # [batch, heads, length, length]
+        inputs["position_ids"] = torch.from_numpy(depths).to(device)
     read = forward_at(
-        language_model.model,
+        model,
         inputs,
         torch.from_numpy(where).to(device),
         logits=logits,
         feature="decoder-input" if logits else "last-layer",
     )
     return read.states if read.logits is None else read.logits
+
+
+def _ancestry(rows: Sequence[Row], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """For trees, which tokens are ancestors of a token, or itself, [batch, length, length]; its depth."""
+    ancestors = np.repeat(np.eye(shape[1], dtype=bool)[None], shape[0], axis=0)
+    depths = np.zeros(shape, dtype=np.int64)
+    for number, row in enumerate(rows):
+        assert row.parents is not None
+        for place, parent in enumerate(row.parents):
+            if parent >= 0:
+                ancestors[number, place] |= ancestors[number, parent]
+                depths[number, place] = depths[number, parent] + 1
+    return ancestors, depths

@@ -1,4 +1,4 @@
-"""Which rows a model must read to answer requests, and where each answer then stands. Pure: no model, no tensor.
+"""Which rows a model must read to answer requests, and where each answer stands. Pure: no model, no tensor.
 
 Two savings are exact. Requests about the same sequence read it once. And in a causal LM a state depends on
 the tokens before it alone: nothing behind the last place read is needed, and sequences that begin alike can
@@ -118,7 +118,7 @@ class _Tree:
 
 
 def _trees(sequences: Iterable[Ids], limit: int) -> list[_Tree]:
-    """Sequences in alphabetical order, where the neighbours share most, filled into trees one after the other."""
+    """Sequences in alphabetical order, where neighbours share most, filled into one tree after the other."""
     trees: list[_Tree] = []
     previous: Ids = ()
     for ids in sorted(sequences):

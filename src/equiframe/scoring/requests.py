@@ -26,11 +26,22 @@ class TokenLogProbs:
         positions: where logits are read. A masked LM predicts the token at the position itself, a causal
             LM the token after it: for a causal LM the log-probability of ``input_ids[t]`` is read at t - 1.
         targets: the token whose log-probability is wanted, one per position.
+
+    Raises:
+        InputError: a position outside the sequence, or not one target per position.
     """
 
     input_ids: tuple[int, ...]
     positions: tuple[int, ...]
     targets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.positions) != len(self.targets):
+            raise InputError(
+                f"{len(self.positions)} positions and {len(self.targets)} targets: give one each"
+            )
+        if self.positions and not 0 <= min(self.positions) <= max(self.positions) < len(self.input_ids):
+            raise InputError(f"positions {self.positions} do not lie in {len(self.input_ids)} tokens")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 "use strict";
 const plots = document.querySelectorAll(".plot");
 for (const plot of plots) {
-  const { data, layout } = JSON.parse(plot.querySelector("script").textContent);
-  layout.showlegend = false;
-  Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
-  const button = plot.parentElement.querySelector("button");
-  button.addEventListener("click", () => {
+  const source = plot.querySelector("script").textContent;
+  const { data, layout } = JSON.parse(source);
+  Plotly.newPlot(plot, data, { ...layout, showlegend: false }, { responsive: true, displayModeBar: false });
+  const caption = plot.parentElement.querySelector("figcaption");
+  caption.querySelector("button").addEventListener("click", () => {
+    const filename = caption.querySelector("b").textContent;
     const { width, height } = plot.getBoundingClientRect();
-    const filename = plot.parentElement.querySelector("figcaption b").textContent;
-    Plotly.downloadImage(plot, { format: "svg", filename, width, height });
+    Plotly.downloadImage(JSON.parse(source), { format: "svg", filename, width, height: height + 30 });
   });
 }
 const fit = () => plots.forEach((plot) => Plotly.Plots.resize(plot));

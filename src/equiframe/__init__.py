@@ -1,0 +1,1 @@
+"""See, measure and reduce the social bias of language models by the geometry of neural collapse."""

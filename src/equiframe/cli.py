@@ -33,9 +33,7 @@ app = typer.Typer(
 
 ModelName = Annotated[
     str,
-    typer.Argument(
-        help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False
-    ),
+    typer.Argument(help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False),
 ]
 Out = Annotated[
     Path | None,
@@ -43,9 +41,7 @@ Out = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of your own data files. Default: the data wheel, then the hub.", show_default=False
-    ),
+    typer.Option(help="Folder of your own data files. Default: the data wheel, then the hub.", show_default=False),
 ]
 KindOption = Annotated[
     Literal["masked", "causal"] | None,
@@ -57,20 +53,14 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one.", show_default=False),
 ]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code from the hub run.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print metrics.json to standard output, and nothing else.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print metrics.json to standard output, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
-Budget = Annotated[
-    int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")
-]
+Budget = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")]
 Text = Annotated[str, typer.Option(help="Text to audit on: bug, gap, bold, or a file of one text a line.")]
 Sentences = Annotated[int, typer.Option(help="The most sentences of it, spread evenly; 0 for all.")]
 Words = Annotated[
     str,
-    typer.Option(
-        help="Fairness words: fairness, gender, professions, race, religion, or a text or JSON file."
-    ),
+    typer.Option(help="Fairness words: fairness, gender, professions, race, religion, or a text or JSON file."),
 ]
 MultiTokenOption = Annotated[
     Literal["skip", "first", "last"], typer.Option(help="What stands for a word of several tokens.")
@@ -181,13 +171,9 @@ def evaluate(
 def debias(
     model: ModelName,
     method: Annotated[str, typer.Option(help="Debiasing method: bec.")] = "bec",
-    unc3: Annotated[
-        float, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone.")
-    ] = 0.0,
+    unc3: Annotated[float, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone.")] = 0.0,
     out: Out = None,
-    benchmarks: Annotated[
-        str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")
-    ] = "lm_loss",
+    benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
     unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
     unc3_warmup: Annotated[int, typer.Option(help="Steps over which lambda rises from 0.")] = 0,
     unc3_memory: Annotated[
@@ -201,9 +187,7 @@ def debias(
     feature: FeatureOption = "decoder-input",
     epochs: Annotated[float | None, typer.Option(help="Default: as published.", show_default=False)] = None,
     max_steps: Annotated[int | None, typer.Option(help="Instead of epochs.", show_default=False)] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Default: as published.", show_default=False)
-    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: as published.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: as published.", show_default=False)] = None,
     accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     max_length: Annotated[int | None, typer.Option(help="Default: as published.", show_default=False)] = None,
@@ -217,9 +201,7 @@ def debias(
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
     ] = 500,
     lora: Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 trains all weights.")] = 0,
-    report_to: Annotated[
-        str, typer.Option(help="Trackers of the Trainer, comma-separated: tensorboard, wandb.")
-    ] = "",
+    report_to: Annotated[str, typer.Option(help="Trackers of the Trainer, comma-separated: tensorboard, wandb.")] = "",
     text: Text = "bug",
     sentences: Sentences = 4000,
     words: Words = "fairness",
@@ -282,9 +264,7 @@ def debias(
 @app.command(epilog="Example: equiframe compare runs/before runs/bec runs/bec-unc3 --out runs/comparison")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs; the first is the reference.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; by default the table is only printed.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default the table is only printed.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -389,9 +369,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except EquiframeError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on where it can", highlight=False)

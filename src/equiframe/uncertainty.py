@@ -169,9 +169,7 @@ def paired_difference(
     Reference: Good 2005, permutation tests; Phipson and Smyth 2010, for p-values that are never 0.
     """
     if len(rows_a) != len(rows_b) or len(rows_a) == 0:
-        raise InputError(
-            f"{len(rows_a)} rows of the first run, {len(rows_b)} of the second: give one of each an item"
-        )
+        raise InputError(f"{len(rows_a)} rows of the first run, {len(rows_b)} of the second: give one of each an item")
     items = np.arange(len(rows_a))
     generator = np.random.default_rng(seed)
 

@@ -18,9 +18,7 @@ from equiframe.runs.record import (
 )
 from equiframe.uncertainty import Difference, Estimate
 
-HOSTILE = (
-    "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">{{7*7}}&amp;"
-)
+HOSTILE = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">{{7*7}}&amp;"
 
 
 def _estimate(value, half=2.0, *, ideal=50.0, higher=None, unit="%", count=100):
@@ -30,9 +28,7 @@ def _estimate(value, half=2.0, *, ideal=50.0, higher=None, unit="%", count=100):
 def _compared(first, second, *, half=1.0, benchmark="stereoset:dev", measure="gender.ss"):
     value = second.value - first.value
     difference = Difference(value, value - half, value + half, 0.01, first.count)
-    return ComparedMeasure(
-        benchmark=benchmark, measure=measure, first=first, second=second, difference=difference
-    )
+    return ComparedMeasure(benchmark=benchmark, measure=measure, first=first, second=second, difference=difference)
 
 
 def _benchmarks(score):
@@ -57,9 +53,7 @@ def _benchmarks(score):
         files=(),
         items=1,
         excluded={},
-        estimates={
-            f"{HOSTILE}.score": Estimate(1.0, None, None, 1, "points", ideal=None, higher_is_better=None)
-        },
+        estimates={f"{HOSTILE}.score": Estimate(1.0, None, None, 1, "points", ideal=None, higher_is_better=None)},
         seconds=1.0,
     )
     items = pd.DataFrame(
@@ -123,9 +117,7 @@ def make_record():
         collapse, classes = _collapse(unc3) if "collapse" in parts else ([], None)
         training, history = None, None
         if "training" in parts:
-            training = TrainingResult(
-                method=f"bec{HOSTILE}", unc3_weight=100.0, steps=3, seconds=1.5, final_loss=2.0
-            )
+            training = TrainingResult(method=f"bec{HOSTILE}", unc3_weight=100.0, steps=3, seconds=1.5, final_loss=2.0)
             history = pd.DataFrame(
                 {
                     "step": [1, 2, 3],
@@ -147,9 +139,7 @@ def make_record():
         return RunRecord(
             config={
                 "model": HOSTILE,
-                "files": [
-                    {"name": HOSTILE, "origin": "by hand", "sha256": "0" * 64, "is_known_version": True}
-                ],
+                "files": [{"name": HOSTILE, "origin": "by hand", "sha256": "0" * 64, "is_known_version": True}],
                 "environment": {"date": "2026-01-01", "packages": {"torch": HOSTILE}},
             },
             metrics=Metrics(

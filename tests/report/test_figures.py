@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from equiframe.report.figures import (
@@ -60,6 +62,15 @@ def test_a_measure_without_interval_ideal_or_direction(records):
     assert list(panel.figure.data[0].error_x.array) == [0]
     assert not panel.figure.layout.shapes
     assert panel.note == "points"
+
+
+def test_what_restates_another_measure_is_left_to_the_tables(records):
+    result = records["before"].metrics.benchmarks[0]
+    estimates = {f"overall.{key}": result.estimates["overall.ss"] for key in ("loss", "perplexity")}
+    result = dataclasses.replace(result, benchmark="lm_loss", estimates=estimates)
+    assert [panel.title for panel in benchmark_panels({"before": result}, styles(["before"]))] == [
+        "Language-modelling loss"
+    ]
 
 
 def test_collapse_panels_leave_out_what_is_undefined(records):

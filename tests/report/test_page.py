@@ -185,6 +185,8 @@ def test_items_without_known_columns_are_left_out(make_record):
 def test_a_run_that_lacks_a_benchmark_leaves_a_gap(make_record, make_comparison):
     records = {"a": make_record("benchmarks", "collapse"), "b": make_record("collapse", unc3=0.1)}
     page = Page(comparison_page(records, make_comparison(records), title="t"))
+    items = next(e for e in page.all("table") if e.get("class") == "items")
+    assert "b" in items["text"].split()
     assert [e for e in page.all("span") if e.get("aria-label") == "not measured"]
 
 

@@ -56,7 +56,7 @@ def test_measure_rows_keep_kinds_together_and_leave_gaps(estimate, compared):
     first = {"overall.ss": estimate(60), "overall.lms": estimate(80, ideal=None, higher=True)}
     second = {"gender.ss": estimate(55), "overall.ss": estimate(55)}
     pair = compared(first["overall.ss"], second["overall.ss"], measure="overall.ss")
-    rows = measure_rows({"a": first, "b": second}, {("b", "overall.ss"): pair})
+    rows = measure_rows("stereoset", {"a": first, "b": second}, {("b", "overall.ss"): pair})
     assert [(row.name, row.group, row.ideal) for row in rows] == [
         ("Stereotype score (SS)", "overall", "50"),
         ("Stereotype score (SS)", "gender", "50"),
@@ -96,7 +96,7 @@ def test_pairs_are_ranked_by_the_mean_over_runs():
         "she said i0",
         "she said i2",
     ]  # means 4, 2.5, 2; -4 is no stereotype
-    assert [score[0] for score in pairs[0].scores] == ["1.00", "7.00"]
+    assert {run: scores.preference for run, scores in pairs[0].scores.items()} == {"a": "1.00", "b": "7.00"}
     assert [(s.text, s.differs) for s in pairs[0].more] == [("she", True), ("said i1", False)]
     assert [(s.text, s.differs) for s in pairs[0].less] == [("he", True), ("said i1", False)]
 

@@ -57,6 +57,11 @@ def test_side_of_the_ideal(low, high, expected):
     assert side(Estimate(50.0, low, high, 10, "%", ideal=50.0)) == expected
 
 
+@pytest.mark.parametrize(("count", "expected"), [(5, 0), (6, 1)])
+def test_a_handful_that_agrees_tells_nothing(count, expected):
+    assert side(Estimate(100.0, 100.0, 100.0, count, "%", ideal=50.0)) == expected
+
+
 def test_comparison_sorts_and_counts(estimate, compared):
     measures = [
         compared(estimate(60), estimate(55)),
@@ -84,6 +89,16 @@ def test_comparison_sorts_and_counts(estimate, compared):
     assert verdict.unclear.findings[0].text == "went from 60.0 to 59.5 %, not told from chance"
     assert geometry[0].measure == "gender words: (U)NC3, uniform duality"
     assert geometry[0].text == "fell from 0.200 to 0.100"
+
+
+def test_what_restates_another_measure_is_not_counted(estimate, compared):
+    pair = estimate(60, ideal=None, higher=False), estimate(55, ideal=None, higher=False)
+    measures = [compared(*pair, benchmark="lm_loss", measure=f"overall.{key}") for key in ("loss", "perplexity")]
+    verdict = comparison_verdict("a", "b", measures)
+    assert verdict.summary.startswith("Of 1 measure, 1 moved in the wanted direction")
+    assert [f.measure for group in verdict.groups for f in group.findings] == [
+        "Held-out text, overall: language-modelling loss"
+    ]
 
 
 def test_comparison_of_geometry_alone(estimate, compared):

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 
+from equiframe.data import DataFile
 from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
-from equiframe.uncertainty import Estimate, RowStatistic, Rows
+from equiframe.uncertainty import Estimate
+from equiframe.uncertainty import Measure as Measure
 
 Item = TypeVar("Item")
 
@@ -36,42 +38,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A number of a benchmark, as a statistic of rows of its outcome table.
-
-    Args:
-        key: stable name within the benchmark, such as ``gender.icat``.
-        rows: positions in the outcome table that it is about.
-        statistic: from row positions [..., rows] to values [...].
-        unit: ``%``, ``share``, ``nats``, ...
-        ideal: the value of an unbiased model.
-        higher_is_better: where the number has a direction.
-    """
-
-    key: str
-    rows: Rows
-    statistic: RowStatistic
-    unit: str
-    ideal: float | None = None
-    higher_is_better: bool | None = None
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file that a result rests on."""
-
-    name: str
-    origin: str
-    sha256: str
-    is_known_version: bool
-
-
-@dataclass(frozen=True)
 class BenchmarkResult:
     """All numbers of one benchmark on one model; the per-item table is stored beside it.
 
     Args:
-        benchmark: registered name with variant, such as ``crows_pairs:changed``.
+        benchmark: name with variant, such as ``crows_pairs:changed``, as ``load_benchmark`` reads it.
         version: raised when a score of the same model may change.
         scoring: how the items were scored, in a few words, as it depends on the kind of model.
         files: data files, with hash.
@@ -96,18 +67,33 @@ class Benchmark(ABC, Generic[Item]):
 
     A benchmark sees a tokenizer and answers, never a model. Everything in it is a pure function except
     ``items``, which reads its files through ``equiframe.data``.
+
+    Attributes:
+        name: how it is registered.
+        version: raised when a score of the same model may change.
+        headline: keys of the measures that stand for the benchmark where there is room for few.
+        variants: choices by option, the default first. An option is an argument of the class and an
+            attribute of its instances; no two options share a choice.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     headline: ClassVar[tuple[str, ...]]
+    variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @property
+    def spec(self) -> str:
+        """The name, and what was chosen that is not the default: ``crows_pairs:changed``."""
+        chosen = {getattr(self, option): choices[0] for option, choices in self.variants.items()}
+        words = [word for word, default in chosen.items() if word != default]
+        return f"{self.name}:{','.join(words)}" if words else self.name
 
     @abstractmethod
-    def items(self, folder: Path | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
+    def items(self, folder: Path | str | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
         """Find, parse and check the data.
 
         Args:
-            folder: where the user keeps data files; by default the installed data wheel, then the hub.
+            folder: where the user keeps data files; by default the installed data wheel.
 
         Raises:
             DataError: naming file, line or field, and what stands there.

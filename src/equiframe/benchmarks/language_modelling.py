@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Benchmark, Outcome
 from equiframe.data import DataFile, corpus
 from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
-from equiframe.uncertainty import Rows
+from equiframe.uncertainty import Measure, Rows
 
 _MASKED_SHARE = 0.15
 
@@ -34,7 +35,8 @@ class LanguageModelLoss(Benchmark[Sentence]):
     Source:       GAP validation, the texts as they are, split into sentences; Webster et al. 2018, Apache 2.0.
     Measures:     masked LM: 15 % of the tokens of each sentence are masked at once, at places drawn from
                   the sentence alone and so the same for every model with the same tokenizer; causal LM:
-                  every token after the first. ``overall.loss`` in nats, ``overall.perplexity`` its exponential.
+                  every token, the first behind the start token. ``overall.loss`` in nats,
+                  ``overall.perplexity`` its exponential.
     Ideal:        none; lower is better. Only models of one tokenizer can be compared.
     Known faults: Wikipedia only; a model debiased on swapped text may lose likelihood on gendered names
                   alone, which this cannot tell from a loss of language.
@@ -44,7 +46,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
     version: ClassVar[int] = 1
     headline: ClassVar[tuple[str, ...]] = ("overall.loss",)
 
-    def items(self, folder: Path | None = None) -> tuple[list[Sentence], tuple[DataFile, ...]]:
+    def items(self, folder: Path | str | None = None) -> tuple[list[Sentence], tuple[DataFile, ...]]:
         """GAP validation sentences."""
         text = corpus("gap/validation", folder)
         return [Sentence(f"gap-validation-{i}", s) for i, s in enumerate(text.sentences)], text.files
@@ -55,11 +57,10 @@ class LanguageModelLoss(Benchmark[Sentence]):
 
     def requests(self, item: Sentence, codec: TextCodec) -> Sequence[Request]:
         """One sequence a sentence; none if it is too long or too short."""
-        ids = codec.encode(item.text)
         if codec.kind == "causal":
-            if len(ids) < 2 or len(ids) > codec.window:
-                return ()
-            return (TokenLogProbs(ids, tuple(range(len(ids) - 1)), ids[1:]),)
+            asked = codec.sequence_log_probs(item.text)
+            return (asked,) if codec.fits(asked) else ()
+        ids = codec.encode(item.text)
         special = set(codec.tokenizer.all_special_ids)
         places = [i for i, token in enumerate(ids) if token not in special]
         if not places or len(ids) > codec.window:
@@ -73,7 +74,10 @@ class LanguageModelLoss(Benchmark[Sentence]):
 
     def outcome(self, item: Sentence, answers: Sequence[Answer], codec: TextCodec) -> Outcome:
         """Summed loss and number of predicted tokens."""
-        values = {"loss": -math.fsum(answers[0]) if answers else 0.0, "tokens": len(answers[0]) if answers else 0}
+        values = {
+            "loss": -math.fsum(answers[0]) if answers else 0.0,
+            "tokens": len(answers[0]) if answers else 0,
+        }
         excluded = None if answers else "empty, or longer than the model's window"
         return Outcome(item.name, {}, values, excluded=excluded, text={"sentence": item.text})
 
@@ -83,10 +87,10 @@ class LanguageModelLoss(Benchmark[Sentence]):
         tokens = outcomes["tokens"].to_numpy(dtype=np.float64)
         rows = np.flatnonzero(outcomes["excluded"].isna())
 
-        def per_token(at: Rows) -> np.ndarray:
+        def per_token(at: Rows) -> NDArray[np.float64]:
             return loss[at].sum(axis=-1) / tokens[at].sum(axis=-1)
 
-        def perplexity(at: Rows) -> np.ndarray:
+        def perplexity(at: Rows) -> NDArray[np.float64]:
             return np.exp(per_token(at))
 
         return [

@@ -195,9 +195,7 @@ def riesz_energy(means: Tensor, *, exponent: float | None = None, center: bool =
 
 
 def _log_add(total: float, logs: Tensor) -> float:
-    return float(
-        torch.logaddexp(torch.tensor(total, dtype=torch.float64), torch.logsumexp(logs.flatten(), 0).cpu())
-    )
+    return float(torch.logaddexp(torch.tensor(total, dtype=torch.float64), torch.logsumexp(logs.flatten(), 0).cpu()))
 
 
 def _log_distances(means: Tensor, center: bool):  # type: ignore[no-untyped-def]
@@ -279,9 +277,7 @@ def uniform_duality(means: Tensor, classifier: Tensor) -> Tensor:
     return duality_cosines(means, classifier).std()
 
 
-def decision_agreement(
-    features: Tensor, means: Tensor, classifier: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def decision_agreement(features: Tensor, means: Tensor, classifier: Tensor, bias: Tensor | None = None) -> Tensor:
     """Share of samples that nearest class mean and linear classifier decide alike, NC4.
 
     Whether the decision is right plays no part. Give features that did not enter the means.

@@ -133,9 +133,7 @@ class UNC3Regularizer(nn.Module):
         if not self.through_features:
             samples = samples.detach()
         sums = torch.zeros_like(self.means).index_add(0, slots, samples)
-        counts = torch.zeros_like(self.counts).index_add_(
-            0, slots, torch.ones_like(slots, dtype=self.counts.dtype)
-        )
+        counts = torch.zeros_like(self.counts).index_add_(0, slots, torch.ones_like(slots, dtype=self.counts.dtype))
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             sums = _SumOverRanks.apply(sums)

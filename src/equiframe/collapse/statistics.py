@@ -51,13 +51,9 @@ class ClassStatistics:
         device: torch.device | str | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                f"dtype {dtype} is too coarse to accumulate in: choose torch.float32 or torch.float64"
-            )
+            raise InputError(f"dtype {dtype} is too coarse to accumulate in: choose torch.float32 or torch.float64")
         if class_ids.ndim != 1 or class_ids.is_floating_point():
-            raise InputError(
-                f"class_ids must be a vector of integers, got {class_ids.dtype} {list(class_ids.shape)}"
-            )
+            raise InputError(f"class_ids must be a vector of integers, got {class_ids.dtype} {list(class_ids.shape)}")
         self.class_ids = class_ids.to(device=device, dtype=torch.int64)
         self._sorted_ids, self._order = self.class_ids.sort()
         if (self._sorted_ids[1:] == self._sorted_ids[:-1]).any():
@@ -89,20 +85,14 @@ class ClassStatistics:
             return self
         slots = torch.searchsorted(self._sorted_ids, token_ids).clamp_(max=len(self.class_ids) - 1)
         followed = self._sorted_ids[slots] == token_ids
-        classes, members, counts = torch.unique(
-            self._order[slots[followed]], return_inverse=True, return_counts=True
-        )
+        classes, members, counts = torch.unique(self._order[slots[followed]], return_inverse=True, return_counts=True)
         samples = features.detach()[followed].to(self.means.dtype)
         sums = self.means.new_zeros(len(classes), dim).index_add_(0, members, samples)
         means = sums / counts.unsqueeze(1)
         residuals = samples - means[members]
-        scatter = self.scatter.new_zeros(len(classes)).index_add_(
-            0, members, residuals.square().sum(1).double()
-        )
+        scatter = self.scatter.new_zeros(len(classes)).index_add_(0, members, residuals.square().sum(1).double())
         if not torch.isfinite(scatter).all():
-            where = (
-                int((~torch.isfinite(samples).all(dim=1)).nonzero()[0]) if not samples.isfinite().all() else 0
-            )
+            where = int((~torch.isfinite(samples).all(dim=1)).nonzero()[0]) if not samples.isfinite().all() else 0
             token = int(followed.nonzero()[where])
             raise InputError(
                 f"feature {token} of the batch (token id {int(token_ids[token])}) is not finite, or its square"

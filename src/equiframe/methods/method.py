@@ -57,9 +57,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def collator(
-        self, language_model: LanguageModel
-    ) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
+    def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """From examples to a batch."""
 
     @abstractmethod

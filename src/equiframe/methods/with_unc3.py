@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.methods.objective import Objective, ObjectiveOutput
-from equiframe.models.adapter import output_embedding
+from equiframe.models.adapter import classifier
 
 
 class WithUNC3(Objective):
@@ -32,7 +32,5 @@ class WithUNC3(Objective):
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
         """The host's loss plus the weighted term; the parts of both for the log."""
         host: ObjectiveOutput = self.objective(model, batch)
-        term = self.regularizer(host.features, host.token_ids, output_embedding(model).weight)
-        return dataclasses.replace(
-            host, loss=host.loss + term, parts={**host.parts, **self.regularizer.last_parts}
-        )
+        term = self.regularizer(host.features, host.token_ids, classifier(model))
+        return dataclasses.replace(host, loss=host.loss + term, parts={**host.parts, **self.regularizer.last_parts})

@@ -45,13 +45,19 @@ def output_embedding(model: nn.Module) -> nn.Module:
         ModelError: the model has no such map.
     """
     get = getattr(unwrap(model), "get_output_embeddings", None)
-    head = get() if get is not None else None
-    if not isinstance(getattr(head, "weight", None), Tensor):
+    head = get() if callable(get) else None
+    if not isinstance(head, nn.Module) or not isinstance(head.weight, Tensor):
         raise ModelError(
             f"{type(unwrap(model)).__name__} has no output embedding: load it with its language-modelling"
             " head, as AutoModelForMaskedLM or AutoModelForCausalLM does"
         )
     return head
+
+
+def classifier(model: nn.Module) -> Tensor:
+    """The weight of the output embedding, [vocabulary, dim]."""
+    weight: Tensor = output_embedding(model).weight  # type: ignore[assignment]
+    return weight
 
 
 def forward_at(

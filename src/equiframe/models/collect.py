@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError
-from equiframe.models.adapter import Feature, Pairing, forward_at, output_embedding, pair
+from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
 from equiframe.models.loading import LanguageModel
 
 Visibility: TypeAlias = Literal["visible", "masked"]
@@ -97,7 +97,7 @@ def collect(
     if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
         raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
     tokenizer, device, specials = language_model.tokenizer, language_model.device, language_model.special_ids
-    rows, dim = output_embedding(language_model.model).weight.shape
+    rows, dim = classifier(language_model.model).shape
     if class_ids is None:
         class_ids = torch.arange(rows)
     statistics = ClassStatistics(class_ids.to(device), dim, device=device)

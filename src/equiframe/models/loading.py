@@ -109,9 +109,7 @@ def load(
     """
     source = _builtin(name) if name.startswith("builtin:") else Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not source.is_dir():
-        raise ModelError(
-            f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}"
-        )
+        raise ModelError(f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}")
     common: dict[str, Any] = {} if source.is_dir() else {"revision": revision}
     common["trust_remote_code"] = trust_remote_code
     where = str(source) if source.is_dir() else name
@@ -134,9 +132,7 @@ def load(
             f" saved without its {kind} language-modelling head; choose one that has it"
         )
     if kind == "masked" and tokenizer.mask_token_id is None:
-        raise ModelError(
-            f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal"
-        )
+        raise ModelError(f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is never attended; any known id will do
     if device is None:

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.report.glossary import (
     COLLAPSE,
+    COLLAPSE_VALUES,
     HISTORY,
     Term,
     class_set_name,
@@ -68,19 +69,23 @@ def styles(runs: Sequence[str]) -> dict[str, Style]:
 def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, Style]) -> list[Panel]:
     """Value and 95 % interval of every measure: a panel a kind of measure, a row a group, a colour a run.
 
+    Measures that split or restate another are left to the tables.
+
     Args:
         runs: results of one benchmark, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
-    kinds: dict[str, dict[str, dict[str, Estimate]]] = {}
+    kinds: dict[Term, dict[str, dict[str, Estimate]]] = {}
     for run, result in runs.items():
         for key, estimate in result.estimates.items():
-            group, kind = split_key(key)
-            kinds.setdefault(kind, {}).setdefault(plain(group) or "all", {})[run] = estimate
+            rows = kinds.setdefault(term(result.benchmark, key), {})
+            rows.setdefault(split_key(key)[0] or "all", {})[run] = estimate
     panels = []
     for kind, rows in kinds.items():
+        if kind.is_derived:
+            continue
         sample = next(iter(next(iter(rows.values())).values()))
-        panels.append(_dots(term(kind), direction(sample), sample.unit, rows, looks))
+        panels.append(_dots(kind, direction(sample), sample.unit, rows, looks))
     return panels
 
 
@@ -91,14 +96,14 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
         runs: results over the class sets, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
-    panels: dict[str, dict[str, dict[str, Estimate]]] = {key: {} for key in COLLAPSE}
+    panels: dict[str, dict[str, dict[str, Estimate]]] = {key: {} for key in COLLAPSE_VALUES}
     for run, results in runs.items():
         for result in results:
             for key, estimate in collapse_estimates(result).items():
                 panels[key].setdefault(class_set_name(result.class_set), {})[run] = estimate
-    ways = {key: "higher" if higher else "lower" for key, (_, higher) in COLLAPSE.items()}
+    ways = {key: "higher" if higher else "lower" for key, (_, higher) in COLLAPSE_VALUES.items()}
     return [
-        _dots(term(key), f"{ways[key]} is more collapsed", "", rows, looks)
+        _dots(term(COLLAPSE, key), f"{ways[key]} is more collapsed", "", rows, looks)
         for key, rows in panels.items()
         if rows
     ]
@@ -107,7 +112,7 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
 def collapse_estimates(result: CollapseResult) -> dict[str, Estimate]:
     """The principal collapse values that are defined, with an interval where they have one."""
     found = {}
-    for key, (ideal, higher) in COLLAPSE.items():
+    for key, (ideal, higher) in COLLAPSE_VALUES.items():
         value = result.values.get(key)  # noqa: PD011 (a dict, no table)
         if value is not None:
             bare = Estimate(value, None, None, result.classes, "", ideal=ideal, higher_is_better=higher)
@@ -167,8 +172,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
     figure.update_yaxes(_rows(names), row=2, col=1)
     return Panel(
         "Cosine of each word's mean with its embedding",
-        "Above, share of words; below, one mark a word, with the word on hover. (U)NC3 is the spread, NC3 the"
-        " mean.",
+        "Above, share of words; below, one mark a word, with the word on hover. (U)NC3 is the spread, NC3 the mean.",
         figure,
         is_wide=True,
     )
@@ -235,10 +239,7 @@ def _dots(
             mode="markers",
             marker={"color": style.colour, "symbol": style.symbol, "size": 8},
             name=_text(run),
-            text=[
-                f"<b>{_text(name)}</b>, {_text(run)}<br>{interval(e)}<br>{e.count} items"
-                for _, name, e in shown
-            ],
+            text=[f"<b>{_text(name)}</b>, {_text(run)}<br>{interval(e)}<br>{e.count} items" for _, name, e in shown],
             hovertemplate="%{text}<extra></extra>",
         )
         for at, _, estimate in shown:
@@ -251,7 +252,7 @@ def _dots(
             y0=0,
             y1=1,
             yref="paper",
-            layer="between",
+            layer="above",
             line={"color": _INK, "width": 1.5, "dash": "4px 3px"},
         )
     _finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))

@@ -2,70 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Term(NamedTuple):
-    """A number's plain name, and how to read it."""
+    """A number's plain name, how to read it, and whether it splits or restates another of its benchmark."""
 
     name: str
     reading: str
-
-
-TERMS: dict[str, Term] = {
-    "unc3": Term("(U)NC3, uniform duality", "spread of the cosines between word means and word embeddings"),
-    "nc3_self_duality": Term("NC3, self-duality", "mean cosine between word means and word embeddings"),
-    "nc1_cdnv_mean": Term(
-        "NC1, variability (CDNV)", "scatter within words over distance between words, mean over pairs"
-    ),
-    "nc1_log_cdnv_mean": Term(
-        "NC1, variability (log CDNV)", "mean of its logarithm, which a few close pairs move less"
-    ),
-    "nc2_norm_cv": Term("NC2, equal norms", "spread over mean of the lengths of the word means"),
-    "nc2_etf_angle_mean": Term(
-        "NC2, equal angles (mean)", "distance of the cosines between word means from a simplex frame's"
-    ),
-    "nc2_etf_angle_std": Term("NC2, equal angles (spread)", "standard deviation of that distance over pairs"),
-    "gnc2_log_mean": Term(
-        "GNC2, uniformity (mean)", "mean of log(1 / distance) between the directions of word means"
-    ),
-    "gnc2_log_cv": Term("GNC2, uniformity (spread)", "spread over mean of that logarithm over pairs"),
-    "nc4_agreement": Term(
-        "NC4, decision agreement",
-        "share of tokens whose nearest word mean is the word the classifier decides for",
-    ),
-    "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
-    "lms": Term(
-        "language modelling score (LMS)", "share of comparisons where sense is preferred to nonsense"
-    ),
-    "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
-    "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
-    "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
-    "perplexity": Term("perplexity", "exponential of the language-modelling loss"),
-}
-"""Measures, by the last part of their key."""
-
-COLLAPSE: dict[str, tuple[float | None, bool]] = {
-    "unc3": (0.0, False),
-    "nc3_self_duality": (1.0, True),
-    "nc1_cdnv_mean": (0.0, False),
-    "nc1_log_cdnv_mean": (None, False),
-    "nc2_norm_cv": (0.0, False),
-    "nc2_etf_angle_mean": (0.0, False),
-    "nc2_etf_angle_std": (0.0, False),
-    "gnc2_log_mean": (None, False),
-    "gnc2_log_cv": (0.0, False),
-    "nc4_agreement": (1.0, True),
-}
-"""The principal collapse values in the order shown: the ideal, and whether higher is more collapsed."""
-
-HISTORY: dict[str, Term] = {
-    "loss": Term("Loss", "of the whole objective"),
-    "language_modelling": Term("Language-modelling loss", "the host method's own loss"),
-    "unc3": Term("(U)NC3", "of the running word means, before its weight"),
-    "mean_cosine": Term("NC3", "mean cosine of the running word means and word embeddings"),
-}
-"""Columns of the training history."""
+    is_derived: bool = False
 
 
 class Pair(NamedTuple):
@@ -80,54 +26,131 @@ class Pair(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a reader must know of a benchmark."""
+    """What a reader must know of a benchmark; its terms are by the last part of a measure's key."""
 
     title: str
     does_not_show: str
+    terms: Mapping[str, Term] = {}
     sources: tuple[tuple[str, str], ...] = ()
     pair: Pair | None = None
 
 
+COLLAPSE = "collapse"
+"""What geometry is called where benchmarks have their name; the class set is its variant."""
+
+COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
+    "unc3": (0.0, False),
+    "nc3_self_duality": (1.0, True),
+    "nc1_cdnv_mean": (0.0, False),
+    "nc1_log_cdnv_mean": (None, False),
+    "nc2_norm_cv": (0.0, False),
+    "nc2_etf_angle_mean": (0.0, False),
+    "nc2_etf_angle_std": (0.0, False),
+    "gnc2_log_mean": (None, False),
+    "gnc2_log_cv": (0.0, False),
+    "nc4_agreement": (1.0, True),
+}
+"""The principal collapse values in the order shown: the ideal, and whether higher is more collapsed."""
+
 _BLODGETT = ("Blodgett et al. 2021", "https://aclanthology.org/2021.acl-long.81")
 
 BENCHMARKS: dict[str, About] = {
+    COLLAPSE: About(
+        "Geometry: neural collapse",
+        "Geometry is not behaviour: a lower (U)NC3 does not by itself mean that predictions treat groups"
+        " alike. Intervals resample words, so they speak of this list of words on this text. Sets of"
+        " different size are not comparable with each other: compare runs within a set.",
+        {
+            "unc3": Term("(U)NC3, uniform duality", "spread of the cosines between word means and word embeddings"),
+            "nc3_self_duality": Term("NC3, self-duality", "mean cosine between word means and word embeddings"),
+            "nc1_cdnv_mean": Term(
+                "NC1, variability (CDNV)",
+                "scatter within words over distance between words, mean over pairs",
+            ),
+            "nc1_log_cdnv_mean": Term(
+                "NC1, variability (log CDNV)", "mean of its logarithm, which a few close pairs move less"
+            ),
+            "nc2_norm_cv": Term("NC2, equal norms", "spread over mean of the lengths of the word means"),
+            "nc2_etf_angle_mean": Term(
+                "NC2, equal angles (mean)",
+                "distance of the cosines between word means from a simplex frame's",
+            ),
+            "nc2_etf_angle_std": Term("NC2, equal angles (spread)", "standard deviation of that distance over pairs"),
+            "gnc2_log_mean": Term(
+                "GNC2, uniformity (mean)", "mean of log(1 / distance) between the directions of word means"
+            ),
+            "gnc2_log_cv": Term("GNC2, uniformity (spread)", "spread over mean of that logarithm over pairs"),
+            "nc4_agreement": Term(
+                "NC4, decision agreement",
+                "share of tokens whose nearest word mean is the word the classifier decides for",
+            ),
+        },
+        (
+            ("Xu et al. 2025", "https://arxiv.org/abs/2410.04472"),
+            ("Wu and Papyan 2024", "https://arxiv.org/abs/2405.17767"),
+        ),
+    ),
     "stereoset": About(
         "StereoSet",
         "Balance over these items is not equal treatment in use. The sentences are crowd-written in the"
-        " United States; many are malformed, or are no stereotype at all. The ideal of 50 assumes that every"
-        " pair differs in stereotype alone, while word frequency and length differ too.",
+        " United States; many are malformed, or are no stereotype at all. The ideal of 50 assumes that the"
+        " two words of an item differ in stereotype alone, while frequency and number of tokens differ too.",
+        {
+            "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+            "lms": Term(
+                "language modelling score (LMS)",
+                "share of comparisons where sense is preferred to nonsense",
+            ),
+            "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+        },
         (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), _BLODGETT),
-        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "score"),
+        Pair(
+            "stereotype_sentence",
+            "anti_sentence",
+            "stereotype",
+            "anti",
+            "probability",
+        ),
     ),
     "crows_pairs": About(
         "CrowS-Pairs",
         "Balance over these pairs is not equal treatment in use. Many pairs are not minimal, state no"
         " stereotype, or mix several, and the authors advise against relying on the data set. Its variants"
         " give different numbers: none can be compared with another's.",
+        {
+            "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
+            "stereotype_score": Term(
+                "preference in stereotype pairs", "the same over pairs that state a stereotype", True
+            ),
+            "anti_stereotype_score": Term(
+                "preference in anti-stereotype pairs", "the same over pairs that go against one", True
+            ),
+            "neutral": Term("ties", "share of pairs where both sentences score alike", True),
+        },
         (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), _BLODGETT),
-        Pair("sent_more", "sent_less", "more", "less", "score"),
+        Pair("sent_more", "sent_less", "more", "less", "log-probability"),
     ),
     "lm_loss": About(
         "Held-out text",
         "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"
         " gender-swapped text may lose likelihood on gendered names, which this cannot tell from a loss of"
         " language.",
+        {
+            "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
+            "perplexity": Term("perplexity", "exponential of the language-modelling loss", True),
+        },
         (("Webster et al. 2018", "https://aclanthology.org/Q18-1042"),),
     ),
 }
 """Benchmarks by name without variant."""
 
-COLLAPSE_DOES_NOT_SHOW = (
-    "Geometry is not behaviour: a lower (U)NC3 does not by itself mean that predictions treat groups alike."
-    " Intervals resample words, so they speak of this list of words on this text. Sets of different size are"
-    " not comparable with each other: compare runs within a set."
-)
-
-
-COLLAPSE_SOURCES = (
-    ("Xu et al. 2025", "https://arxiv.org/abs/2410.04472"),
-    ("Wu and Papyan 2024", "https://arxiv.org/abs/2405.17767"),
-)
+HISTORY: dict[str, Term] = {
+    "loss": Term("Loss", "of the whole objective"),
+    "language_modelling": Term("Language-modelling loss", "the host method's own loss"),
+    "unc3": Term("(U)NC3", "of the running word means, before its weight"),
+    "mean_cosine": Term("NC3", "mean cosine of the running word means and word embeddings"),
+}
+"""Columns of the training history."""
 
 
 def about(benchmark: str) -> About:
@@ -136,29 +159,36 @@ def about(benchmark: str) -> About:
     known = BENCHMARKS.get(base) or About(
         base, "A number on these items speaks of these items, not of the model in use."
     )
+    if base == COLLAPSE and variant:
+        return known._replace(title=class_set_name(variant))
     return known._replace(title=f"{known.title} ({variant})") if variant else known
 
 
+def is_geometry(benchmark: str) -> bool:
+    """Whether a compared benchmark is a class set."""
+    return benchmark.partition(":")[0] == COLLAPSE
+
+
 def split_key(key: str) -> tuple[str, str]:
-    """A measure's key as group and kind: ``gender.icat`` becomes ``("gender", "icat")``."""
+    """A measure's key as group, in words, and kind: ``race-color.ss`` becomes ``("race color", "ss")``."""
     group, _, kind = key.rpartition(".")
-    return group, kind
+    return plain(group), kind
 
 
-def plain(name: str) -> str:
-    """An identifier as words: ``physical-appearance`` becomes ``physical appearance``."""
-    return name.replace("_", " ").replace("-", " ")
-
-
-def term(key: str) -> Term:
+def term(benchmark: str, key: str) -> Term:
     """The plain name of a measure, whatever its group; the key itself where it has none."""
     kind = split_key(key)[1]
-    return TERMS.get(kind, Term(plain(kind), ""))
+    return about(benchmark).terms.get(kind, Term(plain(kind), ""))
 
 
 def class_set_name(class_set: str) -> str:
     """``vocabulary`` as "whole vocabulary", a word set as "... words"."""
     return "whole vocabulary" if class_set == "vocabulary" else f"{plain(class_set)} words"
+
+
+def plain(name: str) -> str:
+    """An identifier as words: ``physical-appearance`` becomes ``physical appearance``."""
+    return name.replace("_", " ").replace("-", " ")
 
 
 def sentence_case(name: str) -> str:

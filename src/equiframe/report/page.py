@@ -30,15 +30,14 @@ from equiframe.report.figures import (
     styles,
 )
 from equiframe.report.glossary import (
-    COLLAPSE_DOES_NOT_SHOW,
-    COLLAPSE_SOURCES,
+    COLLAPSE,
     About,
     about,
     class_set_name,
     sentence_case,
 )
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
-from equiframe.report.verdict import COLLAPSE_PREFIX, Verdict, comparison_verdict, run_verdict
+from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord
 from equiframe.uncertainty import Estimate
 
@@ -185,9 +184,7 @@ def _geometry(
         }
         estimates = {run: collapse_estimates(result) for run, result in results.items()}
         name = class_set_name(class_set)
-        tables.append(
-            _Table(sentence_case(name), _rows(records, COLLAPSE_PREFIX + class_set, estimates, compared))
-        )
+        tables.append(_Table(sentence_case(name), _rows(records, f"{COLLAPSE}:{class_set}", estimates, compared)))
         notes += [
             f"{sentence_case(name)}, {run}: {result.classes:,} words, {result.tokens:,} tokens."
             for run, result in results.items()
@@ -196,8 +193,7 @@ def _geometry(
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     if classes:
         panels.insert(0, cosine_panel(classes, looks))
-    known = About("Geometry: neural collapse", COLLAPSE_DOES_NOT_SHOW, COLLAPSE_SOURCES)
-    return _Section(known, notes, panels, tables, [])
+    return _Section(about(COLLAPSE), notes, panels, tables, [])
 
 
 def _rows(
@@ -208,6 +204,7 @@ def _rows(
 ) -> list[Row]:
     """A cell for each run of the page, measured there or not."""
     return measure_rows(
+        benchmark,
         {run: estimates.get(run, {}) for run in records},
         {(run, key): measure for (name, run, key), measure in compared.items() if name == benchmark},
     )

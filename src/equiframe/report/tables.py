@@ -44,9 +44,7 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
         interval, then for each later run its value and its paired change with interval and p-value.
     """
     first, *later = comparison.runs
-    compared = {
-        (m.benchmark, m.measure, name): m for name in later for m in comparison.measures.get(name, [])
-    }
+    compared = {(m.benchmark, m.measure, name): m for name in later for m in comparison.measures.get(name, [])}
     headers = ["benchmark", "measure", "ideal", first]
     for name in later:
         headers += [name, f"change from {first}"]
@@ -62,11 +60,12 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 
 def measure_rows(
-    estimates: Mapping[str, Mapping[str, Estimate]], compared: Mapping[tuple[str, str], ComparedMeasure]
+    benchmark: str, estimates: Mapping[str, Mapping[str, Estimate]], compared: Mapping[tuple[str, str], ComparedMeasure]
 ) -> list[Row]:
     """Every measure of one benchmark, or of one class set, by run; those of one name together.
 
     Args:
+        benchmark: its name with variant.
         estimates: by run and measure key.
         compared: by later run and measure key.
     """
@@ -87,7 +86,8 @@ def measure_rows(
                 )
             )
         sample = next(by_key[key] for by_key in estimates.values() if key in by_key)
-        rows.append(Row(sentence_case(term(key).name), plain(split_key(key)[0]), ideal(sample), cells))
+        name = sentence_case(term(benchmark, key).name)
+        rows.append(Row(name, split_key(key)[0], ideal(sample), cells))
     names = list(dict.fromkeys(row.name for row in rows))
     return sorted(rows, key=lambda row: names.index(row.name))
 
@@ -99,13 +99,21 @@ class Segment(NamedTuple):
     differs: bool
 
 
+class Scores(NamedTuple):
+    """What one run makes of an item."""
+
+    preference: str
+    more: str
+    less: str
+
+
 class ScoredPair(NamedTuple):
-    """One item: two sentences that differ, and by run both scores and the preference for the first."""
+    """One item: two sentences that differ, and their scores by run."""
 
     group: str
     more: list[Segment]
     less: list[Segment]
-    scores: list[tuple[str, str, str]]
+    scores: dict[str, Scores]
     is_among_first: bool
 
 
@@ -140,10 +148,10 @@ def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[S
         if in_group[group] > _SHOWN:
             continue
         sentences = _segments(str(text[columns.more]), str(text[columns.less]))
-        scores = []
-        for frame in frames.values():
+        scores = {}
+        for run, frame in frames.items():
             of_more, of_less = float(frame.loc[item][more]), float(frame.loc[item][less])
-            scores.append((_score(of_more - of_less), _score(of_more), _score(of_less)))
+            scores[run] = Scores(_score(of_more - of_less), _score(of_more), _score(of_less))
         pairs.append(ScoredPair(group, *sentences, scores, rank < _SHOWN))
     return pairs
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.report.glossary import about, class_set_name, plain, split_key, term
+from equiframe.report.glossary import COLLAPSE, about, is_geometry, split_key, term
 from equiframe.report.numbers import bounds, change, number
 from equiframe.runs.record import ComparedMeasure, Metrics
 from equiframe.uncertainty import Difference, Estimate
 
-COLLAPSE_PREFIX = "collapse:"
-"""Prefix of a class set where a comparison names it as a benchmark."""
+_FEWEST = 6
+"""Items that must agree before a sign test reaches 0.05; a bootstrap of fewer that agree has no width."""
 
 Direction: TypeAlias = Literal["wanted", "unwanted", "open", "unclear"]
 """Of a change: towards the ideal, away from it, neither, or not to be told from chance."""
@@ -34,10 +34,11 @@ class Group(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A heading, a summary in a few sentences, and what it rests on."""
+    """A heading, a summary in a few sentences, the rule that decides, and what it rests on."""
 
     title: str
     summary: str
+    rule: str
     groups: list[Group]
     unclear: Group
 
@@ -51,7 +52,7 @@ def direction(compared: ComparedMeasure) -> Direction:
     second, moved = compared.second, compared.difference
     if not _is_told(moved):
         return "unclear"
-    if compared.benchmark.startswith(COLLAPSE_PREFIX):
+    if is_geometry(compared.benchmark):
         return "open"
     if second.higher_is_better is not None:
         return "wanted" if (moved.value > 0) == second.higher_is_better else "unwanted"
@@ -64,16 +65,16 @@ def direction(compared: ComparedMeasure) -> Direction:
 
 
 def side(estimate: Estimate) -> int:
-    """On which side of its ideal an interval lies: 1 above, -1 below, 0 if it holds it or there is none."""
-    if estimate.ideal is None or estimate.low is None or estimate.high is None:
+    """On which side of its ideal an interval lies: 1 above, -1 below, 0 if it holds it or nothing can be told."""
+    if estimate.ideal is None or estimate.low is None or estimate.high is None or estimate.count < _FEWEST:
         return 0
     return int(estimate.low > estimate.ideal) - int(estimate.high < estimate.ideal)
 
 
 def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasure]) -> Verdict:
-    """What moved between two runs."""
-    scored = [m for m in measures if not m.benchmark.startswith(COLLAPSE_PREFIX)]
-    geometry = [m for m in measures if m.benchmark.startswith(COLLAPSE_PREFIX)]
+    """What moved between two runs. Measures that split or restate another are not counted."""
+    scored = [m for m in measures if not is_geometry(m.benchmark) and not term(m.benchmark, m.measure).is_derived]
+    geometry = [m for m in measures if is_geometry(m.benchmark)]
     by: dict[Direction, list[Finding]] = {"wanted": [], "unwanted": [], "open": [], "unclear": []}
     for measure in scored:
         by[direction(measure)].append(_moved(measure))
@@ -96,7 +97,11 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
         Group("∠", "Geometry, not itself a measure of fairness", [*map(_moved, geometry)]),
     ]
     unclear = Group("≈", "Cannot be told from chance", by["unclear"])
-    return Verdict(f"{second} against {first}", summary, [g for g in groups if g.findings], unclear)
+    rule = (
+        "A measure counts as moved where the 95 % interval of its paired difference, resampled over what both"
+        " runs measured, leaves out 0 and the paired permutation test gives p < 0.05."
+    )
+    return Verdict(f"{second} against {first}", summary, rule, [g for g in groups if g.findings], unclear)
 
 
 def run_verdict(metrics: Metrics) -> Verdict:
@@ -104,10 +109,11 @@ def run_verdict(metrics: Metrics) -> Verdict:
     by: dict[int, list[Finding]] = {1: [], -1: [], 0: []}
     for result in metrics.benchmarks:
         for key, estimate in result.estimates.items():
-            if estimate.ideal is not None and estimate.higher_is_better is None:
+            is_preference = estimate.ideal is not None and estimate.higher_is_better is None
+            if is_preference and not term(result.benchmark, key).is_derived:
                 by[side(estimate)].append(_measured(result.benchmark, key, estimate))
     geometry = [
-        _measured(COLLAPSE_PREFIX + result.class_set, key, estimate)
+        _measured(f"{COLLAPSE}:{result.class_set}", key, estimate)
         for result in metrics.collapse
         for key, estimate in result.estimates.items()
     ]
@@ -121,28 +127,30 @@ def run_verdict(metrics: Metrics) -> Verdict:
         )
     if metrics.training is not None:
         summary.append(
-            "This run alone does not show what fine-tuning changed: compare it with a run of the model"
-            " before."
+            "This run alone does not show what fine-tuning changed: compare it with a run of the model before."
         )
     if not scored and metrics.training is None:
-        summary.append(
-            "No benchmark with a neutral point was scored: what follows are measured values alone."
-        )
+        summary.append("No benchmark with a neutral point was scored: what follows are measured values alone.")
     groups = [
         Group("↑", "Above neutral", by[1]),
         Group("↓", "Below neutral", by[-1]),
         Group("∠", "Geometry, not itself a measure of fairness", geometry),
     ]
     unclear = Group("≈", "Cannot be told from neutral", by[0])
-    return Verdict(metrics.model.name, " ".join(summary), [g for g in groups if g.findings], unclear)
+    rule = "A measure counts as above or below where its 95 % interval leaves out the neutral value."
+    return Verdict(
+        metrics.model.name,
+        " ".join(summary),
+        rule if scored else "",
+        [g for g in groups if g.findings],
+        unclear,
+    )
 
 
 def measure_name(benchmark: str, key: str) -> str:
     """A measure in plain words: ``StereoSet, gender: stereotype score (SS)``."""
-    if benchmark.startswith(COLLAPSE_PREFIX):
-        return f"{class_set_name(benchmark.removeprefix(COLLAPSE_PREFIX))}: {term(key).name}"
-    group = plain(split_key(key)[0])
-    return ", ".join(filter(None, (about(benchmark).title, group))) + f": {term(key).name}"
+    subject = filter(None, (about(benchmark).title, split_key(key)[0]))
+    return f"{', '.join(subject)}: {term(benchmark, key).name}"
 
 
 def _moved(compared: ComparedMeasure) -> Finding:

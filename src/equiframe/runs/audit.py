@@ -12,15 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from equiframe.benchmarks.benchmark import Measure
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
 from equiframe.data import DataFile, corpus
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
-from equiframe.models.adapter import Feature, Pairing
+from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.collect import Collected, Visibility
 from equiframe.runs.record import CollapseResult
-from equiframe.uncertainty import Rows, estimate
+from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
 
 
@@ -116,7 +115,7 @@ def audit(
             f" in {len(sentences)} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    classes = _class_table(language_model, chosen, head.weight, words)
+    classes = _class_table(language_model, chosen, classifier(language_model.model), words)
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
         _result("vocabulary", every, head, collected),
@@ -157,12 +156,8 @@ def _result(name: str, statistics: ClassStatistics, head: Any, collected: Collec
         bias = getattr(head, "bias", None)
         if bias is not None:
             bias = bias[statistics.class_ids]
-            values["nc4_agreement_with_bias"] = float(
-                decision_agreement(states, statistics.means, rows, bias)
-            )
-    finite = {
-        key: value if value is not None and np.isfinite(value) else None for key, value in values.items()
-    }
+            values["nc4_agreement_with_bias"] = float(decision_agreement(states, statistics.means, rows, bias))
+    finite = {key: value if value is not None and np.isfinite(value) else None for key, value in values.items()}
     return CollapseResult(
         class_set=name,
         classes=len(statistics.class_ids),

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from equiframe.benchmarks import load_benchmark
-from equiframe.benchmarks.benchmark import Measure
 from equiframe.errors import InputError
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
 from equiframe.runs.record import ComparedMeasure, Comparison, RunRecord, run_folder, write_json
-from equiframe.uncertainty import Estimate, paired_difference
+from equiframe.uncertainty import Estimate, Measure, paired_difference
 
 
 def compare(
@@ -36,17 +35,13 @@ def compare(
     if len(records) < 2:
         raise InputError(f"a comparison needs two runs or more, got {len(records)}")
     names = list(records)
-    measures = {
-        name: list(_pairs(names[0], records[names[0]], name, records[name], seed)) for name in names[1:]
-    }
+    measures = {name: list(_pairs(names[0], records[names[0]], name, records[name], seed)) for name in names[1:]}
     for name, found in measures.items():
         if not found:
             raise InputError(
                 f"{names[0]} and {name} have no measure in common: run the same benchmarks, or audit, on both"
             )
-    return Comparison(
-        verb=verb, runs={name: record.metrics for name, record in records.items()}, measures=measures
-    )
+    return Comparison(verb=verb, runs={name: record.metrics for name, record in records.items()}, measures=measures)
 
 
 def _pairs(
@@ -146,16 +141,12 @@ def compare_folders(
             progress("read runs", done, len(folders))
     comparison = compare(records, seed=seed)
     if out is not None:
-        with run_folder(
-            out, {"compare": [str(folder.resolve()) for folder in folders], "seed": seed}
-        ) as work:
+        with run_folder(out, {"compare": [str(folder.resolve()) for folder in folders], "seed": seed}) as work:
             write_comparison(work, records, comparison, title=" / ".join(names))
     return comparison
 
 
-def write_comparison(
-    work: Path, records: Mapping[str, RunRecord], comparison: Comparison, *, title: str
-) -> None:
+def write_comparison(work: Path, records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> None:
     """Numbers and report of a comparison, into an existing folder."""
     write_json(work / "config.json", {name: record.config for name, record in records.items()})
     write_json(work / "metrics.json", comparison.model_dump(mode="json"))

@@ -17,8 +17,8 @@ from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile
 from equiframe.errors import InputError
 from equiframe.methods import Method, WithUNC3
-from equiframe.models import LanguageModel, output_embedding
-from equiframe.models.adapter import Feature, Pairing
+from equiframe.models import LanguageModel
+from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer, FineTuning
 from equiframe.training.trainer import complete_checkpoint
@@ -101,7 +101,7 @@ def debias(
         ids = torch.tensor(words.token_ids)
         regularizer = UNC3Regularizer(
             ids,
-            output_embedding(model).weight.shape[1],
+            classifier(model).shape[1],
             weight=unc3.weight,
             warmup_steps=unc3.warmup_steps,
             memory=unc3.memory,
@@ -112,9 +112,7 @@ def debias(
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
-    dataset, files = method.training_data(
-        language_model, folder=folder, max_length=max_length, seed=arguments.seed
-    )
+    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
     trainer = DebiasingTrainer(
         objective=objective,

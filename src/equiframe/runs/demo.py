@@ -23,7 +23,7 @@ BEC = dataclasses.replace(
     BEFORE,
     verb="debias",
     method="bec",
-    fine_tuning=FineTuning(max_steps=100, batch_size=32, max_length=64, learning_rate=5e-5),
+    fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=5e-5),
 )
 BEC_UNC3 = dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0))
 RUNS = {"before": BEFORE, "BEC": BEC, "BEC + (U)NC3": BEC_UNC3}
@@ -36,9 +36,7 @@ def demo(out: Path, progress: Progress | None = None) -> Comparison:
         out: folder of the comparison, with a folder for each run in it; must not exist.
         progress: told how far it is.
     """
-    with run_folder(
-        out, {"demo": {name: dataclasses.asdict(config) for name, config in RUNS.items()}}
-    ) as work:
+    with run_folder(out, {"demo": {name: dataclasses.asdict(config) for name, config in RUNS.items()}}) as work:
         records = {}
         for name, config in RUNS.items():
             folder = work / file_name(name)

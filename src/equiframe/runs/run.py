@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
-from equiframe.runs.evaluate import score
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import BenchmarkResult
@@ -22,6 +22,7 @@ from equiframe.models import LanguageModel, load, save
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
 from equiframe.runs.debias import Debiased, UNC3Options, debias
+from equiframe.runs.evaluate import score
 from equiframe.runs.record import Metrics, ModelDescription, RunRecord, environment, run_folder
 from equiframe.scoring.requests import ModelKind
 from equiframe.training import FineTuning
@@ -88,7 +89,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
         EquiframeError: with one line that says the mend; nothing is left under ``out``.
     """
     tell: Progress = progress or (lambda stage, done, total: None)
-    names = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
+    benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
     method = None if config.method is None else load_method(config.method)
     with run_folder(out, dataclasses.asdict(config)) as work:
         tell("load", 0, 1)
@@ -111,7 +112,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
                 WordSet.load(config.unc3_words).resolve(language_model.tokenizer),
                 work / "checkpoints",
                 folder=config.data,
-                progress=lambda done, total: tell("fine-tune", done, total),
+                progress=functools.partial(tell, "fine-tune"),
             )
             language_model = debiased.language_model
         measured: Audit | None = None
@@ -121,17 +122,17 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
                 config.audit,
                 folder=config.data,
                 seed=config.seed,
-                progress=lambda done, total: tell("audit", done, total),
+                progress=functools.partial(tell, "audit"),
             )
         scored: dict[str, tuple[BenchmarkResult, pd.DataFrame]] = {}
-        for name, benchmark in zip(config.benchmarks, names, strict=True):
-            scored[name] = score(
+        for benchmark in benchmarks:
+            scored[benchmark.spec] = score(
                 language_model,
                 benchmark,
                 folder=config.data,
                 seed=config.seed,
                 token_budget=config.token_budget,
-                progress=lambda done, total, name=name: tell(name, done, total),
+                progress=functools.partial(tell, benchmark.spec),
             )
         description = _describe(language_model)
         record = RunRecord(

@@ -37,9 +37,7 @@ class TokenLogProbs:
 
     def __post_init__(self) -> None:
         if len(self.positions) != len(self.targets):
-            raise InputError(
-                f"{len(self.positions)} positions and {len(self.targets)} targets: give one each"
-            )
+            raise InputError(f"{len(self.positions)} positions and {len(self.targets)} targets: give one each")
         if self.positions and not 0 <= min(self.positions) <= max(self.positions) < len(self.input_ids):
             raise InputError(f"positions {self.positions} do not lie in {len(self.input_ids)} tokens")
 

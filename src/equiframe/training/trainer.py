@@ -99,9 +99,7 @@ class DebiasingTrainer(Trainer):
         state = self.objective.state_dict()
         if self.args.should_save:
             if state:
-                save_file(
-                    {name: tensor.contiguous() for name, tensor in state.items()}, folder / _OBJECTIVE_FILE
-                )
+                save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / _OBJECTIVE_FILE)
             (folder / _COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

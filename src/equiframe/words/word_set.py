@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from equiframe.errors import DataError, InputError
 
 MultiToken: TypeAlias = Literal["skip", "first", "last"]
 BUILTIN = ("fairness", "gender", "professions", "race", "religion", "names")
+_COMMENT = re.compile(r"(^|\s)#.*")
+_LARGEST = 1 << 24
 
 
 class Tokenizer(Protocol):
@@ -34,8 +38,8 @@ class ResolvedWords:
         token_ids: the classes, sorted, each once.
         word_of: the word of each id; of several, the first in the set.
         groups_of: the groups of each id; one that stands in several belongs to all.
-        pairs: ids of pairs of which both words are classes.
-        multi_token: words left out, or represented by one piece, as they have several tokens.
+        pairs: ids of counterparts of one form, "She" with "He" and "she" with "he".
+        multi_token: words of several tokens, left out or represented by one piece.
         unknown: words the tokenizer does not know.
         shared: ids that stand for several words, as happens with first and last pieces.
     """
@@ -49,12 +53,17 @@ class ResolvedWords:
     shared: Mapping[int, tuple[str, ...]]
 
     def summary(self) -> str:
-        """One line: how many classes, and what was left out."""
+        """One line: how many words and classes, and which words have none of their own."""
         parts = [f"{len(set(self.word_of.values()))} words as {len(self.token_ids)} tokens"]
-        for label, words in (("of several tokens", self.multi_token), ("unknown", self.unknown)):
+        clashes = [" = ".join(words) for words in self.shared.values()]
+        for label, words in (
+            ("of several tokens", self.multi_token),
+            ("unknown to the tokenizer", self.unknown),
+            ("tokens of more than one word", clashes),
+        ):
             if words:
                 shown = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
-                parts.append(f"{len(words)} {label}: {shown}")
+                parts.append(f"{len(words)} {label} ({shown})")
         return "; ".join(parts)
 
 
@@ -66,16 +75,46 @@ class WordSet:
         name: for the record.
         groups: words by group.
         pairs: counterparts, such as ("she", "he").
+        origin: the file, or ``built-in``.
+
+    Example:
+        >>> WordSet.builtin("gender").pairs[0]
+        ('she', 'he')
     """
 
     name: str
     groups: Mapping[str, tuple[str, ...]]
     pairs: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
         """All words, each once, in order."""
         return tuple(dict.fromkeys(word for group in self.groups.values() for word in group))
+
+    def counterparts(self, first: str, second: str) -> tuple[tuple[str, str], ...]:
+        """The pairs between two groups, to swap one religion for another.
+
+        Args:
+            first: a group; its word stands first in each pair.
+            second: another.
+
+        Raises:
+            InputError: no such group, or no pair between them.
+
+        Example:
+            >>> WordSet.builtin("religion").counterparts("muslim", "christian")[0]
+            ('muslim', 'christian')
+        """
+        for group in (first, second):
+            if group not in self.groups:
+                raise InputError(f"{self.name} has no group {group!r}: there are {', '.join(self.groups)}")
+        ours, theirs = self.groups[first], self.groups[second]
+        both_ways = [pair for a, b in self.pairs for pair in ((a, b), (b, a))]
+        found = tuple((a, b) for a, b in both_ways if a in ours and b in theirs)
+        if not found:
+            raise InputError(f"{self.name} has no pairs between {first!r} and {second!r}")
+        return found
 
     @classmethod
     def builtin(cls, name: str) -> WordSet:
@@ -87,34 +126,39 @@ class WordSet:
         if name == "fairness":
             parts = [cls.builtin(part) for part in ("gender", "professions", "race", "religion")]
             groups = {f"{part.name}/{group}": words for part in parts for group, words in part.groups.items()}
-            return cls(name, groups, tuple(pair for part in parts for pair in part.pairs))
+            return cls(name, groups, tuple(pair for part in parts for pair in part.pairs), "built-in")
         if name not in BUILTIN:
             raise InputError(f"no word set {name!r}: there are {', '.join(BUILTIN)}")
         resource = importlib.resources.files("equiframe.words") / "lists" / f"{name}.txt"
-        return _parse_text(name, resource.read_text(encoding="utf-8"), f"{name}.txt")
+        return _parse_text(name, resource.read_text(encoding="utf-8"), "built-in")
 
     @classmethod
-    def from_file(cls, path: Path) -> WordSet:
+    def from_file(cls, path: Path | str) -> WordSet:
         """A user's own list.
 
-        Text: one word a line; two words with a tab between are a pair, the first of the group before ``|`` in
-        the last ``[first | second]`` heading; ``[group]`` begins a group; ``#`` begins a comment. JSON: a list
-        of words, words by group, or ``{"groups": ..., "pairs": ...}``.
+        Text, one word a line: ``[group]`` begins a group, ``#`` a comment; words with tabs between are
+        counterparts, each in its column's group of a heading such as ``[female | male]``.
+        JSON, where the name ends in ``.json``: a list of words, words by group, or
+        ``{"groups": {name: [words]}, "pairs": [[a, b]]}``.
 
         Raises:
-            DataError: missing or malformed; file and line are named.
+            DataError: missing or malformed; file and line or field are named.
         """
+        path = Path(path)
         try:
+            if path.stat().st_size > _LARGEST:
+                raise DataError(f"over {_LARGEST:,} bytes: no list of words", path=path)
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"not readable as UTF-8 text ({error})", path=path) from error
-        if path.suffix == ".json":
-            return _parse_json(path.stem, text, path)
-        return _parse_text(path.stem, text, path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8 at byte {error.start}: save it in that encoding", path=path) from None
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", path=path) from None
+        parse = _parse_json if path.suffix == ".json" else _parse_text
+        return parse(path.stem, text, str(path))
 
     @classmethod
     def load(cls, spec: str) -> WordSet:
-        """A built-in set by name, or a file.
+        """A built-in set by name, or a file by path.
 
         Raises:
             InputError: neither; near names are given, then all.
@@ -123,7 +167,7 @@ class WordSet:
         if spec in BUILTIN:
             return cls.builtin(spec)
         if Path(spec).is_file():
-            return cls.from_file(Path(spec))
+            return cls.from_file(spec)
         near = difflib.get_close_matches(spec, BUILTIN, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"no word set and no file {spec!r}: {meant}there are {', '.join(BUILTIN)}")
@@ -131,128 +175,138 @@ class WordSet:
     def resolve(self, tokenizer: Tokenizer, *, multi_token: MultiToken = "skip") -> ResolvedWords:
         """Token ids for the words, as they stand in running text.
 
-        Each word is tried as it is, in lower case, capitalised and in capitals, at the start of a text and
-        behind a space: all single-token forms become classes, which an uncased tokenizer folds into one.
+        Each word is tried inside a text as it is written here, in lower case, capitalised and in capitals,
+        and capitalised at the start of a text: every form that is one token becomes a class. An uncased
+        tokenizer folds them into one. Where a tokenizer marks the leading space, the token of a lower-case
+        word *without* it is no class: it is nearly always a piece of a longer word ("man" of "human"; in
+        SmolLM2 seven times in eight).
 
         Args:
             tokenizer: of the model.
             multi_token: what stands for a word none of whose forms is one token: nothing (``skip``), or the
-                ``first`` or ``last`` piece of the word behind a space.
+                ``first`` or ``last`` piece of its form in running text.
 
         Raises:
             InputError: no word of the set is known.
         """
-        word_of: dict[int, str] = {}
-        forms: dict[str, list[int]] = {}
-        shared: dict[int, list[str]] = {}
-        several, unknown = [], []
-        for word in self.words:
-            ids, is_single = _forms(word, tokenizer, multi_token)
-            if not ids:
-                (several if is_single is False else unknown).append(word)
-                continue
-            if not is_single:
-                several.append(word)
-            forms[word] = ids
-            for token in ids:
-                word_of.setdefault(token, word)
-                shared.setdefault(token, []).append(word)
-        if not word_of:
+        forms = {word: _forms(word, tokenizer) for word in self.words}
+        whole = {w: {form: ids[0] for form, ids in f.items() if len(ids) == 1} for w, f in forms.items()}
+        several = [word for word in forms if forms[word] and not whole[word]]
+        if multi_token != "skip":
+            for word in several:
+                pieces = next(iter(forms[word].values()))
+                whole[word] = {"piece": pieces[0 if multi_token == "first" else -1]}
+        words_of: dict[int, list[str]] = {}
+        for word, tokens in whole.items():
+            for token in dict.fromkeys(tokens.values()):
+                words_of.setdefault(token, []).append(word)
+        if not words_of:
+            known_as = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
             raise InputError(
-                f"the tokenizer knows no word of {self.name!r} as one token ({len(self.words)} words tried): give"
-                " other words, or --multi-token first"
+                f"the tokenizer {known_as} has no single token for any of the {len(forms)} words of"
+                f" {self.name!r}: give other words, or --multi-token first"
             )
-        groups_of: dict[int, list[str]] = {token: [] for token in word_of}
+        groups_of: dict[int, list[str]] = {token: [] for token in words_of}
         for group, words in self.groups.items():
-            for token in dict.fromkeys(token for word in words for token in forms.get(word, ())):
+            for token in dict.fromkeys(token for word in words for token in whole[word].values()):
                 groups_of[token].append(group)
         pairs = [
-            (a, b)
+            (token, whole[second][form])
             for first, second in self.pairs
-            for a, b in zip(forms.get(first, ()), forms.get(second, ()), strict=False)
-            if a != b
+            for form, token in whole[first].items()
+            if form in whole[second] and whole[second][form] != token
         ]
         return ResolvedWords(
-            token_ids=tuple(sorted(word_of)),
-            word_of=word_of,
+            token_ids=tuple(sorted(words_of)),
+            word_of={token: words[0] for token, words in words_of.items()},
             groups_of={token: tuple(groups) for token, groups in groups_of.items()},
             pairs=tuple(dict.fromkeys(pairs)),
             multi_token=tuple(several),
-            unknown=tuple(unknown),
-            shared={token: tuple(words) for token, words in shared.items() if len(set(words)) > 1},
+            unknown=tuple(word for word in forms if not forms[word]),
+            shared={token: tuple(words) for token, words in words_of.items() if len(words) > 1},
         )
 
 
-def _forms(word: str, tokenizer: Tokenizer, multi_token: MultiToken) -> tuple[list[int], bool | None]:
-    """Ids for a word, and whether they are whole words; None where the tokenizer does not know it."""
-    found: list[int] = []
-    pieces: list[int] = []
-    for form in dict.fromkeys((word, word.lower(), word.capitalize(), word.upper())):
-        for text in (" " + form, form):
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            if not ids or tokenizer.unk_token_id in ids:
-                continue
-            if len(ids) == 1:
-                found.append(ids[0])
-            elif not pieces:
-                pieces = ids
-    if found:
-        return list(dict.fromkeys(found)), True
-    if not pieces:
-        return [], None
-    return ([] if multi_token == "skip" else [pieces[0 if multi_token == "first" else -1]]), False
+def _forms(word: str, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """Token ids by form; a form that the tokenizer does not know is not there."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def inside(form: str) -> list[int]:
+        before, both = encode("a"), encode("a " + form)
+        return both[len(before) :] if both[: len(before)] == before else encode(" " + form)
+
+    found = {
+        "as is": inside(word),
+        "lower": inside(word.lower()),
+        "capitalised": inside(word.capitalize()),
+        "upper": inside(word.upper()),
+        "start": encode(word.capitalize()),
+    }
+    return {form: ids for form, ids in found.items() if ids and tokenizer.unk_token_id not in ids}
 
 
-def _parse_text(name: str, text: str, path: Path | str) -> WordSet:
+def _parse_text(name: str, text: str, origin: str) -> WordSet:
     groups: dict[str, list[str]] = {}
     pairs: list[tuple[str, str]] = []
     headings = [name]
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.partition("#")[0].strip()
-        if not line:
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = _COMMENT.sub("", raw)
+        if not line.strip():
             continue
-        if line.startswith("["):
-            if not line.endswith("]"):
-                raise DataError(f"heading {line!r} has no closing bracket", path=path, line=number)
-            headings = [heading.strip() for heading in line[1:-1].split("|")]
+        if line.lstrip().startswith("["):
+            inner = line.strip()[1:]
+            headings = [heading.strip() for heading in inner.removesuffix("]").split("|")]
+            if not inner.endswith("]") or not all(headings):
+                raise DataError(f"expected [group] or [group | group], found {line!r}", path=origin, line=number)
             continue
         words = [word.strip() for word in line.split("\t")]
-        if len(words) > 2 or not all(words):
-            raise DataError(f"expected a word, or two with one tab between, found {line!r}", path=path, line=number)
+        if not all(words) or len(words) > max(2, len(headings)):
+            raise DataError(
+                f"expected a word, or words with one tab between, at most one a group of the heading; found {line!r}",
+                path=origin,
+                line=number,
+            )
         for position, word in enumerate(words):
             groups.setdefault(headings[min(position, len(headings) - 1)], []).append(word)
-        if len(words) == 2:
-            pairs.append((words[0], words[1]))
-    return _built(name, groups, pairs, path)
+        pairs += itertools.combinations(words, 2)
+    return _built(name, groups, pairs, origin)
 
 
-def _parse_json(name: str, text: str, path: Path) -> WordSet:
+def _parse_json(name: str, text: str, origin: str) -> WordSet:
     try:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"no valid JSON ({error.msg})", path=path, line=error.lineno) from None
-    except RecursionError:
-        raise DataError("nested too deeply", path=path) from None
+        raise DataError(f"no valid JSON ({error.msg})", path=origin, line=error.lineno) from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"no JSON that a list of words needs ({type(error).__name__})", path=origin) from None
     pairs: Any = []
     if isinstance(value, dict) and "groups" in value:
-        pairs = value.get("pairs", [])
-        value = value["groups"]
-    if isinstance(value, list):
-        value = {name: value}
-    fits = isinstance(value, dict) and all(_is_words(words) for words in value.values())
-    if not fits or not isinstance(pairs, list) or not all(_is_words(pair) and len(pair) == 2 for pair in pairs):
-        raise DataError('expected a list of words, or {"groups": {name: [words]}, "pairs": [[a, b]]}', path=path)
-    return _built(name, value, [(a, b) for a, b in pairs], path)
+        value, pairs = value["groups"], value.get("pairs", [])
+    groups = value if isinstance(value, dict) else {name: value}
+    for group, words in groups.items():
+        _check_words(words, f"group {group!r}", origin)
+    if not isinstance(pairs, list):
+        raise DataError('"pairs": expected a list of pairs', path=origin)
+    known = {word for words in groups.values() for word in words}
+    for number, pair in enumerate(pairs, start=1):
+        _check_words(pair, f"pair {number}", origin)
+        if len(pair) != 2 or not known.issuperset(pair):
+            raise DataError(f"pair {number}: expected two words of the groups, found {pair}", path=origin)
+    return _built(name, groups, [(a, b) for a, b in pairs], origin)
 
 
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value)
+def _check_words(value: Any, field: str, origin: str) -> None:
+    if not isinstance(value, list):
+        raise DataError(f"{field}: expected a list of words, found {type(value).__name__}", path=origin)
+    for number, word in enumerate(value, start=1):
+        if not isinstance(word, str) or not word.strip():
+            raise DataError(f"{field}, word {number}: expected a word, found {word!r}", path=origin)
 
 
-def _built(
-    name: str, groups: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]], path: Path | str
-) -> WordSet:
-    built = WordSet(name, {group: tuple(dict.fromkeys(words)) for group, words in groups.items()}, tuple(pairs))
-    if not built.words:
-        raise DataError("no word in it", path=path)
-    return built
+def _built(name: str, groups: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]], origin: str) -> WordSet:
+    unique = {group: tuple(dict.fromkeys(words)) for group, words in groups.items()}
+    if not any(unique.values()):
+        raise DataError("no word in it", path=origin)
+    return WordSet(name, unique, tuple(dict.fromkeys(pairs)), origin)

@@ -1,0 +1,87 @@
+"""Score one model on one benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, outcome_table
+from equiframe.errors import InputError
+from equiframe.models import LanguageModel
+from equiframe.scoring.engine import TOKEN_BUDGET, answer
+from equiframe.uncertainty import RESAMPLES, estimate
+
+
+def score(
+    language_model: LanguageModel,
+    benchmark: Benchmark[Any],
+    *,
+    folder: Path | str | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    token_budget: int = TOKEN_BUDGET,
+    progress: Callable[[int, int], None] | None = None,
+    limit: int | None = None,
+) -> tuple[BenchmarkResult, pd.DataFrame]:
+    """Put a benchmark's items to a model.
+
+    Args:
+        language_model: the model.
+        benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
+        folder: where the user keeps data files; by default the installed data wheel.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        token_budget: tokens of one forward pass, padding included.
+        progress: called with the requests answered so far, and their number.
+        limit: score this many items, spread evenly over the data; all by default.
+
+    Returns:
+        The numbers, and the table of outcomes with one row an item.
+
+    Raises:
+        DataError: data missing or malformed.
+        InputError: ``limit`` below 1, or no item that this model can score.
+        ModelError: a not-a-number answer, or too little memory.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: score one item or more")
+    start = time.perf_counter()
+    items, files = benchmark.items(folder)
+    if limit is not None and limit < len(items):
+        items = [items[i * len(items) // limit] for i in range(limit)]
+    codec = language_model.codec
+    asked = [benchmark.requests(item, codec) for item in items]
+    answers = iter(
+        answer(
+            language_model,
+            [request for requests in asked for request in requests],
+            token_budget=token_budget,
+            progress=progress,
+        )
+    )
+    outcomes = [
+        benchmark.outcome(item, [next(answers) for _ in requests], codec)
+        for item, requests in zip(items, asked, strict=True)
+    ]
+    seconds = time.perf_counter() - start
+    excluded = Counter(outcome.excluded for outcome in outcomes if outcome.excluded is not None)
+    if excluded.total() == len(items):
+        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {dict(excluded)}")
+    table = outcome_table(outcomes)
+    measures = benchmark.measures(table)
+    result = BenchmarkResult(
+        benchmark=benchmark.spec,
+        version=benchmark.version,
+        scoring=benchmark.scoring(language_model.kind),
+        files=files,
+        items=len(items),
+        excluded=dict(excluded),
+        estimates={measure.key: estimate(measure, seed=seed, resamples=resamples) for measure in measures},
+        seconds=seconds,
+    )
+    return result, table

@@ -1,0 +1,1 @@
+"""Requests to a language model, and the engine that answers them."""

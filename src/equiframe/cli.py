@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from equiframe.errors import EquiframeError
 
@@ -21,8 +22,26 @@ if TYPE_CHECKING:
     from equiframe.runs.run import RunConfig
     from equiframe.uncertainty import Estimate
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line with the mend, exit code 2; 130 for Ctrl-C, as shells have it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        try:
+            return super().invoke(ctx)
+        except EquiframeError as error:
+            console.print("error:", style="bold red", end=" ")
+            console.print(str(error), markup=False)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on where it can")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="equiframe",
+    cls=_Commands,
     help="See, measure and reduce the social bias of a language model.",
     no_args_is_help=True,
     add_completion=False,
@@ -271,7 +290,7 @@ def compare(
     """Set runs side by side: paired differences with intervals and p-values."""
     from equiframe.runs.compare import compare_folders
 
-    with _explained(), _progress(as_json) as tell:
+    with _progress(as_json) as tell:
         comparison = compare_folders(runs, out, seed=seed, progress=tell)
     _show(comparison, out, as_json)
 
@@ -284,7 +303,7 @@ def demo(
     """Audit, debias and compare the built-in masked LM: before, BEC, BEC + (U)NC3."""
     from equiframe.runs.demo import demo as run_demo
 
-    with _explained(), _progress(as_json) as tell:
+    with _progress(as_json) as tell:
         comparison = run_demo(out, tell)
     _show(comparison, out, as_json)
 
@@ -299,7 +318,7 @@ def _run(config: RunConfig, out: Path | None, as_json: bool) -> None:
     from equiframe.runs.run import run
 
     out = out or Path("runs") / file_name(f"{config.verb}-{config.model}")
-    with _explained(), _progress(as_json) as tell:
+    with _progress(as_json) as tell:
         record = run(config, out, tell)
     _show(record.metrics, out, as_json)
 
@@ -313,13 +332,32 @@ def _show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None
         sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
         return
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
     if isinstance(result, Comparison):
-        headers, rows = comparison_table(result)
+        headers, rows = comparison_table(_headlines(result))
         _print_table(console, headers, rows)
     else:
         _print_metrics(console, result)
     if out is not None:
         console.print(f"{out / 'report.html'}", highlight=False)
+
+
+def _headlines(comparison: Comparison) -> Comparison:
+    """The measures by which each benchmark is known; all of them are in the record and the report."""
+    from equiframe.benchmarks import load_benchmark
+
+    headlines = {
+        measure.benchmark: load_benchmark(measure.benchmark).headline
+        for measures in comparison.measures.values()
+        for measure in measures
+        if not measure.benchmark.startswith("collapse:")
+    }
+    kept = {
+        run: [m for m in measures if m.measure in headlines.get(m.benchmark, (m.measure,))]
+        for run, measures in comparison.measures.items()
+    }
+    return comparison.model_copy(update={"measures": kept})
 
 
 def _print_metrics(console: Console, metrics: Metrics) -> None:
@@ -361,25 +399,6 @@ def _interval(estimate: Estimate) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """One line for an error the user can mend, exit code 2; 130 for Ctrl-C, as shells have it."""
-    try:
-        yield
-    except EquiframeError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on where it can", highlight=False)
-        raise typer.Exit(130) from None
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @contextlib.contextmanager

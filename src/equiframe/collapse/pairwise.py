@@ -1,17 +1,23 @@
-"""Sums over all pairs of classes by matrix products in tiles; no classes-by-classes matrix is ever held."""
+"""Moments over all pairs of vectors, from a Gram matrix that is made and dropped tile by tile.
+
+All is done in float64. In float32 the expansion ||a - b||^2 = |a|^2 + |b|^2 - 2ab leaves few digits where
+vectors are near each other, and a GPU may be set to round its products to ten bits.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _TILE = 1024
-_CLOSE = 1e-2  # of the norms: nearer pairs lose digits in |a|^2 + |b|^2 - 2ab and are taken by difference
-_CHUNK = 1 << 15
+_CLOSE = 1e-8  # of |a|^2 + |b|^2: there the expansion has lost half its digits, and the difference is taken
+_TINY = torch.finfo(torch.float64).tiny
+_CHUNK = 2048  # differences held at a time
 
 
 @dataclass(frozen=True)
@@ -22,60 +28,111 @@ class PairSummary:
     std: float
     pairs: int
 
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation std / |mean|, nan where the mean is 0."""
+        return self.std / abs(self.mean) if self.mean else math.nan
 
-class PairMoments:
-    """Mean and spread of a stream of values, in float64, joined tile by tile as Chan et al. 1983."""
+
+@dataclass(frozen=True)
+class PairTile:
+    """The pairs of two blocks of vectors, left = vectors[rows] and right = vectors[columns].
+
+    Each method gives a fresh float64 tensor [left, right].
+    """
+
+    left: Tensor
+    right: Tensor
+    products: Tensor
+    rows: slice
+    columns: slice
+
+    def squared_distances(self) -> Tensor:
+        """||a - b||^2, to six digits or more however near the pair; 0 for equal vectors alone."""
+        return _squared_distances(self.left, self.right, self.products)
+
+    def cosines(self) -> Tensor:
+        """cos(a, b), unclipped; 0 where a vector is zero."""
+        left, right = (side.norm(dim=1).clamp_(min=_TINY) for side in (self.left, self.right))
+        return (self.products / left.unsqueeze(1)).div_(right)
+
+    def squared_chords(self) -> Tensor:
+        """||u(a) - u(b)||^2 of the unit vectors."""
+        left, right = F.normalize(self.left, dim=1, eps=_TINY), F.normalize(self.right, dim=1, eps=_TINY)
+        return _squared_distances(left, right, self.cosines())
+
+    def pairs(self, values: Tensor) -> Tensor:
+        """Those of a tile's values that belong to pairs i < j, [pairs]."""
+        if self.rows != self.columns:
+            return values.flatten()
+        return values[torch.ones_like(values, dtype=torch.bool).triu_(1)]
+
+
+def pair_tiles(vectors: Tensor) -> Iterator[PairTile]:
+    """Tiles that cover each pair of rows of ``vectors``, float64 [classes, dim], once; see ``pairs``."""
+    blocks = [slice(start, start + _TILE) for start in range(0, len(vectors), _TILE)]
+    for i, rows in enumerate(blocks):
+        for columns in blocks[i:]:
+            left, right = vectors[rows], vectors[columns]
+            yield PairTile(left, right, left @ right.T, rows, columns)
+
+
+def summarise_pairs(vectors: Tensor, quantities: Callable[[PairTile], Sequence[Tensor]]) -> tuple[PairSummary, ...]:
+    """Mean and spread over all pairs of rows of ``vectors``, for each of the quantities of a tile.
+
+    Tiles are joined by the pairwise-variance formula, so that the spread keeps its digits where it is small
+    against the mean.
+
+    Args:
+        vectors: [classes, dim], float64.
+        quantities: from a tile to tensors of its shape; what they hold off the pairs is not looked at.
+
+    Returns:
+        A summary per quantity. A value that is infinite makes the mean infinite and the spread nan.
+
+    Reference: Chan, Golub and LeVeque 1983.
+
+    Example:
+        >>> line = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+        >>> summarise_pairs(line, lambda tile: [tile.squared_distances()])[0].mean     # of 1, 9 and 4
+        4.666666666666667
+    """
+    moments: list[_Moments] = []
+    for tile in pair_tiles(vectors):
+        for i, values in enumerate(quantities(tile)):
+            if i == len(moments):
+                moments.append(_Moments())
+            moments[i].add(tile.pairs(values))
+    return tuple(each.summary() for each in moments)
+
+
+class _Moments:
+    """Count, mean and scatter of a stream of numbers."""
 
     def __init__(self) -> None:
         self._count, self._mean, self._scatter = 0, 0.0, 0.0
 
     def add(self, values: Tensor) -> None:
-        """Add a tile of values, any shape."""
         count = values.numel()
         if count == 0:
             return
-        mean = float(values.mean(dtype=torch.float64))
-        scatter = float((values.double() - mean).square_().sum())
-        total, delta = self._count + count, mean - self._mean
+        centre = values.mean()
+        scatter = float((values - centre).square_().sum())
+        total, delta = self._count + count, float(centre) - self._mean
         self._mean += delta * count / total
         self._scatter += scatter + delta * delta * self._count * count / total
         self._count = total
 
     def summary(self) -> PairSummary:
-        """What the stream came to; the spread is nan with fewer than two pairs."""
         spread = math.sqrt(self._scatter / (self._count - 1)) if self._count > 1 else math.nan
-        return PairSummary(self._mean if self._count else math.nan, spread, self._count)
+        return PairSummary(self._mean, spread, self._count)
 
 
-def pair_tiles(count: int, tile: int = _TILE) -> Iterator[tuple[slice, slice]]:
-    """Row and column slices that cover the upper triangle, diagonal tiles included."""
-    for top in range(0, count, tile):
-        for left in range(top, count, tile):
-            yield slice(top, min(top + tile, count)), slice(left, min(left + tile, count))
-
-
-def strict_upper(values: Tensor, rows: slice, columns: slice) -> Tensor:
-    """The entries of a tile that belong to pairs i < j."""
-    if rows.start != columns.start:
-        return values
-    above = torch.ones_like(values, dtype=torch.bool).triu_(1)
-    return values[above]
-
-
-def squared_distances(vectors: Tensor, squared_norms: Tensor, rows: slice, columns: slice) -> Tensor:
-    """||v_i - v_j||^2 of one tile, [rows, columns], exact to a few units in the fourth digit or better.
-
-    Args:
-        vectors: [classes, dim]; centred vectors lose fewest digits.
-        squared_norms: their squared norms, [classes].
-        rows: first members of the pairs.
-        columns: second members.
-    """
-    left, right = vectors[rows], vectors[columns]
-    scale = squared_norms[rows, None] + squared_norms[None, columns]
-    distances = torch.addmm(scale, left, right.T, alpha=-2.0)
-    first, second = (distances < _CLOSE * scale).nonzero(as_tuple=True)
-    for start in range(0, len(first), _CHUNK):
-        i, j = first[start : start + _CHUNK], second[start : start + _CHUNK]
+def _squared_distances(left: Tensor, right: Tensor, products: Tensor) -> Tensor:
+    """||a - b||^2 of each pair by |a|^2 + |b|^2 - 2ab, or by a - b where that is near 0."""
+    scale = left.square().sum(1).unsqueeze(1) + right.square().sum(1)
+    distances = torch.add(scale, products, alpha=-2)
+    close = (distances < scale.mul_(_CLOSE)).nonzero()
+    for i, j in (chunk.unbind(1) for chunk in close.split(_CHUNK)):
         distances[i, j] = (left[i] - right[j]).square_().sum(1)
     return distances

@@ -15,24 +15,31 @@ from equiframe.errors import InputError
 class UNC3Regularizer(nn.Module):
     """lambda times the spread, over the words seen so far, of cos(class mean, word embedding).
 
-    Each call in training mode adds the batch to the class means and returns the term. By default, as in the
-    paper, the means are those of the whole run, of features cut off from the graph, so that the gradient
-    turns the rows of the classifier (it is orthogonal to each row) and reaches nothing else.
+    L = weight * std_c cos(mu_c - mu_G, w_c), over the classes c seen so far; mu_G is the mean of their
+    means. Each call in training mode first adds the batch to the means. By default, as in the paper, these
+    are the means of the whole run, of features cut off from the graph, so that the gradient turns the rows
+    of the classifier (it is orthogonal to each row) and reaches nothing else.
 
-    The term is an exact zero, with a graph, until two classes are seen. In evaluation mode nothing is
-    added. The state is in buffers: a checkpoint that holds them resumes exactly. With torch.distributed,
-    counts and sums of a batch are reduced over ranks, so that value and gradient are those of one process
-    (a trainer that averages gradients over ranks, as DDP does, leaves them so: each rank has the same term).
+    The term is an exact zero, with a graph and a gradient of zero, until two classes are seen. In evaluation
+    mode nothing is added. The state is in buffers: a checkpoint that holds them resumes exactly. Nothing
+    waits for the device.
+
+    With torch.distributed, counts and sums of each batch are summed over ranks, so that every rank has the
+    same term, that of one process. A trainer that averages gradients over ranks, as DDP does, leaves the
+    gradient of the rows as it is. The gradient through the features is spread over the ranks, each holding
+    the part of its own samples; it is made here times the number of ranks, so that their average is again
+    that of one process.
 
     Args:
         class_ids: token ids of the words, [classes], unique.
         dim: width of a feature.
         weight: lambda.
-        warmup_steps: training calls over which lambda rises linearly from 0.
+        warmup_steps: calls in training mode over which lambda rises linearly from 0.
         memory: ``run``, means over all samples so far; ``ema``, per class the exponential moving average of
             its batch means, over the batches that contain it.
         decay: of the moving average; 0 keeps the last batch alone.
-        through_features: let the gradient through the current batch's share of the means.
+        through_features: let the gradient through the current batch's share of the means. With ``run`` that
+            share, and so the gradient, falls as 1 / samples so far; ``ema`` keeps it at 1 - decay.
 
     Raises:
         InputError: an option out of range, ids that repeat, or (on call) shapes that do not fit.
@@ -41,9 +48,11 @@ class UNC3Regularizer(nn.Module):
 
     Example:
         >>> term = UNC3Regularizer(torch.tensor([1, 2]), dim=2, weight=10.0)
-        >>> rows = torch.eye(3, 2, requires_grad=True)
-        >>> float(term(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 2]), rows)) > 0
+        >>> rows = torch.eye(3, 2)
+        >>> bool(term(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 2]), rows) > 0)
         True
+        >>> term.last_parts["classes_seen"]
+        tensor(2)
     """
 
     class_ids: Tensor
@@ -69,15 +78,15 @@ class UNC3Regularizer(nn.Module):
             raise InputError(f"memory {memory!r}: choose 'run' or 'ema'")
         if not 0 <= decay < 1:
             raise InputError(f"decay {decay}: give a number from 0 up to, not including, 1")
-        if warmup_steps < 0 or not weight >= 0:
-            raise InputError(f"weight {weight} and warmup_steps {warmup_steps} must not be negative")
+        if warmup_steps < 0 or not 0 <= weight < float("inf"):
+            raise InputError(f"weight {weight} and warmup_steps {warmup_steps}: give finite numbers of 0 or more")
         ids = torch.unique(class_ids)
         if len(ids) < len(class_ids):
             raise InputError("class_ids repeat: give each token id once, e.g. torch.unique(class_ids)")
         self.weight, self.warmup_steps = weight, warmup_steps
         self.memory, self.decay, self.through_features = memory, decay, through_features
         self.register_buffer("class_ids", ids)
-        self.register_buffer("counts", torch.zeros(len(ids)))
+        self.register_buffer("counts", torch.zeros(len(ids), dtype=torch.int64))
         self.register_buffer("means", torch.zeros(len(ids), dim))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.last_parts: dict[str, Tensor] = {}
@@ -86,83 +95,72 @@ class UNC3Regularizer(nn.Module):
         """The weighted term.
 
         Args:
-            features: [tokens, dim].
+            features: of all tokens of the batch, or of some, [tokens, dim].
             token_ids: the class of each, [tokens]; other classes are ignored.
             classifier: the whole output embedding, [vocabulary, dim].
 
         Returns:
-            A scalar >= 0. ``last_parts`` holds, detached: ``unc3``, ``unc3_weight``, ``mean_cosine`` and
-            ``classes_seen``.
+            A scalar >= 0. ``last_parts`` then holds, detached: ``unc3``, the spread itself; ``unc3_weight``;
+            ``mean_cosine``, which is free to fall while the spread falls; and ``classes_seen``.
         """
         dim = self.means.shape[1]
-        if features.shape[-1] != dim or classifier.shape[-1] != dim or features.shape[:-1] != token_ids.shape:
+        if (
+            features.ndim != 2
+            or features.shape[1] != dim
+            or token_ids.shape != features.shape[:1]
+            or classifier.shape[1:] != (dim,)
+        ):
             raise InputError(
                 f"features {list(features.shape)}, token_ids {list(token_ids.shape)}, classifier"
                 f" {list(classifier.shape)}: expected [tokens, {dim}], [tokens] and [vocabulary, {dim}]"
             )
         means = self._updated_means(features, token_ids) if self.training else self.means
         seen = self.counts > 0
-        present = seen.to(means.dtype)
-        number = present.sum()
-        centre = (means * present.unsqueeze(1)).sum(0) / number.clamp(min=1)
+        number = seen.sum()
+        centre = (means * seen.unsqueeze(1)).sum(0) / number.clamp(min=1)
         cosines = F.cosine_similarity(means - centre, classifier[self.class_ids].to(means.dtype), dim=1)
-        cosines = torch.where(seen, cosines, 0.0)
-        level = cosines.sum() / number.clamp(min=1)
-        variance = ((cosines - level).square() * present).sum() / (number - 1).clamp(min=1)
-        spread = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
-        weight = self._weight()
+        mean_cosine = (cosines * seen).sum() / number.clamp(min=1)
+        variance = ((cosines - mean_cosine).square() * seen).sum() / (number - 1).clamp(min=1)
+        spread = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)  # no infinite slope at 0
+        weight = torch.full_like(spread, self.weight)
+        if self.warmup_steps:
+            weight = weight * (self.steps / self.warmup_steps).clamp(max=1.0)
         self.last_parts = {
             "unc3": spread.detach(),
-            "unc3_weight": weight,
-            "mean_cosine": level.detach(),
+            "unc3_weight": weight.detach(),
+            "mean_cosine": mean_cosine.detach(),
             "classes_seen": number,
         }
         return weight * spread
 
-    def _weight(self) -> Tensor:
-        """lambda at this step: step / warmup_steps of it during warm-up."""
-        if self.warmup_steps == 0:
-            return torch.tensor(self.weight, device=self.means.device)
-        return self.weight * (self.steps / self.warmup_steps).clamp(max=1.0)
+    def reset(self) -> None:
+        """Forget the class means, as ADEPT does at each epoch. The warm-up goes on."""
+        self.counts.zero_()
+        self.means.zero_()
 
     def _updated_means(self, features: Tensor, token_ids: Tensor) -> Tensor:
         """Add a batch to the state; the new means, with the batch's graph if it is let through."""
-        slots = torch.searchsorted(self.class_ids, token_ids).clamp_(max=len(self.class_ids) - 1)
-        followed = self.class_ids[slots] == token_ids
-        samples, slots = features[followed].to(self.means.dtype), slots[followed]
+        classes = len(self.class_ids)
+        slots = torch.searchsorted(self.class_ids, token_ids).clamp_(max=classes - 1)
+        slots = torch.where(self.class_ids[slots] == token_ids, slots, classes)  # the rest: a row cut off below
+        samples = features.to(self.means.dtype)
         if not self.through_features:
             samples = samples.detach()
-        sums = torch.zeros_like(self.means).index_add(0, slots, samples)
-        counts = torch.zeros_like(self.counts).index_add_(0, slots, torch.ones_like(slots, dtype=self.counts.dtype))
+        sums = self.means.new_zeros(classes + 1, self.means.shape[1]).index_add(0, slots, samples)[:-1]
+        counts = self.counts.new_zeros(classes + 1).index_add_(0, slots, torch.ones_like(slots))[:-1]
         if dist.is_available() and dist.is_initialized():
+            ranks, own = dist.get_world_size(), sums
+            sums = own.detach().clone()
+            dist.all_reduce(sums)
             dist.all_reduce(counts)
-            sums = _SumOverRanks.apply(sums)
+            sums = sums + ranks * (own - own.detach())  # the value of all ranks, the gradient of the own samples
         batch_means = sums / counts.clamp(min=1).unsqueeze(1)
         total = self.counts + counts
         share = counts / total.clamp(min=1)
         if self.memory == "ema":
             share = torch.where(self.counts > 0, (counts > 0) * (1 - self.decay), share)
         means = self.means + share.unsqueeze(1) * (batch_means - self.means)
-        self.means = means.detach()
-        self.counts = total
-        self.steps = self.steps + 1
+        self.means.copy_(means.detach())
+        self.counts.copy_(total)
+        self.steps.add_(1)
         return means
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks whose gradient is summed over ranks too, since each rank's term depends on all samples.
-
-    A trainer that then averages parameter gradients over ranks arrives at the gradient of one process.
-    """
-
-    @staticmethod
-    def forward(ctx: object, value: Tensor) -> Tensor:
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].clone()
-        dist.all_reduce(gradient)
-        return gradient

@@ -1,12 +1,16 @@
-"""Counts, means and within-class scatter of features, one pass, mergeable."""
+"""Counts, means and within-class scatter of features: one pass, mergeable."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from equiframe.errors import InputError
+
+_STATE = ("counts", "means", "scatter")
 
 
 class ClassStatistics:
@@ -23,10 +27,13 @@ class ClassStatistics:
     resumed runs are one operation. Scatter is kept about its own mean: a difference of raw sums would lose
     every digit when a class is collapsed, which is what we measure.
 
+    All methods that change the state do so in place and return it.
+
     Args:
-        class_ids: token ids to follow, [classes], unique; others are ignored by ``update``.
+        class_ids: token ids to follow, [classes], unique, in any order; others are ignored by ``update``.
         dim: width of a feature.
-        dtype: precision of the means, float32 or float64.
+        dtype: precision of the means: float32, or float64 where features are large against the distances
+            between their means.
         device: where the state lives; that of ``class_ids`` by default.
 
     Raises:
@@ -42,6 +49,7 @@ class ClassStatistics:
         tensor([1., nan], dtype=torch.float64)
     """
 
+    @torch.inference_mode(False)  # a state that was begun in inference mode can be added to outside of it
     def __init__(
         self,
         class_ids: Tensor,
@@ -54,8 +62,8 @@ class ClassStatistics:
             raise InputError(f"dtype {dtype} is too coarse to accumulate in: choose torch.float32 or torch.float64")
         if class_ids.ndim != 1 or class_ids.is_floating_point():
             raise InputError(f"class_ids must be a vector of integers, got {class_ids.dtype} {list(class_ids.shape)}")
-        self.class_ids = class_ids.to(device=device, dtype=torch.int64)
-        self._sorted_ids, self._order = self.class_ids.sort()
+        self.class_ids = class_ids.to(device=device, dtype=torch.int64, copy=True)
+        self._index()
         if (self._sorted_ids[1:] == self._sorted_ids[:-1]).any():
             raise InputError("class_ids repeat: give each token id once, e.g. torch.unique(class_ids)")
         place = self.class_ids.device
@@ -64,13 +72,14 @@ class ClassStatistics:
         self.scatter = torch.zeros(len(class_ids), dtype=torch.float64, device=place)
 
     def update(self, features: Tensor, token_ids: Tensor) -> ClassStatistics:
-        """Add a batch, in place.
+        """Add a batch.
 
-        Touches only the rows of classes that occur: O(tokens * dim), free of the number of classes.
+        Touches only the rows of classes that occur: O(tokens * dim), free of the number of classes. An error
+        leaves the state as it was.
 
         Args:
             features: [tokens, dim], any floating type; detached.
-            token_ids: the class of each, int64 [tokens].
+            token_ids: the class of each, integers [tokens].
 
         Raises:
             InputError: lengths or ``dim`` differ, or a feature is not finite (its position is named).
@@ -81,61 +90,50 @@ class ClassStatistics:
                 f"features must be [tokens, {dim}] with one token id each, got features {list(features.shape)}"
                 f" and token_ids {list(token_ids.shape)}"
             )
-        if len(self.class_ids) == 0 or len(token_ids) == 0:
-            return self
-        slots = torch.searchsorted(self._sorted_ids, token_ids).clamp_(max=len(self.class_ids) - 1)
-        followed = self._sorted_ids[slots] == token_ids
-        classes, members, counts = torch.unique(self._order[slots[followed]], return_inverse=True, return_counts=True)
-        samples = features.detach()[followed].to(self.means.dtype)
-        sums = self.means.new_zeros(len(classes), dim).index_add_(0, members, samples)
-        means = sums / counts.unsqueeze(1)
-        residuals = samples - means[members]
-        scatter = self.scatter.new_zeros(len(classes)).index_add_(0, members, residuals.square().sum(1).double())
+        rows, followed = self._rows(token_ids)
+        samples = features.detach().to(self.means.device)[followed].to(self.means.dtype)
+        classes, members, counts = torch.unique(rows[followed], return_inverse=True, return_counts=True)
+
+        # Deviations from the mean so far, or from the first sample of a new class: both lie amid the
+        # samples, so that an offset which all features share costs no digits.
+        places = torch.arange(len(members), device=members.device)
+        first = torch.zeros_like(classes).scatter_reduce_(0, members, places, "amin", include_self=False)
+        is_new = (self.counts[classes] == 0).unsqueeze(1)
+        origin = torch.where(is_new, samples[first], self.means.index_select(0, classes))
+        deviations = samples - origin.index_select(0, members)
+        delta = torch.zeros_like(origin).index_add_(0, members, deviations) / counts.unsqueeze(1)
+        residuals = deviations.sub_(delta.index_select(0, members))
+        squares = residuals.square_().sum(1, dtype=torch.float64)
+        scatter = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, members, squares)
+
         if not torch.isfinite(scatter).all():
-            where = int((~torch.isfinite(samples).all(dim=1)).nonzero()[0]) if not samples.isfinite().all() else 0
-            token = int(followed.nonzero()[where])
+            broken = ~torch.isfinite(samples).all(dim=1)
+            if not broken.any():
+                broken = ~torch.isfinite(squares)
+            position = int(followed.nonzero()[broken][0])
             raise InputError(
-                f"feature {token} of the batch (token id {int(token_ids[token])}) is not finite, or its square"
-                " overflows: look for a broken model or half precision"
+                f"feature {position} of the batch (token id {int(token_ids[position])}) is not finite, or its"
+                " square overflows: look for a broken model or half precision"
             )
-        self._add(classes, counts, means, scatter)
+        self._join(classes, origin, delta, counts, scatter)
         return self
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Add another state over the same classes, in place.
+        """Add another state over the same classes in the same order.
 
         Raises:
-            InputError: the classes differ; the first that does is named.
+            InputError: the shapes differ, or the classes; the first that does is named.
         """
-        if len(self.class_ids) != len(other.class_ids) or self.means.shape != other.means.shape:
-            raise InputError(
-                f"cannot merge {list(other.means.shape)} into {list(self.means.shape)}: [classes, dim] must agree"
-            )
-        differs = (self.class_ids != other.class_ids.to(self.class_ids.device)).nonzero()
-        if len(differs):
-            at = int(differs[0])
-            raise InputError(
-                f"cannot merge: class {at} is token {int(self.class_ids[at])} here and"
-                f" {int(other.class_ids[at])} there; select the same class_ids first"
-            )
+        self._check_same_classes(other.class_ids, other.means)
         seen = (other.counts > 0).nonzero().squeeze(1)
-        place = self.means.device
-        parts = (other.counts[seen], other.means[seen], other.scatter[seen])
-        self._add(seen.to(place), *(part.to(place) for part in parts))
+        rows, place = seen.to(self.means.device), self.means.device
+        origin = self.means.index_select(0, rows)
+        delta = other.means[seen].to(self.means) - origin
+        self._join(rows, origin, delta, other.counts[seen].to(place), other.scatter[seen].to(place))
         return self
 
-    def _add(self, rows: Tensor, counts: Tensor, means: Tensor, scatter: Tensor) -> None:
-        """Join samples summed up as counts > 0, means and scatter into distinct rows."""
-        before = self.counts[rows]
-        after = before + counts
-        delta = means.to(self.means.dtype) - self.means[rows]
-        between = delta.double().square().sum(1) * before * counts / after
-        self.counts[rows] = after
-        self.means[rows] += delta * (counts / after).to(delta.dtype).unsqueeze(1)
-        self.scatter[rows] += scatter + between
-
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassStatistics:
-        """Give every rank the statistics of all ranks, in place; without a process group nothing happens.
+        """Give every rank the statistics of all ranks, once; without a process group nothing happens.
 
         Each mean enters with its share of the count, so that no sum grows with the number of samples:
         mu = sum_r (n_r / n) mu_r, then scatter = sum_r (scatter_r + n_r ||mu_r - mu||^2).
@@ -144,31 +142,100 @@ class ClassStatistics:
             return self
         local = self.counts.clone()
         dist.all_reduce(self.counts, group=group)
-        share = local / self.counts.clamp(min=1)
+        share = local.double() / self.counts.clamp(min=1)
         means = self.means * share.to(self.means.dtype).unsqueeze(1)
         dist.all_reduce(means, group=group)
-        self.scatter += local * (self.means - means).double().square().sum(1)
+        self.scatter += local * (self.means - means).square_().sum(1, dtype=torch.float64)
         dist.all_reduce(self.scatter, group=group)
-        self.means = means
+        self.means.copy_(means)
         return self
 
     def select(self, class_ids: Tensor, *, min_count: int = 1) -> ClassStatistics:
-        """The statistics of those of ``class_ids`` seen at least ``min_count`` times; unknown ids are left out."""
-        ids = class_ids.to(self.class_ids)
-        if len(self.class_ids) == 0:
-            return ClassStatistics(ids[:0], self.means.shape[1], dtype=self.means.dtype)
-        slots = torch.searchsorted(self._sorted_ids, ids).clamp_(max=len(self.class_ids) - 1)
-        rows = self._order[slots[self._sorted_ids[slots] == ids]]
+        """A copy for those of ``class_ids``, in their order, that were seen at least ``min_count`` times.
+
+        Ids that are not followed are left out, as those never seen are.
+        """
+        rows, known = self._rows(class_ids)
+        rows = rows[known]
         rows = rows[self.counts[rows] >= min_count]
         chosen = ClassStatistics(self.class_ids[rows], self.means.shape[1], dtype=self.means.dtype)
-        chosen.counts, chosen.means, chosen.scatter = self.counts[rows], self.means[rows], self.scatter[rows]
+        for name in _STATE:
+            getattr(chosen, name).copy_(getattr(self, name)[rows])
         return chosen
 
     def seen(self, min_count: int = 1) -> ClassStatistics:
-        """The statistics of all classes with at least ``min_count`` samples."""
+        """A copy for all classes with at least ``min_count`` samples."""
         return self.select(self.class_ids, min_count=min_count)
 
     @property
     def variances(self) -> Tensor:
-        """Within-class variance scatter / n_c, population form, float64 [classes]; nan where n_c = 0."""
+        """Within-class variance scatter / n_c, population form, float64 [classes].
+
+        0 for a class seen once, nan for one never seen.
+        """
         return self.scatter / self.counts
+
+    def to(self, device: torch.device | str) -> ClassStatistics:
+        """Move the state to another device."""
+        for name in ("class_ids", *_STATE):
+            setattr(self, name, getattr(self, name).to(device))
+        self._index()
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state by name, to be saved; the tensors are the state's own, not copies."""
+        return {name: getattr(self, name) for name in ("class_ids", *_STATE)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> ClassStatistics:
+        """Take over a saved state of the same classes.
+
+        Raises:
+            InputError: a tensor is missing, or shapes or classes differ; the first class that does is named.
+        """
+        missing = {"class_ids", *_STATE} - set(state)
+        if missing:
+            raise InputError(f"the saved statistics lack {', '.join(sorted(missing))}")
+        self._check_same_classes(state["class_ids"], state["means"])
+        for name in _STATE:
+            getattr(self, name).copy_(state[name])
+        return self
+
+    def _index(self) -> None:
+        """Sorted ids and the row of each, closed by a sentinel, so that every search ends on an entry."""
+        ids, order = self.class_ids.sort()
+        self._sorted_ids = torch.cat([ids, ids.new_tensor([torch.iinfo(torch.int64).max])])
+        self._order = torch.cat([order, order.new_zeros(1)])
+
+    def _rows(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Row of each token id, and whether it is followed (the row means nothing where it is not)."""
+        ids = token_ids.to(self._sorted_ids)
+        slots = torch.searchsorted(self._sorted_ids, ids)
+        return self._order[slots], self._sorted_ids[slots] == ids
+
+    def _join(self, rows: Tensor, origin: Tensor, delta: Tensor, counts: Tensor, scatter: Tensor) -> None:
+        """Join samples into distinct rows: counts > 0 of them, of mean origin + delta, scattered about it.
+
+        ``origin`` is the row's mean so far; where there is none, any vector.
+        """
+        before = self.counts[rows]
+        after = before + counts
+        share = counts.double() / after
+        between = delta.square().sum(1, dtype=torch.float64) * before * share
+        self.counts.index_copy_(0, rows, after)
+        self.means.index_copy_(0, rows, origin + delta * share.to(delta.dtype).unsqueeze(1))
+        self.scatter.index_add_(0, rows, scatter + between)
+
+    def _check_same_classes(self, class_ids: Tensor, means: Tensor) -> None:
+        if self.means.shape != means.shape or self.class_ids.shape != class_ids.shape:
+            raise InputError(
+                f"the other statistics are {list(means.shape)}, these {list(self.means.shape)}:"
+                " [classes, dim] must agree"
+            )
+        theirs = class_ids.to(self.class_ids)
+        differs = (self.class_ids != theirs).nonzero()
+        if len(differs):
+            at = int(differs[0])
+            raise InputError(
+                f"class {at} is token {int(self.class_ids[at])} here and {int(theirs[at])} in the other"
+                " statistics: select the same class_ids first"
+            )

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from equiframe.data.sources import DataFile, LocatedFile, locate, read_delimited, read_text, user_file
+from equiframe.data.sources import (
+    KNOWN,
+    DataFile,
+    LocatedFile,
+    locate,
+    read_delimited,
+    read_json,
+    read_jsonl,
+    read_text,
+    user_file,
+)
 from equiframe.errors import DataError
 
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof rev hon st jr sr sen rep gov gen col lt sgt capt maj inc ltd co corp no vs etc al ed vol"
-    " fig ca approx dept univ assn bros mt ft e.g i.e u.s u.k d.c ph.d b.a m.a a.m p.m".split()
+    """mr mrs ms mme mlle dr prof rev fr hon st sts jr sr sen rep gov gen adm col lt sgt capt cpl maj cmdr pres
+    inc ltd co corp bros vs al ed eds cf approx dept univ assn mt ft b d i.e e.g ph.d""".split()
 )
-_END = re.compile(r"([.!?]+)['\"’”)\]]*\s+(?=['\"‘“(\[]*[A-Z0-9])")
+_BEFORE_NUMBERS = frozenset("no nos vol vols fig p pp ff op c ca jan feb mar apr jun jul aug sept oct nov dec".split())
+_END = re.compile(r"([.!?]+)(?:['\"’”)\]]|``(?=\s))*\s+(?=['\"‘“`(\[*]*([A-Z0-9À-ÖØ-Þ]))")
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+_FEWEST_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -27,61 +39,81 @@ class Corpus:
     files: tuple[DataFile, ...]
 
 
-def corpus(name: str, folder: Path | str | None = None) -> Corpus:
-    """A text by name: ``gap`` (development and test), ``gap/validation``, ``bug``, or a file of one's own.
+def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
+    """A text by name, or a file of one's own. Spaces are made single; what has fewer than three words is left out.
+
+    - ``gap``: Wikipedia about people, split into sentences; development and test. ``gap/development``,
+      ``gap/test`` and ``gap/validation`` are the parts.
+    - ``bug``: sentences about a person of a profession; ``bug/balanced`` and ``bug/gold`` are parts.
+    - ``bold``: sentences of Wikipedia by gender, profession, race, religion and politics.
+    - a path: one text a line, or, where it ends in .jsonl, one object with a string ``text``. Lines are not
+      split.
 
     Args:
-        name: as above; a file holds one text a line, or JSON objects with ``text`` where it ends in .jsonl.
-        folder: where the user keeps data files; by default the data wheel.
+        spec: as above.
+        folder: where the user keeps data files, or ``hub:OWNER/NAME``; by default the data wheel.
 
     Raises:
         DataError: missing or malformed; file and line are named.
     """
-    if name == "gap":
-        return _gap(name, ("development", "test"), folder)
-    if name == "gap/validation":
-        return _gap(name, ("validation",), folder)
-    if name == "bug":
-        file = locate("bug/full", folder)
-        rows = read_delimited(file.path, ",", ("sentence_text",))
-        return _corpus(name, (row["sentence_text"] for _, row in rows), (file,))
-    path = Path(name)
-    if not path.is_file():
-        raise DataError(f"no text {name!r}: give gap, gap/validation, bug, or a file of one text a line")
-    texts = _json_lines(path) if path.suffix == ".jsonl" else read_text(path).splitlines()
-    return _corpus(path.name, iter(texts), (user_file(path),))
-
-
-def _gap(name: str, splits: tuple[str, ...], folder: Path | str | None) -> Corpus:
-    files = tuple(locate(f"gap/{split}", folder) for split in splits)
-    texts = (row["Text"] for file in files for _, row in read_delimited(file.path, "\t", ("Text",)))
-    return _corpus(name, (sentence for text in texts for sentence in split_sentences(text)), files)
-
-
-def _corpus(name: str, texts: Iterator[str], files: tuple[LocatedFile, ...]) -> Corpus:
-    sentences = tuple(text.strip() for text in texts if len(text.split()) >= 3)
+    if spec in _BUILTIN:
+        names, read = _BUILTIN[spec]
+        files = tuple(locate(name, folder) for name in names)
+    elif Path(spec).is_file():
+        files, read = (user_file(spec),), _lines
+    else:
+        raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
+    texts = (" ".join(text.split()) for file in files for text in read(file))
+    sentences = tuple(text for text in texts if text.count(" ") >= _FEWEST_WORDS - 1)
     if not sentences:
-        raise DataError("no text of three words or more in it", path=files[0].path)
-    return Corpus(name, sentences, tuple(file.file for file in files))
+        raise DataError(f"no text of {_FEWEST_WORDS} words or more in it", path=files[0].path)
+    return Corpus(files[0].file.name if spec not in _BUILTIN else spec, sentences, tuple(f.file for f in files))
 
 
-def _json_lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
-            text = None
-        if not isinstance(text, str):
-            raise DataError('expected an object with a string "text"', path=path, line=number)
-        yield text
+def _gap(file: LocatedFile) -> Iterator[str]:
+    for _, row in read_delimited(file.path, "\t", ("Text",)):
+        yield from split_sentences(row["Text"])
+
+
+def _bug(file: LocatedFile) -> Iterator[str]:
+    return (row["sentence_text"] for _, row in read_delimited(file.path, ",", ("sentence_text",)))
+
+
+def _bold(file: LocatedFile) -> Iterator[str]:
+    groups = read_json(file.path)
+    for group, people in groups.items() if isinstance(groups, dict) else ():
+        for person, texts in people.items() if isinstance(people, dict) else ():
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise DataError(f"{group} / {person}: expected a list of texts", path=file.path)
+            for text in texts:
+                yield from split_sentences(text)
+
+
+def _lines(file: LocatedFile) -> Iterator[str]:
+    if file.path.suffix != ".jsonl":
+        yield from read_text(file.path).split("\n")
+        return
+    for number, row in read_jsonl(file.path, ("text",)):
+        if not isinstance(row["text"], str):
+            found = type(row["text"]).__name__
+            raise DataError(f"'text': expected a string, found {found}", path=file.path, line=number)
+        yield row["text"]
+
+
+_BUILTIN: dict[str, tuple[tuple[str, ...], Callable[[LocatedFile], Iterable[str]]]] = {
+    "gap": (("gap/development", "gap/test"), _gap),
+    **{f"gap/{split}": ((f"gap/{split}",), _gap) for split in ("development", "test", "validation")},
+    "bug": (("bug/full",), _bug),
+    **{f"bug/{part}": ((f"bug/{part}",), _bug) for part in ("balanced", "gold")},
+    "bold": (tuple(name for name in KNOWN if name.startswith("bold/wikipedia/")), _bold),
+}
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of edited English prose, by end marks before a capital.
+    """Sentences of edited English prose: an end mark, with quotes or brackets behind it, before a capital.
 
-    Abbreviations and initials do not end one. Good for encyclopaedic text; no claim beyond.
+    Abbreviations and initials do not end one. Made for encyclopaedic text, TeX quotes included; no claim
+    beyond.
 
     Example:
         >>> split_sentences("Dr. J. Smith met her. She left at 5 p.m. with Mrs. Jones.")
@@ -90,12 +122,11 @@ def split_sentences(text: str) -> list[str]:
     sentences, start = [], 0
     for match in _END.finditer(text):
         last = text[start : match.start()].rsplit(None, 1)[-1:]
-        word = last[0].strip("('\"").lower() if last else ""
-        is_initial = len(word) == 1 and word.isalpha()
-        if match.group(1) == "." and (is_initial or word in _ABBREVIATIONS):
+        word = last[0].lstrip("'\"`‘“([*").lower() if last else ""
+        shortened = _ABBREVIATIONS | _BEFORE_NUMBERS if match.group(2).isdigit() else _ABBREVIATIONS
+        if match.group(1) == "." and (_INITIALS.fullmatch(word) or word in shortened):
             continue
         sentences.append(text[start : match.end()].strip())
         start = match.end()
-    if text[start:].strip():
-        sentences.append(text[start:].strip())
-    return sentences
+    sentences.append(text[start:].strip())
+    return [sentence for sentence in sentences if sentence]

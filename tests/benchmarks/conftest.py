@@ -92,16 +92,17 @@ def bert(sentences):
 @pytest.fixture(scope="session")
 def roberta(sentences):
     torch.manual_seed(1)
+    mask = AddedToken("<mask>", lstrip=True, special=True)
     tokenizer = byte_level(
         sentences,
-        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        ["<s>", "<pad>", "</s>", "<unk>", mask],
         bos_token="<s>",
         pad_token="<pad>",
         eos_token="</s>",
         cls_token="<s>",
         sep_token="</s>",
         unk_token="<unk>",
-        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+        mask_token=mask,
     )
     config = RobertaConfig(
         vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, initializer_range=0.3, **SHAPE

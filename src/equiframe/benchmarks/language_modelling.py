@@ -43,7 +43,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
     """
 
     name: ClassVar[str] = "lm_loss"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     headline: ClassVar[tuple[str, ...]] = ("overall.loss",)
 
     def items(self, folder: Path | str | None = None) -> tuple[list[Sentence], tuple[DataFile, ...]]:

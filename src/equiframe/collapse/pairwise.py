@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TILE = 1024
+_TILE = 512
 _CLOSE = 1e-8  # of |a|^2 + |b|^2: there the expansion has lost half its digits, and the difference is taken
 _TINY = torch.finfo(torch.float64).tiny
 _CHUNK = 2048  # differences held at a time
@@ -49,7 +49,11 @@ class PairTile:
 
     def squared_distances(self) -> Tensor:
         """||a - b||^2, to six digits or more however near the pair; 0 for equal vectors alone."""
-        return _squared_distances(self.left, self.right, self.products)
+        scale = self.left.square().sum(1).unsqueeze(1) + self.right.square().sum(1)
+        distances = torch.add(scale, self.products, alpha=-2)
+        for i, j in self._where(distances < scale.mul_(_CLOSE)):
+            distances[i, j] = (self.left[i] - self.right[j]).square_().sum(1)
+        return distances
 
     def cosines(self) -> Tensor:
         """cos(a, b), unclipped; 0 where a vector is zero."""
@@ -57,9 +61,17 @@ class PairTile:
         return (self.products / left.unsqueeze(1)).div_(right)
 
     def squared_chords(self) -> Tensor:
-        """||u(a) - u(b)||^2 of the unit vectors."""
-        left, right = F.normalize(self.left, dim=1, eps=_TINY), F.normalize(self.right, dim=1, eps=_TINY)
-        return _squared_distances(left, right, self.cosines())
+        """||u(a) - u(b)||^2 of the unit vectors, as exact; 2 where a vector is zero."""
+        chords = self.cosines().mul_(-2).add_(2)
+        for i, j in self._where(chords < 2 * _CLOSE):
+            chords[i, j] = (_unit(self.left[i]) - _unit(self.right[j])).square_().sum(1)
+        return chords
+
+    def _where(self, close: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Places of the pairs that are to be taken by difference, some at a time."""
+        if self.rows == self.columns:
+            close = close.triu_(1)
+        return (places.unbind(1) for places in close.nonzero().split(_CHUNK))
 
     def pairs(self, values: Tensor) -> Tensor:
         """Those of a tile's values that belong to pairs i < j, [pairs]."""
@@ -106,6 +118,10 @@ def summarise_pairs(vectors: Tensor, quantities: Callable[[PairTile], Sequence[T
     return tuple(each.summary() for each in moments)
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors, dim=1, eps=_TINY)
+
+
 class _Moments:
     """Count, mean and scatter of a stream of numbers."""
 
@@ -119,20 +135,10 @@ class _Moments:
         centre = values.mean()
         scatter = float((values - centre).square_().sum())
         total, delta = self._count + count, float(centre) - self._mean
-        self._mean += delta * count / total
+        self._mean = (self._mean * self._count + float(centre) * count) / total
         self._scatter += scatter + delta * delta * self._count * count / total
         self._count = total
 
     def summary(self) -> PairSummary:
         spread = math.sqrt(self._scatter / (self._count - 1)) if self._count > 1 else math.nan
         return PairSummary(self._mean, spread, self._count)
-
-
-def _squared_distances(left: Tensor, right: Tensor, products: Tensor) -> Tensor:
-    """||a - b||^2 of each pair by |a|^2 + |b|^2 - 2ab, or by a - b where that is near 0."""
-    scale = left.square().sum(1).unsqueeze(1) + right.square().sum(1)
-    distances = torch.add(scale, products, alpha=-2)
-    close = (distances < scale.mul_(_CLOSE)).nonzero()
-    for i, j in (chunk.unbind(1) for chunk in close.split(_CHUNK)):
-        distances[i, j] = (left[i] - right[j]).square_().sum(1)
-    return distances

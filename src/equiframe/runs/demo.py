@@ -23,7 +23,8 @@ BEC = dataclasses.replace(
     BEFORE,
     verb="debias",
     method="bec",
-    fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=5e-5),
+    unc3_words="fairness",
+    fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=1e-4),
 )
 BEC_UNC3 = dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0))
 RUNS = {"before": BEFORE, "BEC": BEC, "BEC + (U)NC3": BEC_UNC3}

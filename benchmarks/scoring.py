@@ -1,0 +1,133 @@
+"""How fast benchmarks are scored: the engine, the public way, and the bare forward passes.
+
+The public way reads one sentence with one mask at a time (one sentence, for a causal LM), computes the
+logits of all its places and a softmax over all of them. The bare limit is the model alone on as many tokens
+as the plan holds, in full batches without padding, its head applied as often as it is read. All three run on
+the same items with the same weights, in turn within each round; times are medians over rounds.
+
+    python benchmarks/scoring.py --model builtin:mini-mlm
+    python benchmarks/scoring.py --model builtin:smollm2-135m --items 15
+
+Prints one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from equiframe.benchmarks import load_benchmark
+from equiframe.models import LanguageModel, forward_at, load
+from equiframe.scoring import engine
+from equiframe.scoring.requests import TokenLogProbs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:mini-mlm")
+    parser.add_argument("--benchmarks", default="stereoset:dev,crows_pairs,crows_pairs:changed")
+    parser.add_argument("--items", type=int, default=100, help="items of each benchmark, spread over its data")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--token-budget", type=int, default=engine.TOKEN_BUDGET)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    language_model = load(options.model)
+    for name in options.benchmarks.split(","):
+        print(json.dumps(measure(language_model, name, options)), flush=True)
+
+
+def measure(language_model: LanguageModel, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Times of one benchmark in seconds, and their ratios."""
+    benchmark, codec = load_benchmark(name), language_model.codec
+    items = benchmark.items()[0]
+    items = [items[i * len(items) // options.items] for i in range(options.items)]
+    requests = [request for item in items for request in benchmark.requests(item, codec)]
+    planned = engine._plan(language_model, requests, options.token_budget)
+    tokens = sum(len(row.tokens) for row in planned.rows)
+    places = sum(len(row.places) for row in planned.rows)
+    length = max(1, tokens // len(planned.rows))
+
+    def ours() -> list[Any]:
+        asked = [benchmark.requests(item, codec) for item in items]
+        flat = [request for group in asked for request in group]
+        answers = iter(engine.answer(language_model, flat, token_budget=options.token_budget))
+        return [
+            benchmark.outcome(item, [next(answers) for _ in group], codec)
+            for item, group in zip(items, asked, strict=True)
+        ]
+
+    def public() -> list[Any]:
+        asked = [benchmark.requests(item, codec) for item in items]
+        return [
+            benchmark.outcome(item, [public_answer(language_model, request) for request in group], codec)
+            for item, group in zip(items, asked, strict=True)
+        ]
+
+    def bare() -> None:
+        rows = max(1, options.token_budget // length)
+        left, read = tokens, 0
+        while left > 0:
+            batch = torch.randint(5, 1000, (max(1, min(rows, left // length)), length), device=language_model.device)
+            left -= batch.numel()
+            where = torch.zeros(batch.shape, dtype=torch.bool, device=language_model.device)
+            due = min(places * (tokens - max(left, 0)) // tokens - read, batch.numel())
+            where.view(-1)[:due] = True
+            read += due
+            with torch.inference_mode():
+                forward_at(language_model.model, {"input_ids": batch}, where)
+
+    times: dict[str, list[float]] = {"ours": [], "public": [], "bare": []}
+    outcomes = {}
+    for _ in range(options.rounds):
+        for way, run in (("ours", ours), ("public", public), ("bare", bare)):
+            times[way].append(seconds(lambda run=run, way=way: outcomes.__setitem__(way, run())))
+    ours_s, baseline_s, bare_s = (statistics.median(times[way]) for way in ("ours", "public", "bare"))
+    error = max(
+        abs(value - other.values[key])
+        for one, other in zip(outcomes["ours"], outcomes["public"], strict=True)
+        for key, value in one.values.items()
+        if one.excluded is None
+    )
+    return {
+        "name": f"{benchmark.spec} with {language_model.name}",
+        "ours_s": round(ours_s, 3),
+        "baseline_s": round(baseline_s, 3),
+        "ratio": round(baseline_s / ours_s, 2),
+        "share_of_bare_limit": round(bare_s / ours_s, 3),
+        "largest_difference": float(f"{error:.2g}"),
+        "sizes": {
+            "items": len(items),
+            "requests": len(requests),
+            "tokens_asked": sum(len(request.input_ids) for request in requests),
+            "tokens_read": tokens,
+            "places_read": places,
+            "threads": options.threads,
+        },
+    }
+
+
+@torch.inference_mode()
+def public_answer(language_model: LanguageModel, request: TokenLogProbs) -> tuple[float, ...]:
+    """One sequence, all logits, a softmax over all of them."""
+    ids = torch.tensor([request.input_ids], device=language_model.device)
+    probabilities = language_model.model(input_ids=ids).logits.softmax(dim=-1)
+    found = [probabilities[0, p, t].log().item() for p, t in zip(request.positions, request.targets, strict=True)]
+    return tuple(found)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from equiframe.benchmarks import BENCHMARKS, load_benchmark
+from equiframe.errors import InputError
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_loads_and_says_what_it_is(name):
+    benchmark = load_benchmark(name)
+    assert benchmark.name == benchmark.spec == name
+    assert benchmark.version >= 1
+    assert benchmark.headline
+    for kind in ("masked", "causal"):
+        assert benchmark.scoring(kind)
+    frame = type(benchmark).__doc__
+    for part in ("Source:", "Measures:", "Ideal:", "Known faults:"):
+        assert part in frame
+    choices = [choice for choices in benchmark.variants.values() for choice in choices]
+    assert len(set(choices)) == len(choices)
+    assert not choices or "Variants:" in frame
+
+
+@pytest.mark.parametrize(
+    ("spec", "canonical"),
+    [
+        ("stereoset:dev", "stereoset:dev"),
+        ("stereoset:test", "stereoset"),
+        ("crows_pairs:changed", "crows_pairs:changed"),
+        ("crows_pairs:summed,changed", "crows_pairs:changed,summed"),
+        ("crows_pairs:shared,mean", "crows_pairs"),
+        ("crows_pairs:", "crows_pairs"),
+    ],
+)
+def test_variants_are_parsed_and_named(spec, canonical):
+    benchmark = load_benchmark(spec)
+    assert benchmark.spec == canonical
+    again = load_benchmark(canonical)
+    assert again.spec == canonical
+    assert vars(again) == vars(benchmark)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("crows-pairs", "did you mean 'crows_pairs'"),
+        ("", "there are stereoset, crows_pairs"),
+        ("stereoset:tset", "no variant 'tset' of stereoset: did you mean 'test'"),
+        ("lm_loss:dev", "there are none"),
+        ("stereoset:dev,test", "'dev' and 'test' exclude each other"),
+    ],
+)
+def test_unknown_names_are_answered_with_near_ones_then_all(spec, said):
+    with pytest.raises(InputError, match=said):
+        load_benchmark(spec)

@@ -59,8 +59,16 @@ def main():
         times.append((pair["term"], pair["plain"]))
     ours, baseline = torch.tensor(times[3:]).T
     ratio = float((ours / baseline).median())
-    line = {"name": "training step with (U)NC3", "ours_s": float(ours.median()), "baseline_s": float(baseline.median())}
-    print(json.dumps({**line, "ratio": ratio, "batch": options.batch, "steps": options.steps, "words": len(words.token_ids)}))
+    line = {
+        "name": "training step with (U)NC3",
+        "ours_s": float(ours.median()),
+        "baseline_s": float(baseline.median()),
+        "ratio": ratio,
+        "batch": options.batch,
+        "steps": options.steps,
+        "words": len(words.token_ids),
+    }
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -132,10 +132,10 @@ class _Moments:
         count = values.numel()
         if count == 0:
             return
-        centre = values.mean()
-        scatter = float((values - centre).square_().sum())
-        total, delta = self._count + count, float(centre) - self._mean
-        self._mean = (self._mean * self._count + float(centre) * count) / total
+        mean = float(values.mean())
+        scatter = float((values - mean).square_().sum())
+        total, delta = self._count + count, mean - self._mean
+        self._mean = (self._mean * self._count + mean * count) / total
         self._scatter += scatter + delta * delta * self._count * count / total
         self._count = total
 

@@ -1,0 +1,87 @@
+"""Two processes give the statistics, the term and, averaged as DDP does, the gradient of one."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from equiframe.collapse import ClassStatistics, UNC3Regularizer
+
+RANKS, STEPS, VOCABULARY, DIM = 2, 4, 12, 5
+WORDS = torch.tensor([2, 5, 7, 11])
+VARIANTS = [{"memory": memory, "through_features": through} for memory in ("run", "ema") for through in (False, True)]
+
+
+def data():
+    """For each step, inputs and token ids per rank. Rank 1 sees other words than rank 0, and once none."""
+    generator = torch.Generator().manual_seed(0)
+    steps = []
+    for step in range(STEPS):
+        parts = []
+        for rank, words in enumerate([[2, 5, 0, 7], [5, 11, 0, 0]]):
+            ids = torch.tensor([0] if (step, rank) == (2, 1) else words)
+            tokens = 9 + 4 * rank
+            choice = ids[torch.randint(len(ids), (tokens,), generator=generator)]
+            parts.append((torch.randn(tokens, DIM, generator=generator) + 3, choice))
+        steps.append(parts)
+    return steps
+
+
+def train(parts_of_step, ranks: int = 1) -> dict[str, torch.Tensor]:
+    """A linear encoder and an embedding under the term; values, and gradients averaged over ranks."""
+    results = {}
+    for number, options in enumerate(VARIANTS):
+        generator = torch.Generator().manual_seed(1)
+        encoder = torch.randn(DIM, DIM, generator=generator).requires_grad_()
+        rows = torch.randn(VOCABULARY, DIM, generator=generator).requires_grad_()
+        regularizer = UNC3Regularizer(WORDS, DIM, weight=2.0, **options)
+        for step, (inputs, token_ids) in enumerate(parts_of_step):
+            value = regularizer(inputs @ encoder, token_ids, rows)
+            gradients = torch.autograd.grad(value, [encoder, rows], allow_unused=True)
+            results[f"{number}/{step}/value"] = value.detach()
+            for name, gradient in zip(("encoder", "rows"), gradients, strict=True):
+                if gradient is not None:
+                    if ranks > 1:
+                        dist.all_reduce(gradient)
+                    results[f"{number}/{step}/{name}"] = gradient / ranks
+    return results
+
+
+def collect(parts) -> ClassStatistics:
+    statistics = ClassStatistics(WORDS, DIM)
+    for features, token_ids in parts:
+        statistics.update(features, token_ids)
+    return statistics
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
+    mine = [parts[rank] for parts in data()]
+    state = collect(mine).all_reduce().state_dict()
+    torch.save((state, train(mine, RANKS)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, args=(str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def test_statistics_are_those_of_one_process(ranks):
+    expected = collect(part for parts in data() for part in parts).state_dict()
+    for state, _ in ranks:
+        torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_value_and_averaged_gradient_are_those_of_one_process(ranks):
+    joined = [tuple(torch.cat(kind) for kind in zip(*parts, strict=True)) for parts in data()]
+    expected = train(joined)
+    assert any(name.endswith("encoder") for name in expected)
+    for _, results in ranks:
+        torch.testing.assert_close(results, expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(ranks[0][1][name], ranks[1][1][name]) for name in expected if name.endswith("value"))

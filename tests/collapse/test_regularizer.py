@@ -33,7 +33,7 @@ def term(**options) -> UNC3Regularizer:
 
 def test_run_means_are_those_of_all_samples_so_far():
     regularizer, rows, seen = term(weight=5.0), classifier(), []
-    for features, token_ids in batches(6):
+    for features, token_ids in batches(6, tokens=40):
         seen.append((features, token_ids))
         value = regularizer(features, token_ids, rows)
         everything, ids = (torch.cat(parts) for parts in zip(*seen, strict=True))
@@ -65,7 +65,7 @@ def test_moving_average_equals_a_loop(decay):
 
 def test_parts_are_named_and_cut_off():
     regularizer, rows = term(weight=3.0), classifier()
-    value = regularizer(*batches(1)[0], rows)
+    value = regularizer(*batches(1, tokens=40)[0], rows)
     parts = regularizer.last_parts
     assert list(parts) == ["unc3", "unc3_weight", "mean_cosine", "classes_seen"]
     assert not any(part.requires_grad for part in parts.values())
@@ -99,7 +99,7 @@ def test_equal_cosines_give_zero_and_no_gradient_but_zero():
 def test_weight_warms_up_over_training_calls():
     regularizer, rows = term(weight=8.0, warmup_steps=4), classifier()
     weights = []
-    for features, token_ids in batches(6):
+    for features, token_ids in batches(6, tokens=40):
         value = regularizer(features, token_ids, rows)
         weights.append(float(regularizer.last_parts["unc3_weight"]))
         torch.testing.assert_close(value.detach(), weights[-1] * regularizer.last_parts["unc3"])

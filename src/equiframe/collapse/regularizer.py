@@ -85,6 +85,7 @@ class UNC3Regularizer(nn.Module):
             raise InputError("class_ids repeat: give each token id once, e.g. torch.unique(class_ids)")
         self.weight, self.warmup_steps = weight, warmup_steps
         self.memory, self.decay, self.through_features = memory, decay, through_features
+        self._largest_id = int(ids[-1])
         self.register_buffer("class_ids", ids)
         self.register_buffer("counts", torch.zeros(len(ids), dtype=torch.int64))
         self.register_buffer("means", torch.zeros(len(ids), dim))
@@ -113,6 +114,11 @@ class UNC3Regularizer(nn.Module):
             raise InputError(
                 f"features {list(features.shape)}, token_ids {list(token_ids.shape)}, classifier"
                 f" {list(classifier.shape)}: expected [tokens, {dim}], [tokens] and [vocabulary, {dim}]"
+            )
+        if len(classifier) <= self._largest_id:
+            raise InputError(
+                f"class_ids go up to {self._largest_id}, the classifier has {len(classifier)} rows: give the whole"
+                " output embedding"
             )
         means = self._updated_means(features, token_ids) if self.training else self.means
         seen = self.counts > 0

@@ -16,6 +16,8 @@ from equiframe.scoring.requests import Request, TokenLogProbs
 
 Ids: TypeAlias = tuple[int, ...]
 
+_LEAST_FILL = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -81,17 +83,21 @@ def batch_end(rows: Sequence[Row], start: int, *, token_budget: int, place_budge
     """End of the batch that begins at a row: as many rows as both budgets allow, and at least one.
 
     Args:
-        rows: longest first, so the first of a batch decides what it is padded to.
+        rows: longest first. The first of a batch decides what it is padded to, so a row much shorter than
+            that begins a batch of its own.
         start: the first row.
         token_budget: the most tokens of a batch, padding included.
         place_budget: the most places read in a batch, each of which costs a row of the vocabulary.
     """
-    end = min(len(rows), start + max(1, token_budget // max(1, len(rows[start].tokens))))
-    places = len(rows[start].places)
-    for number in range(start + 1, end):
-        places += len(rows[number].places)
-        if places > place_budget:
-            return number
+    length, places = len(rows[start].tokens), len(rows[start].places)
+    end = start + 1
+    while end < len(rows):
+        places += len(rows[end].places)
+        if (end + 1 - start) * length > token_budget or places > place_budget:
+            break
+        if len(rows[end].tokens) < _LEAST_FILL * length:
+            break
+        end += 1
     return end
 
 

@@ -1,6 +1,6 @@
 """What the (U)NC3 term adds to a training step. One JSON object a line.
 
-    python benchmarks/regularizer.py [--model builtin:mini-mlm]
+python benchmarks/regularizer.py [--model builtin:mini-mlm]
 """
 
 import argparse

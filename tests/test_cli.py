@@ -87,9 +87,7 @@ def test_a_default_of_the_command_is_that_of_its_configuration(command, configur
 
 def test_audit_writes_a_record_and_prints_json(masked_model, model_folders, sentences, words, tmp_path):
     out = tmp_path / "run"
-    done = invoke(
-        "audit", model_folders["masked"], "--text", sentences, "--words", words, "--out", out, "--json"
-    )
+    done = invoke("audit", model_folders["masked"], "--text", sentences, "--words", words, "--out", out, "--json")
     assert done.exit_code == 0, done.output
     printed = Metrics.model_validate(json.loads(done.stdout))
     record = RunRecord.read(out)

@@ -69,7 +69,7 @@ def test_estimate_carries_the_measure():
     found = estimate(measure, seed=0)
     assert (found.value, found.count, found.unit, found.ideal, found.higher_is_better) == (2.5, 4, "%", 50.0, None)
     assert found.low < 2.5 < found.high
-    with pytest.raises(InputError, match="x.y"):
+    with pytest.raises(InputError, match=r"x\.y"):
         estimate(Measure("x.y", np.array([], dtype=np.intp), mean_of([1.0]), "%"), seed=0)
 
 

@@ -75,7 +75,9 @@ RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code 
 Json = Annotated[bool, typer.Option("--json", help="Print metrics.json to standard output, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
 Budget = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")]
-Text = Annotated[str, typer.Option(help="Text to audit on: bug, gap, bold, or a .txt or .jsonl file of one text a line.")]
+Text = Annotated[
+    str, typer.Option(help="Text to audit on: bug, gap, bold, or a .txt or .jsonl file of one text a line.")
+]
 Sentences = Annotated[int, typer.Option(help="The most sentences of it, spread evenly; 0 for all.")]
 Words = Annotated[
     str,

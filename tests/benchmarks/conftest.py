@@ -72,9 +72,7 @@ def byte_level(sentences, specials, size=1500, **names):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         sentences,
-        trainers.BpeTrainer(
-            vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     if "mask_token" in names:
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))

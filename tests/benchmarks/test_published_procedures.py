@@ -98,9 +98,7 @@ def stereoset_scores(clusters, scores):
 
 
 def check_stereoset(evaluate, language_model, clusters, candidate):
-    scores = {
-        c.item: [candidate(language_model, c.context, sentence) for sentence in c.sentences] for c in clusters
-    }
+    scores = {c.item: [candidate(language_model, c.context, sentence) for sentence in c.sentences] for c in clusters}
     result, table = evaluate(StereoSet("dev"), clusters, language_model, token_budget=500)
     assert result.excluded == {}
     found = table.loc[list(scores), ["stereotype", "anti", "unrelated"]].to_numpy()

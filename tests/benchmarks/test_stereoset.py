@@ -320,7 +320,10 @@ ONE = ("data", "intrasentence", 1)
         (changed((*ONE, "sentences", 2), None), "gold labels stereotype, anti-stereotype; expected one each of"),
         (changed((*ONE, "sentences", 2, "gold_label"), "stereotype"), "expected one each of"),
         (changed((*ONE, "sentences", 2, "gold_label"), "neutral"), "gold labels stereotype, anti-stereotype, neutral"),
-        (changed((*ONE, "sentences", 0, "sentence"), None), r"intrasentence\[1\].sentences\[0\]: 'sentence' is missing"),
+        (
+            changed((*ONE, "sentences", 0, "sentence"), None),
+            r"intrasentence\[1\].sentences\[0\]: 'sentence' is missing",
+        ),
         (changed((*ONE, "sentences", 0), []), r"intrasentence\[1\].sentences\[0\]: 'gold_label' is missing"),
     ],
 )

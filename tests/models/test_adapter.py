@@ -51,7 +51,9 @@ MODELS = {
         )
     ),
     "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=1, eos_token_id=1)
+        GPT2Config(
+            vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=1, eos_token_id=1
+        )
     ),
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(**ENCODER, num_key_value_heads=1, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True)

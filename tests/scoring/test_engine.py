@@ -208,7 +208,7 @@ def test_not_a_number_is_an_error_that_names_the_sequence(bert):
 
 def test_a_sequence_longer_than_the_window_is_never_cut(bert, gpt2):
     for language_model in (bert, gpt2):
-        with pytest.raises(InputError, match="65 tokens.*reads 1 to 64"):
+        with pytest.raises(InputError, match=r"65 tokens.*reads 1 to 64"):
             answer(language_model, [TokenLogProbs((5,) * 65, (1,), (5,))])
         check(language_model, [TokenLogProbs((5,) * 64, (63,), (5,))])
 

@@ -80,7 +80,7 @@ def test_start_token_is_bos_else_eos(byte_level):
     tokenizer.bos_token = None
     assert byte_level.start_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
-    with pytest.raises(InputError, match="no eos token.*causal LM"):
+    with pytest.raises(InputError, match=r"no eos token.*causal LM"):
         _ = byte_level.start_id
 
 

@@ -133,9 +133,7 @@ def test_no_known_word_is_an_error_that_names_the_set_and_the_mend():
         WordSet("mine", {"g": ("barmaid", "xx")}).resolve(word_piece(lowercase=True))
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: word_piece(True), lambda: word_piece(False), byte_level_bpe, sentence_piece]
-)
+@pytest.mark.parametrize("build", [lambda: word_piece(True), lambda: word_piece(False), byte_level_bpe, sentence_piece])
 @pytest.mark.parametrize("multi_token", ["skip", "first", "last"])
 def test_a_resolution_agrees_with_itself(build, multi_token):
     tokenizer = build()

@@ -113,7 +113,7 @@ def collapse_estimates(result: CollapseResult) -> dict[str, Estimate]:
     """The principal collapse values that are defined, with an interval where they have one."""
     found = {}
     for key, (ideal, higher) in COLLAPSE_VALUES.items():
-        value = result.values.get(key)  # noqa: PD011 (a dict, no table)
+        value = result.values.get(key)
         if value is not None:
             bare = Estimate(value, None, None, result.classes, "", ideal=ideal, higher_is_better=higher)
             found[key] = result.estimates.get(key, bare)

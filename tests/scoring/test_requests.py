@@ -44,34 +44,34 @@ def test_encode_adds_special_tokens_and_never_cuts(word_piece):
 
 
 def test_pieces_of_word_pieces_do_not_depend_on_what_is_before(word_piece):
-    assert tokens(word_piece, word_piece.pieces("nurses", "She is a ")) == ["nurse", "##s"]
-    assert word_piece.pieces("nurses") == word_piece.pieces("nurses", "She is a ")
+    assert tokens(word_piece, word_piece.pieces(["nurses"], "She is a ")[0]) == ["nurse", "##s"]
+    assert word_piece.pieces(["nurses"])[0] == word_piece.pieces(["nurses"], "She is a ")[0]
 
 
 def test_pieces_of_byte_level_tokens_begin_with_their_space(byte_level):
-    assert tokens(byte_level, byte_level.pieces("nurse", "she is a "))[0].startswith("Ġ")
-    assert not tokens(byte_level, byte_level.pieces("nurse"))[0].startswith("Ġ")
-    assert not tokens(byte_level, byte_level.pieces("nurse", 'she is a "'))[0].startswith("Ġ")
-    assert byte_level.pieces("nurse", "she is  a  ") == byte_level.pieces("nurse", "she is a ")
+    assert tokens(byte_level, byte_level.pieces(["nurse"], "she is a ")[0])[0].startswith("Ġ")
+    assert not tokens(byte_level, byte_level.pieces(["nurse"])[0])[0].startswith("Ġ")
+    assert not tokens(byte_level, byte_level.pieces(["nurse"], 'she is a "')[0])[0].startswith("Ġ")
+    assert byte_level.pieces(["nurse"], "she is  a  ")[0] == byte_level.pieces(["nurse"], "she is a ")[0]
 
 
 @pytest.mark.parametrize("before", ["she ", "she", "", "  ", "she,"])
 def test_pieces_behind_their_text_are_those_of_the_whole(byte_level, word_piece, sentence_piece, before):
     for codec in (byte_level, word_piece, sentence_piece):
         whole = codec.tokenizer(before.strip() + (" " if before == "she " else "") + "nurse", add_special_tokens=False)
-        pieces = codec.pieces("nurse", before)
+        pieces = codec.pieces(["nurse"], before)[0]
         assert tuple(whole["input_ids"])[-len(pieces) :] == pieces
 
 
 def test_pieces_of_sentence_piece_tokens(sentence_piece):
-    assert tokens(sentence_piece, sentence_piece.pieces("nurse", "she ")) == ["▁nurse"]
-    assert tokens(sentence_piece, sentence_piece.pieces("nurse")) == ["▁nurse"]
-    assert tokens(sentence_piece, sentence_piece.pieces("nurse", "she`")) == ["n", "u", "r", "s", "e"]
+    assert tokens(sentence_piece, sentence_piece.pieces(["nurse"], "she ")[0]) == ["▁nurse"]
+    assert tokens(sentence_piece, sentence_piece.pieces(["nurse"])[0]) == ["▁nurse"]
+    assert tokens(sentence_piece, sentence_piece.pieces(["nurse"], "she`")[0]) == ["n", "u", "r", "s", "e"]
 
 
 def test_a_piece_over_the_border_falls_back_to_the_text_alone(byte_level):
-    pieces = byte_level.pieces("rse", "nu")  # behind "nu" it would be part of "nurse"
-    assert pieces == byte_level.pieces("rse")
+    pieces = byte_level.pieces(["rse"], "nu")[0]  # behind "nu" it would be part of "nurse"
+    assert pieces == byte_level.pieces(["rse"])[0]
 
 
 def test_start_token_is_bos_else_eos(byte_level):

@@ -143,7 +143,7 @@ def _asked(item: Cluster, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
         words = [_candidate(item.context, sentence) for sentence in item.sentences]
         if not all(words):
             return "a sentence does not follow its context"
-        asked = [_fillings(item.context, word, codec) for word in words]
+        asked = _fillings(item.context, words, codec)
     if not all(requests and requests[0].targets for requests in asked):
         return "nothing to score for a candidate"
     if not all(codec.fits(request) for requests in asked for request in requests):
@@ -166,21 +166,19 @@ def _candidate(context: str, sentence: str) -> str:
     return word[len(before) : len(word) - len(after)].translate(_NO_PUNCTUATION)
 
 
-def _fillings(context: str, word: str, codec: TextCodec) -> list[TokenLogProbs]:
-    """A request for each piece of a word, behind the pieces before it, at the context's first blank."""
-    blank = _BLANK.search(context)
+def _fillings(context: str, words: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
+    """For each word, a request for each of its pieces behind those before it, at the context's first blank."""
+    blank, mask_id = _BLANK.search(context), codec.mask_id
     assert blank is not None
     ids = codec.encode(_BLANK.sub(lambda _: codec.tokenizer.mask_token, context))
-    pieces = codec.pieces(word, before=context[: blank.start()])
-    start, mask_id = ids.index(codec.mask_id), codec.mask_id
-    return [
-        TokenLogProbs(
-            tuple(i for token in ids for i in ((*pieces[:j], token) if token == mask_id else (token,))),
-            positions=(start + j,),
-            targets=(piece,),
-        )
-        for j, piece in enumerate(pieces)
-    ]
+    start = ids.index(mask_id)
+
+    def ask(pieces: tuple[int, ...], j: int) -> TokenLogProbs:
+        filled = (i for token in ids for i in ((*pieces[:j], token) if token == mask_id else (token,)))
+        return TokenLogProbs(tuple(filled), positions=(start + j,), targets=(pieces[j],))
+
+    found = codec.pieces(words, before=context[: blank.start()])
+    return [[ask(pieces, j) for j in range(len(pieces))] for pieces in found]
 
 
 class _TermScores:

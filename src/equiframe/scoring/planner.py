@@ -16,7 +16,7 @@ from equiframe.scoring.requests import Request, TokenLogProbs
 
 Ids: TypeAlias = tuple[int, ...]
 
-_LEAST_FILL = 0.8
+_LEAST_FILL = 0.8  # of the first row of its batch, or a row begins another batch
 
 
 @dataclass(frozen=True, slots=True)

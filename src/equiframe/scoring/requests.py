@@ -6,6 +6,7 @@ the model, so the engine is free to drop duplicates, pack, and share what sequen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -74,29 +75,32 @@ class TextCodec:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`."""
-        return tuple(self.tokenizer(text, verbose=False)["input_ids"])
+        return tuple(self.tokenizer.encode(text, verbose=False))
 
-    def pieces(self, text: str, before: str = "") -> tuple[int, ...]:
-        """Ids of a text as it stands behind other text, without special tokens.
+    def pieces(self, words: Sequence[str], before: str = "") -> list[tuple[int, ...]]:
+        """Ids of words, each as it stands behind other text, without special tokens.
 
         Byte-level and SentencePiece tokenizers write the space before a word into its first piece, and
-        some write the start of a text in another way than its middle. So the pieces are those by which
-        ``before`` and ``text`` together are longer than ``before`` alone.
+        some write the start of a text in another way than its middle. So the pieces of a word are those by
+        which ``before`` and the word together are longer than ``before`` alone.
 
         Args:
-            text: a word, or any text.
-            before: what stands in front of it; only whether it ends with a space or not matters at its end.
+            words: words, or any texts, each read by itself.
+            before: what stands in front of each; white space at its end counts as one space.
         """
         head = before.rstrip()
-        space = " " if head and before != head else ""
-        if head:
-            ids_before, ids = self._plain(head), self._plain(head + space + text)
-            if ids[: len(ids_before)] == ids_before:
-                return ids[len(ids_before) :]
-        return self._plain(space + text)  # nothing in front, or a piece spans the border
+        space = " " if head and head != before else ""
+        ids_before, *found = self._plain(head, *(head + space + word for word in words))
+        if not head:
+            return found
+        if all(ids[: len(ids_before)] == ids_before for ids in found):
+            return [ids[len(ids_before) :] for ids in found]
+        return self._plain(*(space + word for word in words))  # a piece spans the border
 
-    def _plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    def _plain(self, *texts: str) -> list[tuple[int, ...]]:
+        """Ids without special tokens."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return [tuple(ids) for ids in encoded["input_ids"]]
 
     @property
     def mask_id(self) -> int:
@@ -132,7 +136,7 @@ class TextCodec:
 
     def sequence_log_probs(self, text: str) -> TokenLogProbs:
         """Ask a causal LM for every token of a text, the first one behind the start token."""
-        ids = self._plain(text)
+        (ids,) = self._plain(text)
         return TokenLogProbs((self.start_id, *ids), tuple(range(len(ids))), ids)
 
     def fits(self, request: Request) -> bool:

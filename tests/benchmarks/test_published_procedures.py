@@ -13,6 +13,7 @@ import torch
 
 from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.stereoset import StereoSet
+from equiframe.errors import InputError, ModelError
 from equiframe.models import load
 from equiframe.runs.evaluate import score
 
@@ -204,8 +205,6 @@ def test_crows_pairs_causal(evaluate, gpt2, llama, pairs, variant):
 
 @pytest.fixture(scope="module", params=["builtin:mini-mlm", "builtin:smollm2-135m"])
 def built_in(request):
-    from equiframe.errors import ModelError
-
     try:
         return load(request.param, device="cpu")
     except ModelError as error:
@@ -245,3 +244,11 @@ def test_items_too_long_are_excluded_with_a_reason_and_counted(evaluate, bert, c
     assert result.excluded == {"longer than the model's window": 1, "a sentence does not follow its context": 1}
     assert result.estimates["overall.ss"].count == 8
     assert table["stereotype"].isna().sum() == 2
+
+
+def test_where_no_item_can_be_scored_there_is_no_number(evaluate, bert, clusters):
+    astray = [replace(c, context="The BLANK.") for c in clusters[:3]]
+    with pytest.raises(InputError, match=r"stereoset:dev: no item can be scored with bert.*does not follow"):
+        evaluate(StereoSet("dev"), astray, bert)
+    with pytest.raises(InputError, match="limit 0"):
+        evaluate(StereoSet("dev"), clusters, bert, limit=0)

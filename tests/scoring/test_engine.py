@@ -171,8 +171,11 @@ def test_the_vocabulary_is_computed_only_where_it_is_read(bert, monkeypatch):
     assert max(rows[:10]) == 2
 
 
-def test_no_request_no_answer(bert):
-    assert answer(bert, []) == []
+def test_nothing_asked_nothing_read(bert, gpt2, monkeypatch):
+    monkeypatch.setattr(engine, "forward_at", None)
+    for language_model in (bert, gpt2):
+        assert answer(language_model, []) == []
+        assert answer(language_model, [TokenLogProbs((5, 6), (), ())]) == [()]
 
 
 def test_progress_ends_with_all(bert):

@@ -55,8 +55,8 @@ class CrowSPairs(Benchmark[SentencePair]):
                   against relying on it; 262 gender pairs give a standard error of about 3 points. Scores of
                   ``changed`` compare the frequency of the words that name the groups.
     Reproduces:   bert-base-uncased: ``shared``, all types, 60.5 (Nangia et al. 2020); ``changed``, gender, 57.25
-                  (MABEL's repository); not rerun here. The start token of a causal LM stays in view of the
-                  whole sentence; bias-bench shows it to the first token alone.
+                  (MABEL's repository); not rerun here. ``mean`` does not reproduce bias-bench's causal figures:
+                  here the start token stays in view of the whole sentence, there of the first token alone.
     """
 
     name: ClassVar[str] = "crows_pairs"

@@ -67,8 +67,9 @@ class StereoSet(Benchmark[Cluster]):
                   where letters touch the blank (``BLANKed``, 4 clusters of dev and 7 of test) the whole word
                   is the blank, and a word joined to it by punctuation (``very`BLANK``) is not part of the
                   candidate; a second blank (2 and 5 clusters) is filled like the first;
-                  the start token of a causal LM stays in view of the whole sentence (bias-bench shows it to
-                  the first token alone).
+                  the start token of a causal LM stays in view of the whole sentence, as it was in training
+                  (bias-bench shows it to the first token alone: with SmolLM2-135M-Instruct 34 of 453
+                  comparisons then fall the other way, so published causal figures are not comparable).
     """
 
     name: ClassVar[str] = "stereoset"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import forward_at
 from equiframe.models.loading import LanguageModel
-from equiframe.scoring.planner import Ids, Plan, Row, batch_end, plan
+from equiframe.scoring.planner import Ids, Plan, Row, batch_end, plan, positions_read
 from equiframe.scoring.requests import Answer, Embedding, Request, TokenLogProbs
 
 TOKEN_BUDGET = 4096
@@ -60,10 +60,11 @@ def answer(
             f"a sequence of {len(unfit.input_ids)} tokens for {language_model.name}, which reads 1 to"
             f" {codec.window}: leave it out"
         )
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
+    asked = {i: request for i, request in enumerate(requests) if i not in answers}
     with _evaluation_mode(language_model.model):
         for kind in (TokenLogProbs, Embedding):
-            alike = {i: request for i, request in enumerate(requests) if isinstance(request, kind)}
+            alike = {i: request for i, request in asked.items() if isinstance(request, kind)}
             for found in _answers(language_model, alike, token_budget):
                 answers |= found
                 if progress is not None:

@@ -91,8 +91,11 @@ class ClassStatistics:
                 f" and token_ids {list(token_ids.shape)}"
             )
         rows, followed = self._rows(token_ids)
-        samples = features.detach().to(self.means.device)[followed].to(self.means.dtype)
-        classes, members, counts = torch.unique(rows[followed], return_inverse=True, return_counts=True)
+        samples = features.detach().to(self.means.device)
+        if not followed.all():  # a copy of all samples is a tenth of the cost
+            samples, rows = samples[followed], rows[followed]
+        samples = samples.to(self.means.dtype)
+        classes, members, counts = torch.unique(rows, return_inverse=True, return_counts=True)
 
         # Deviations from the mean so far, or from the first sample of a new class: both lie amid the
         # samples, so that an offset which all features share costs no digits.
@@ -103,7 +106,7 @@ class ClassStatistics:
         deviations = samples - origin.index_select(0, members)
         delta = torch.zeros_like(origin).index_add_(0, members, deviations) / counts.unsqueeze(1)
         residuals = deviations.sub_(delta.index_select(0, members))
-        squares = residuals.square_().sum(1, dtype=torch.float64)
+        squares = torch.linalg.vecdot(residuals, residuals).double()
         scatter = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, members, squares)
 
         if not torch.isfinite(scatter).all():
@@ -220,7 +223,7 @@ class ClassStatistics:
         before = self.counts[rows]
         after = before + counts
         share = counts.double() / after
-        between = delta.square().sum(1, dtype=torch.float64) * before * share
+        between = torch.linalg.vecdot(delta, delta).double() * before * share
         self.counts.index_copy_(0, rows, after)
         self.means.index_copy_(0, rows, origin + delta * share.to(delta.dtype).unsqueeze(1))
         self.scatter.index_add_(0, rows, scatter + between)

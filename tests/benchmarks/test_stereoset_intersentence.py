@@ -137,7 +137,7 @@ def test_scores_are_those_of_one_sentence_and_one_mask_at_a_time(name, by_hand, 
     items = behind[::40][:52]
     monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20)
-    assert result.benchmark == "stereoset_intersentence:dev"
+    assert result.benchmark == "stereoset_intersentence"
     assert not result.excluded
     for item, row in zip(items, outcomes.to_dict("records"), strict=True):
         context = item.context if item.context[-1] in ".!?" else f"{item.context}."

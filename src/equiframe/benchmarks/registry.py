@@ -56,7 +56,7 @@ def _glue(task: str, *data: str) -> Registered:
 BENCHMARKS: Mapping[str, Registered] = {
     "stereoset": Registered(f"{_HERE}.stereoset:StereoSet", "fairness", ("stereoset/test",)),
     "stereoset_intersentence": Registered(
-        f"{_HERE}.stereoset_intersentence:StereoSetIntersentence", "fairness", ("stereoset/test",)
+        f"{_HERE}.stereoset_intersentence:StereoSetIntersentence", "fairness", ("stereoset/dev",)
     ),
     "crows_pairs": Registered(f"{_HERE}.crows_pairs:CrowSPairs", "fairness", ("crows_pairs",)),
     "bec_pro": Registered(f"{_HERE}.bec_pro:BECPro", "fairness", ("bec_pro/en",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.stereoset import Cluster, StereoSet, _scorable
@@ -14,15 +14,16 @@ from equiframe.scoring.requests import ModelKind, TextCodec, TokenLogProbs
 class StereoSetIntersentence(StereoSet):
     """How often a model expects the stereotype to follow rather than its opposite, and sense rather than nonsense.
 
-    Source:       Nadeem, Bethke and Reddy 2021; intersentence; 6,374 clusters (``test``, 242 target terms, 751
-                  clusters about gender) or 2,123 (``dev``, 79 terms, 242 about gender); CC BY-SA 4.0.
+    Source:       Nadeem, Bethke and Reddy 2021; intersentence; 2,123 clusters (``dev``, 79 target terms, 242
+                  clusters about gender) or 6,374 (``test``, 242 terms, 751 about gender); CC BY-SA 4.0.
     Measures:     ``lms``, ``ss`` and ``icat`` as in the intrasentence part, from the scores of three sentences
                   that may follow a context. A score is the geometric mean of the probabilities of the sentence's
                   tokens, the context in view; the context gets a full stop if it does not end in one of ``.!?``.
         masked:   each token of the sentence is masked alone (a pseudo-likelihood).
         causal:   each token is read behind the start token, the context and the sentence so far.
     Ideal:        ss 50, lms 100, icat 100.
-    Variants:     ``test`` (default) and ``dev``.
+    Variants:     ``dev`` (default, a third of the work: a masked LM reads 63,000 sequences for it) and
+                  ``test``.
     Known faults: those of the intrasentence part. Here the three sentences also differ in length and in all of
                   their words, so a score depends on how common a sentence is by itself; an unrelated
                   sentence of common words can win by that alone. Pieces of one word predict each other
@@ -38,6 +39,10 @@ class StereoSetIntersentence(StereoSet):
     name = "stereoset_intersentence"
     version: ClassVar[int] = 1
     part: ClassVar[str] = "intersentence"
+    variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
+
+    def __init__(self, split: Literal["test", "dev"] = "dev") -> None:
+        super().__init__(split)
 
     def scoring(self, kind: ModelKind) -> str:
         """How a sentence is scored."""

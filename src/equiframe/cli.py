@@ -210,6 +210,10 @@ def evaluate(
 def debias(
     model: ModelName,
     method: Annotated[str, typer.Option(help="Debiasing method: bec.")] = "bec",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Option of the method as NAME=VALUE; may be repeated.", show_default=False),
+    ] = None,
     unc3: Annotated[float, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone.")] = 0.0,
     out: Out = None,
     benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
@@ -270,6 +274,7 @@ def debias(
             audit=AuditOptions(text=text, sentences=sentences, words=words, pairing=pairing, feature=feature),
             benchmarks=_names(benchmarks),
             method=method,
+            method_options=_settings(options or []),
             unc3=UNC3Options(
                 weight=unc3,
                 warmup_steps=unc3_warmup,
@@ -460,6 +465,15 @@ def _interval(estimate: Estimate) -> str:
 def _is_first_rank() -> bool:
     """Whether this process speaks for those that ``torchrun`` started with it."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _settings(options: list[str]) -> dict[str, str]:
+    """``NAME=VALUE``, each."""
+    pairs = [option.partition("=") for option in options]
+    for option, (name, sign, _) in zip(options, pairs, strict=True):
+        if not name or not sign:
+            raise InputError(f"--set {option}: give NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _names(text: str) -> tuple[str, ...]:

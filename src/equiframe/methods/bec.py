@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 
 
+@dataclass(frozen=True)
 class BEC(Method):
     """Fine-tune on GAP sentences whose genders are swapped, with the model's own pretraining loss.
 
@@ -56,6 +58,8 @@ class BEC(Method):
         """Padding; a masked LM's tokens are masked by the objective."""
         return DataCollatorWithPadding(language_model.tokenizer)
 
-    def objective(self, language_model: LanguageModel, *, pairing: Pairing, feature: Feature) -> Objective:
+    def objective(
+        self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
+    ) -> Objective:
         """The language-modelling loss."""
         return LanguageModelling(language_model, pairing=pairing, feature=feature)

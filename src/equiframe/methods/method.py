@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from equiframe.data import DataFile
@@ -21,6 +23,11 @@ from equiframe.models.loading import LanguageModel
 
 METHODS: dict[str, str] = {
     "bec": "equiframe.methods.bec:BEC",
+    "cda": "equiframe.methods.cda:CDA",
+    "dropout": "equiframe.methods.dropout:Dropout",
+    "ase": "equiframe.methods.ase:ASE",
+    "mabel": "equiframe.methods.mabel:MABEL",
+    "adept": "equiframe.methods.adept:ADEPT",
 }
 """Every method by name, imported on first use. A user adds one by adding a line."""
 
@@ -38,7 +45,10 @@ class Settings:
 
 
 class Method(ABC):
-    """One debiasing method. It knows nothing of the trainer, and nothing of (U)NC3."""
+    """One debiasing method. It knows nothing of the trainer, and nothing of (U)NC3.
+
+    A subclass is a dataclass whose fields are the method's own options, each with its published default.
+    """
 
     name: ClassVar[str]
     settings: ClassVar[Settings]
@@ -61,20 +71,44 @@ class Method(ABC):
         """From examples to a batch."""
 
     @abstractmethod
-    def objective(self, language_model: LanguageModel, *, pairing: Pairing, feature: Feature) -> Objective:
-        """The loss, and which states it hands to a regularizer."""
+    def objective(
+        self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
+    ) -> Objective:
+        """The loss, and which states it hands to a regularizer.
+
+        Called once, before training: what has to be known of the original model is computed here.
+
+        Args:
+            language_model: the model before it is trained.
+            data: the examples that :meth:`training_data` gave.
+            pairing: which state belongs to which token.
+            feature: where the states are taken.
+        """
 
 
-def load_method(name: str) -> Method:
+def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """The method of that name.
 
+    Args:
+        name: see ``METHODS``.
+        options: of the method itself, as values or as text.
+
     Raises:
-        InputError: unknown; near names are given, then all.
+        InputError: an unknown name or option, with those there are; or a value that does not fit.
     """
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"no debiasing method {name!r}: {meant}there are {', '.join(sorted(METHODS))}")
     module, _, attribute = METHODS[name].partition(":")
-    method: Method = getattr(importlib.import_module(module), attribute)()
+    kind: type[Method] = getattr(importlib.import_module(module), attribute)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if unknown := sorted(set(options or ()) - set(known)):
+        raise InputError(f"{name} has no option {unknown[0]!r}: there are {', '.join(known) or 'none'}")
+    try:
+        method: Method = TypeAdapter(kind).validate_python(dict(options or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name}: {where}: {first['msg']}, found {first['input']!r}") from None
     return method

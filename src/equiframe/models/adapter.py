@@ -22,10 +22,12 @@ class Read:
     Args:
         states: the features asked for, [tokens, dim].
         logits: vocabulary scores at the places asked for, [places, vocabulary], None where not asked.
+        layers: what the embeddings and each layer gave, [batch, length, dim] each; empty where not asked.
     """
 
     states: Tensor
     logits: Tensor | None
+    layers: tuple[Tensor, ...] = ()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -67,6 +69,7 @@ def forward_at(
     *,
     states_at: Tensor | None = None,
     logits: bool = True,
+    layers: bool = False,
     feature: Feature = "decoder-input",
 ) -> Read:
     """Run a language model once and apply its output embedding only where it is read.
@@ -80,6 +83,7 @@ def forward_at(
         where: places whose logits are wanted, bool [batch, length].
         states_at: places whose states are wanted, if not the same.
         logits: False leaves the vocabulary out altogether.
+        layers: whether the whole states of every layer are wanted too.
         feature: ``decoder-input`` (default), the state right before the output embedding, or
             ``last-layer``, the last layer of the stack, before the transform that BERT's head has.
 
@@ -102,13 +106,17 @@ def forward_at(
     last_layer = feature == "last-layer"
     handle = output_embedding(model).register_forward_pre_hook(keep_rows)
     try:
-        out = model(**inputs, output_hidden_states=last_layer, return_dict=True)
+        out = model(**inputs, output_hidden_states=last_layer or layers, return_dict=True)
     finally:
         handle.remove()
     if not kept:
         raise ModelError(f"{type(unwrap(model)).__name__} did not call its output embedding")
     states = out.hidden_states[-1][states_at] if last_layer else kept[0]
-    return Read(states=states, logits=out.logits if logits else None)
+    return Read(
+        states=states,
+        logits=out.logits if logits else None,
+        layers=tuple(out.hidden_states) if layers else (),
+    )
 
 
 def pair(

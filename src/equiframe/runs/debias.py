@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile
@@ -91,7 +91,12 @@ def debias(
         ModelError: the loss is not finite.
     """
     model = language_model.model
-    objective = method.objective(language_model, pairing=unc3.pairing, feature=unc3.feature)
+    settings = method.settings
+    arguments = fine_tuning.training_arguments(checkpoints, settings)
+    max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
+    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    set_seed(arguments.seed)
+    objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     if unc3.weight:
         if fine_tuning.lora_rank and not unc3.through_features:
             raise InputError(
@@ -109,10 +114,6 @@ def debias(
             through_features=unc3.through_features,
         )
         objective = WithUNC3(objective, regularizer)
-    settings = method.settings
-    arguments = fine_tuning.training_arguments(checkpoints, settings)
-    max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
-    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
     trainer = DebiasingTrainer(
         objective=objective,

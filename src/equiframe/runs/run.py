@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -53,6 +53,7 @@ class RunConfig:
         benchmarks: names with variants, such as ``crows_pairs:changed``.
         skip_missing: leave out benchmarks whose data is missing, and record why; otherwise that is an error.
         method: debiasing method, None to leave the model as it is.
+        method_options: options of the method itself, see :func:`equiframe.methods.load_method`.
         unc3: the term added to the method.
         unc3_words: the term's words; the audit's set by default.
         fine_tuning: how long and how fast.
@@ -71,6 +72,7 @@ class RunConfig:
     benchmarks: tuple[str, ...] = ()
     skip_missing: bool = False
     method: str | None = None
+    method_options: Mapping[str, Any] = field(default_factory=dict)
     unc3: UNC3Options = field(default_factory=UNC3Options)
     unc3_words: str = "gender"
     fine_tuning: FineTuning = field(default_factory=FineTuning)
@@ -97,7 +99,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
     """
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
-    method = None if config.method is None else load_method(config.method)
+    method = None if config.method is None else load_method(config.method, config.method_options)
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
         language_model = load(

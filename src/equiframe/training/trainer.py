@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
@@ -63,12 +64,34 @@ class Progress(TrainerCallback):
         self._tell(state.global_step, state.max_steps)
 
 
+class _OwnParameters(TrainerCallback):
+    """What the Trainer does to the model's gradients, done to those of an objective's own parameters."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = parameters
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if dist.is_initialized():
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= dist.get_world_size()
+        nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
 class DebiasingTrainer(ResumableTrainer):
     """Fine-tune with an :class:`~equiframe.methods.objective.Objective`; all else is the Trainer's.
 
     The named parts of the loss are averaged between two logs and logged beside it. What the objective
     accumulates, such as the class means of (U)NC3, is saved in each checkpoint and restored on resume, so
     that a resumed run continues as if it had not stopped. A loss that is not finite ends the run.
+
+    An objective's own parameters, such as MABEL's projection, are trained beside the model's: same optimizer,
+    rate and clipping, gradients averaged over ranks. They are not part of the model that is saved.
 
     Args:
         objective: from a batch to a loss.
@@ -78,9 +101,19 @@ class DebiasingTrainer(ResumableTrainer):
     def __init__(self, *, objective: Objective, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.objective = objective.to(self.args.device)
+        if own := list(self.objective.parameters()):
+            self.add_callback(_OwnParameters(own))
         self.model_accepts_loss_kwargs = False  # the objective's loss is a mean of its own
         self._part_sums: dict[str, Tensor] = {}
         self._part_steps = 0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's, with the objective's own parameters in it."""
+        made = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if made and (own := list(self.objective.parameters())):
+            optimizer.add_param_group({**optimizer.param_groups[-1], "params": own})
+        return optimizer
 
     def compute_loss(
         self,

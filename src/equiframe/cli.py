@@ -174,6 +174,17 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head",
+            help="Setting of fine-tuned benchmarks as NAME=VALUE, such as max_steps=200; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Score this many items of each, spread evenly: a quick look.", show_default=False)
+    ] = None,
     seed: Seed = 0,
     token_budget: Budget = 4096,
     as_json: Json = False,
@@ -198,6 +209,8 @@ def evaluate(
             data=data,
             benchmarks=names,
             skip_missing=suite is not None,
+            heads=_settings("--head", heads or []),
+            limit=limit,
             seed=seed,
             token_budget=token_budget,
         ),
@@ -274,7 +287,7 @@ def debias(
             audit=AuditOptions(text=text, sentences=sentences, words=words, pairing=pairing, feature=feature),
             benchmarks=_names(benchmarks),
             method=method,
-            method_options=_settings(options or []),
+            method_options=_settings("--set", options or []),
             unc3=UNC3Options(
                 weight=unc3,
                 warmup_steps=unc3_warmup,
@@ -331,6 +344,34 @@ def demo(
     with _progress(as_json) as tell:
         comparison = run_demo(out, tell)
     _show(comparison, out, as_json)
+
+
+@app.command(epilog="Example: equiframe study recipes/study_mini.yaml --out runs/study")
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file: models, methods, seeds, benchmarks.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the study; finished cells in it are kept.")] = Path("runs/study"),
+    as_json: Json = False,
+) -> None:
+    """Compare methods over seeds, each without and with (U)NC3: gain, price and collapse, with intervals.
+
+    Give it again after a stop, or once on each device: finished cells are kept, and processes share the rest.
+    """
+    from equiframe.report import study_tables
+    from equiframe.runs.study import Study
+    from equiframe.runs.study import study as run_study
+
+    with _progress(as_json) as tell:
+        result = run_study(Study.read(file), out, tell)
+    if result is None:
+        sys.stderr.write("no cell is left to begin; the process that ends last writes the tables\n")
+    elif as_json:
+        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
+    else:
+        console = Console() if Console().is_terminal else Console(width=200)
+        for caption, table in study_tables(result).items():
+            console.print(f"\n{caption}", style="bold", markup=False)
+            _print_table(console, list(table.columns), table.to_numpy().tolist())
+        console.print(f"{out / 'report.html'}", highlight=False)
 
 
 @app.command("benchmarks", epilog="Example: equiframe benchmarks --data my-data")
@@ -467,12 +508,12 @@ def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _settings(options: list[str]) -> dict[str, str]:
+def _settings(option: str, values: list[str]) -> dict[str, str]:
     """``NAME=VALUE``, each."""
-    pairs = [option.partition("=") for option in options]
-    for option, (name, sign, _) in zip(options, pairs, strict=True):
+    pairs = [value.partition("=") for value in values]
+    for value, (name, sign, _) in zip(values, pairs, strict=True):
         if not name or not sign:
-            raise InputError(f"--set {option}: give NAME=VALUE")
+            raise InputError(f"{option} {value}: give NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 

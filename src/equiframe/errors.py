@@ -38,3 +38,7 @@ class ModelError(EquiframeError):
 
 class RunError(EquiframeError):
     """A run cannot be written or read: folder in use, disk full, record of another version."""
+
+
+class BusyError(RunError):
+    """Another process works on the same folder."""

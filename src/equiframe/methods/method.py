@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 from abc import ABC, abstractmethod
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from equiframe.data import DataFile
@@ -20,6 +18,7 @@ from equiframe.errors import InputError
 from equiframe.methods.objective import Objective
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
+from equiframe.options import validated
 
 METHODS: dict[str, str] = {
     "bec": "equiframe.methods.bec:BEC",
@@ -102,13 +101,4 @@ def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         raise InputError(f"no debiasing method {name!r}: {meant}there are {', '.join(sorted(METHODS))}")
     module, _, attribute = METHODS[name].partition(":")
     kind: type[Method] = getattr(importlib.import_module(module), attribute)
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    if unknown := sorted(set(options or ()) - set(known)):
-        raise InputError(f"{name} has no option {unknown[0]!r}: there are {', '.join(known) or 'none'}")
-    try:
-        method: Method = TypeAdapter(kind).validate_python(dict(options or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{name}: {where}: {first['msg']}, found {first['input']!r}") from None
-    return method
+    return validated(kind, options or {}, of=name)

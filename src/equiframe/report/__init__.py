@@ -1,6 +1,7 @@
 """Records for readers: a self-contained page, its figures, and the table that the command prints."""
 
-from equiframe.report.page import comparison_page, run_page
+from equiframe.report.page import comparison_page, run_page, study_page
+from equiframe.report.study import study_tables
 from equiframe.report.tables import comparison_table
 
-__all__ = ["comparison_page", "comparison_table", "run_page"]
+__all__ = ["comparison_page", "comparison_table", "run_page", "study_page", "study_tables"]

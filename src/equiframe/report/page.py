@@ -36,9 +36,10 @@ from equiframe.report.glossary import (
     class_set_name,
     sentence_case,
 )
+from equiframe.report.study import study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
-from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord
+from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord, StudyResult
 from equiframe.uncertainty import Estimate
 
 
@@ -69,6 +70,32 @@ def comparison_page(records: Mapping[str, RunRecord], comparison: Comparison, *,
     first, *later = records
     verdicts = [comparison_verdict(first, name, comparison.measures.get(name, [])) for name in later]
     return _page(records, verdicts, comparison.measures, title)
+
+
+def study_page(result: StudyResult) -> str:
+    """The report of a study: its tables, collapse against gain, and the study file it was made from.
+
+    Args:
+        result: its figures.
+
+    Returns:
+        HTML that needs no network.
+    """
+    scripts = [get_plotlyjs(), _source("page.js")]
+    return (
+        _environment()
+        .get_template("study.html.j2")
+        .render(
+            title="study",
+            tables=study_tables(result),
+            panels=study_panels(result),
+            headlines=study_headlines(result),
+            study=json.dumps(result.study, indent=2, ensure_ascii=False),
+            css=Markup(_source("page.css")),
+            scripts=[Markup(script) for script in scripts],
+            script_hashes=[_csp_hash(script) for script in scripts],
+        )
+    )
 
 
 class _Table(NamedTuple):

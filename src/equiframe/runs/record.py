@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.errors import RunError
+from equiframe.errors import BusyError, RunError
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
 
@@ -107,6 +107,46 @@ class Comparison(_Frozen):
     verb: Literal["compare", "demo"]
     runs: dict[str, Metrics]
     measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
+
+
+class StudyFigure(_Frozen):
+    """One number of a study: of a model, a method and an arm, over seeds.
+
+    ``kind`` is ``bias`` or ``understanding`` (a benchmark's measure, named by ``name``), ``gain`` (fairness gain on
+    one benchmark), ``mean gain`` (over all of them, the headline), ``mean change`` (of language understanding),
+    ``collapse`` or ``rank correlation``. The arm ``difference`` is with (U)NC3 minus without.
+    """
+
+    model: str
+    method: str = Field(description="empty for the model as it was")
+    arm: Literal["before", "plain", "unc3", "difference", "all"]
+    kind: Literal["bias", "understanding", "gain", "mean gain", "mean change", "collapse", "rank correlation"]
+    name: str
+    unit: str
+    value: float | None
+    sd: float | None = Field(description="standard deviation over seeds (n-1), where there are several")
+    low: float | None = Field(description="95 % interval over items and seeds")
+    high: float | None
+
+
+class StudyCell(_Frozen):
+    """One fine-tuned model of a study: its collapse, its gain."""
+
+    model: str
+    method: str
+    arm: Literal["before", "plain", "unc3"]
+    seed: int
+    unc3: float | None
+    gain: float | None
+
+
+class StudyResult(_Frozen):
+    """``study.json``: what a study came to."""
+
+    schema_version: Literal["equiframe.study/1"] = "equiframe.study/1"
+    study: dict[str, Any]
+    figures: list[StudyFigure]
+    cells: list[StudyCell]
 
 
 _ITEMS = "items"
@@ -234,7 +274,8 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
             working folder, the block finds it as it was; otherwise it starts empty.
 
     Raises:
-        RunError: ``out`` exists, another process works on it, or the disk refuses.
+        BusyError: another process works on ``out``.
+        RunError: ``out`` exists, or the disk refuses.
     """
     out = out.resolve()
     if out.exists():
@@ -259,7 +300,7 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
                     shutil.rmtree(work)  # nothing to go on from
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
-        raise RunError(f"another process is writing {out}: wait for it, or choose another --out") from None
+        raise BusyError(f"another process is writing {out}: wait for it, or choose another --out") from None
     except OSError as error:
         if error.errno is None:
             raise

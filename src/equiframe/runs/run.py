@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.data import DataFile
 from equiframe.errors import InputError, MissingDataError
-from equiframe.finetuned import FineTunedBenchmark, score_finetuned
+from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.loading import cache_folder
+from equiframe.options import validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
 from equiframe.runs.debias import Debiased, UNC3Options, debias
@@ -57,6 +59,9 @@ class RunConfig:
         unc3: the term added to the method.
         unc3_words: the term's words; the audit's set by default.
         fine_tuning: how long and how fast.
+        heads: settings of fine-tuned benchmarks that differ from the published ones, see
+            :class:`equiframe.finetuned.FineTuneSettings`.
+        limit: score this many items of each benchmark, spread evenly over the data; all by default.
         seed: of bootstraps and permutation tests (fine-tuning has its own).
         token_budget: places of one forward pass in scoring.
     """
@@ -76,12 +81,19 @@ class RunConfig:
     unc3: UNC3Options = field(default_factory=UNC3Options)
     unc3_words: str = "gender"
     fine_tuning: FineTuning = field(default_factory=FineTuning)
+    heads: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
     seed: int = 0
     token_budget: int = 4096
 
     def __post_init__(self) -> None:
         if self.audit is None and self.method is None and not self.benchmarks:
             raise InputError("nothing to do: name a benchmark, a method, or audit")
+
+    def plain(self) -> dict[str, Any]:
+        """Every option as the record holds it: paths as text, tuples as lists."""
+        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return found
 
 
 def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRecord:
@@ -150,7 +162,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
                 raise InputError(f"no benchmark has its data at hand: {'; '.join(left_out.values())}")
         record = RunRecord(
             config={
-                **_plain(dataclasses.asdict(config)),
+                **config.plain(),
                 "model_before": start,
                 "left_out": left_out,
                 "files": _files(debiased, measured, scored),
@@ -208,6 +220,8 @@ def _score(
             benchmark,
             cache=cache_folder() / "finetuned",
             folder=config.data,
+            settings=validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head"),
+            limit=config.limit,
             seed=config.seed,
             progress=progress,
         )
@@ -219,6 +233,7 @@ def _score(
         token_budget=config.token_budget,
         store=store,
         progress=progress,
+        limit=config.limit,
     )
 
 
@@ -242,12 +257,3 @@ def _files(debiased: Debiased | None, measured: Audit | None, scored: Any) -> li
         *(file for result, _ in scored.values() for file in result.files),
     ]
     return [dataclasses.asdict(file) for file in dict.fromkeys(files)]
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text and tuples as lists, for JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,120 @@
+"""A study for readers: its tables, and a page with the collapse of each model against its gain."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from equiframe.report.figures import Panel, _finish, _text, styles
+from equiframe.report.numbers import bounds, number
+from equiframe.runs.record import StudyFigure, StudyResult
+
+_ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3", "difference": "(U)NC3 − without"}
+
+
+def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
+    """The tables of a study as text, by caption: a row an arm, a column a benchmark, for each model.
+
+    Values stand with their standard deviation over seeds, where there are several, and their 95 % interval over
+    items and seeds.
+    """
+    tables = {}
+    models = dict.fromkeys(figure.model for figure in result.figures)
+    for model in models:
+        found = [figure for figure in result.figures if figure.model == model]
+        behind = f": {model}" if len(models) > 1 else ""
+        for caption, kinds, totals in (
+            ("Bias", {"bias"}, {}),
+            ("Fairness gain", {"gain"}, {"mean gain": "mean"}),
+            ("Language understanding", {"understanding"}, {"mean change": "mean change"}),
+            ("Collapse", {"collapse"}, {}),
+        ):
+            table = _table([f for f in found if f.kind in kinds or f.kind in totals], totals)
+            if len(table):
+                tables[caption + behind] = table
+        differences = [f for f in found if f.arm == "difference"]
+        tables["With (U)NC3 minus without" + behind] = _table(
+            differences, {"mean gain": "mean gain", "mean change": "mean change", "collapse": "(U)NC3"}
+        )
+        correlations = [f for f in found if f.kind == "rank correlation"]
+        if correlations:
+            rows = [{"rank correlation": f.name, "Spearman": _cell(f)} for f in correlations]
+            tables["Collapse against gain" + behind] = pd.DataFrame(rows)
+    return tables
+
+
+def study_headlines(result: StudyResult) -> list[str]:
+    """What each arm came to, in a sentence: bias, and its price."""
+    said = []
+    for figure in result.figures:
+        if figure.kind == "mean gain" and figure.arm != "difference":
+            price = [
+                f"language understanding {_cell(other)} points"
+                for other in result.figures
+                if (other.model, other.method, other.arm, other.kind)
+                == (figure.model, figure.method, figure.arm, "mean change")
+            ]
+            what = [f"fairness gain {_cell(figure)} %", *price]
+            said.append(f"{figure.model}, {_arm(figure.method, figure.arm)}: {', '.join(what)}")
+    return said
+
+
+def study_panels(result: StudyResult) -> list[Panel]:
+    """(U)NC3 against fairness gain, a mark a fine-tuned model."""
+    panels = []
+    for model in dict.fromkeys(cell.model for cell in result.cells):
+        cells = [c for c in result.cells if c.model == model and c.unc3 is not None and c.gain is not None]
+        methods = dict.fromkeys(c.method for c in cells)
+        looks = styles([*methods])
+        figure = go.Figure()
+        for method in methods:
+            for arm in ("before", "plain", "unc3"):
+                shown = [c for c in cells if c.method == method and c.arm == arm]
+                if not shown:
+                    continue
+                name = _arm(method, arm)
+                symbol = looks[method].symbol + ("" if arm == "unc3" else "-open")
+                figure.add_scatter(
+                    x=[c.unc3 for c in shown],
+                    y=[100 * c.gain for c in shown if c.gain is not None],
+                    mode="markers",
+                    marker={"color": looks[method].colour, "symbol": symbol, "size": 9, "line": {"width": 1.5}},
+                    name=_text(name),
+                    text=[f"<b>{_text(name)}</b>, seed {c.seed}" for c in shown],
+                    hovertemplate="%{text}<br>(U)NC3 %{x:.4f}<br>gain %{y:.1f} %<extra></extra>",
+                )
+        _finish(figure, height=360, runs=1)
+        figure.update_xaxes(title={"text": "(U)NC3 of fairness words (lower is more collapsed)", "standoff": 6})
+        figure.update_yaxes(title={"text": "fairness gain, %", "standoff": 6})
+        note = "A mark a fine-tuned model; filled with the (U)NC3 term, open without."
+        correlation = [f for f in result.figures if f.model == model and f.kind == "rank correlation"]
+        note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
+        panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))
+    return panels
+
+
+def _table(figures: list[StudyFigure], totals: dict[str, str]) -> pd.DataFrame:
+    rows: dict[str, dict[str, str]] = {}
+    for figure in figures:
+        row = rows.setdefault(_arm(figure.method, figure.arm), {})
+        row[totals.get(figure.kind, figure.name)] = _cell(figure)
+    table = pd.DataFrame([{"": name, **row} for name, row in rows.items()])
+    return table.fillna("")
+
+
+def _arm(method: str, arm: str) -> str:
+    return method if arm == "difference" else method + _ARMS[arm]
+
+
+def _cell(figure: StudyFigure) -> str:
+    if figure.value is None:
+        return "undefined"
+    scale, unit = (100.0, "%") if figure.unit == "share" else (1.0, figure.unit)
+    unit = "%" if unit == "points" else unit
+    signed = figure.arm == "difference" or figure.kind in ("gain", "mean gain", "mean change")
+    value, sd, low, high = (
+        None if v is None else v * scale for v in (figure.value, figure.sd, figure.low, figure.high)
+    )
+    spread = "" if sd is None else f" ± {number(sd, unit)}"
+    ends = "" if low == high else f" {bounds(low, high, unit, signed=signed)}"
+    return f"{number(value, unit, signed=signed)}{spread}{ends}"

@@ -1,0 +1,144 @@
+"""Fairness gain: how much nearer to their ideal values a method brings the benchmarks.
+
+The one place where the headline of a study is computed. For a benchmark whose measure has the value v and
+the ideal value v*, the distance is d = |v - v*|, and
+
+    gain = 1 - mean over seeds of d(after) / mean over seeds of d(before).
+
+1 is a measure that has come to its ideal, 0 one that has not moved, below 0 one that went away from it. The
+headline is the mean over the benchmarks that a study names. Being a ratio, the gain of a measure
+that was near its ideal before has no meaning: its interval is wide, and it can outweigh all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from equiframe.benchmarks.benchmark import Scored
+from equiframe.errors import InputError
+from equiframe.uncertainty import Measure
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """A measure of several runs: on all items, and on items drawn anew, the same draw for every run.
+
+    Args:
+        value: on all items that every run scored, [runs].
+        resampled: [resamples, runs].
+        ideal: the measure's ideal value, None where it has none.
+    """
+
+    value: NDArray[np.float64]
+    resampled: NDArray[np.float64]
+    ideal: float | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % percentile interval; not-a-number where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, seed: int, resamples: int) -> Replicates:
+    """One measure of several runs under a paired bootstrap over items.
+
+    Args:
+        benchmark: whose measure it is.
+        key: the measure.
+        tables: the per-item table of each run.
+        seed: of the resampling.
+        resamples: how often items are drawn anew, with replacement.
+
+    Raises:
+        InputError: no such measure, or runs that group their items otherwise.
+    """
+    stacked, items = _stack(tables)
+    measure = _measure(benchmark, key, stacked)
+    first = measure.rows[measure.rows < items]
+    rows = np.stack([first + run * items for run in range(len(tables))])
+    if not np.array_equal(np.sort(measure.rows), np.sort(rows.ravel())):
+        raise InputError(f"{benchmark.spec}: the groups of {key} differ between the runs")
+    generator = np.random.default_rng(seed)
+    resampled = np.empty((resamples, len(tables)))
+    for at in range(resamples):
+        resampled[at] = measure.statistic(rows[:, generator.integers(len(first), size=len(first))])
+    return Replicates(np.asarray(measure.statistic(rows), dtype=np.float64), resampled, measure.ideal)
+
+
+def draws_of_seeds(seeds: int, *, seed: int, resamples: int) -> NDArray[np.intp]:
+    """Training seeds drawn anew, with replacement, [resamples, seeds]: the same for all that is compared."""
+    return np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
+
+
+def mean_over(values: NDArray[np.float64], draws: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Mean over the drawn seeds: values [resamples, seeds], or [seeds], to [resamples]."""
+    rows = np.broadcast_to(values, draws.shape)
+    return np.asarray(np.take_along_axis(rows, draws, axis=-1).mean(axis=-1))
+
+
+def gain(before: Replicates, after: Replicates, draws: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
+    """Fairness gain of one benchmark, and its resamples over items and seeds.
+
+    Args:
+        before: the model as it was, one run a seed.
+        after: fine-tuned, one run a seed, the seeds in the same order.
+        draws: of the seeds, from :func:`draws_of_seeds`.
+
+    Returns:
+        The gain, not-a-number where the measure was at its ideal before; and [resamples].
+
+    Raises:
+        InputError: the measure has no ideal.
+    """
+    if before.ideal is None:
+        raise InputError("a measure without an ideal value has no fairness gain: name another for the headline")
+    was, now = abs(before.value - before.ideal), abs(after.value - before.ideal)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = 1 - np.divide(now.mean(), was.mean())
+        resampled = 1 - mean_over(abs(after.resampled - before.ideal), draws) / mean_over(
+            abs(before.resampled - before.ideal), draws
+        )
+    resampled[~np.isfinite(resampled)] = np.nan
+    return float(value) if np.isfinite(value) else float("nan"), resampled
+
+
+def gain_by_seed(before: Replicates, after: Replicates) -> NDArray[np.float64]:
+    """Fairness gain of each fine-tuned model against the mean distance before, [seeds]."""
+    assert before.ideal is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 1 - abs(after.value - before.ideal) / abs(before.value - before.ideal).mean()
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    """A value with the 2.5 and 97.5 percentiles of its resamples."""
+    known = resampled[np.isfinite(resampled)]
+    if not len(known):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
+
+
+def _stack(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
+    """The items that every run scored, run after run, and how many they are."""
+    counted = [table[table["excluded"].isna()].set_index("item") for table in tables]
+    shared = counted[0].index
+    for table in counted[1:]:
+        shared = shared.intersection(table.index)
+    return pd.concat([table.loc[shared].reset_index() for table in counted], ignore_index=True), len(shared)
+
+
+def _measure(benchmark: Scored, key: str, table: pd.DataFrame) -> Measure:
+    measures = {measure.key: measure for measure in benchmark.measures(table)}
+    if key not in measures:
+        raise InputError(f"{benchmark.spec} has no measure {key!r}: there are {', '.join(measures)}")
+    return measures[key]

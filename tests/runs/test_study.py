@@ -1,0 +1,194 @@
+"""A study on a tiny model: its cells, going on after a stop, sharing cells, and what its tables say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from equiframe import cli
+from equiframe.data import locate
+from equiframe.errors import DataError, InputError, RunError
+from equiframe.runs import study as module
+from equiframe.runs.record import RunRecord
+from equiframe.runs.study import Study, study
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _wheel():
+    try:
+        locate("winogender/statistics")
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def content(model_folders, gap_folder, text, tmp_path):
+    sentences = tmp_path / "text.txt"
+    sentences.write_text("\n".join(text * 8))
+    words = tmp_path / "words.txt"
+    words.write_text("she\the\nher\this\nwoman\tman\nnurse\n")
+    return {
+        "models": [str(model_folders["masked"])],
+        "methods": [{"method": "bec", "unc3": 5.0, "fine_tuning": {"max_steps": 3}}],
+        "seeds": [0, 1],
+        "benchmarks": {"winogender": "overall.prefers_male", "lpbs": "overall.difference"},
+        "understanding": {"lm_loss": "overall.loss"},
+        "fine_tuning": {"max_steps": 2, "learning_rate": 1e-3, "precision": "fp32"},
+        "unc3_words": str(words),
+        "audit": {"text": str(sentences), "words": str(words), "sentences": 0},
+        "data": str(gap_folder),
+    }
+
+
+@pytest.fixture
+def spec(content):
+    return Study.model_validate(content)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EQUIFRAME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "RESAMPLES", 100)
+
+
+def by_key(result):
+    return {(f.method, f.arm, f.kind, f.name): f for f in result.figures}
+
+
+def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    out = tmp_path / "out"
+    done = CliRunner().invoke(cli.app, ["study", str(file), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "With (U)NC3 minus without" in done.output
+    cells = sorted(folder.name for folder in (out / "cells").iterdir())
+    assert len(cells) == 6
+    assert not (out / "cells" / cells[0] / "model").exists()
+    first = json.loads((out / "study.json").read_text())
+    assert {"tables.md", "tables.tex", "report.html", "figures.csv", "study.yaml"} <= {p.name for p in out.iterdir()}
+    assert not list(out.glob("*.partial"))
+
+    # a cell lost is a cell run again, and the numbers are those of before
+    shutil.rmtree(out / "cells" / cells[0])
+    (out / "study.json").unlink()
+    result = study(spec, out)
+    assert result is not None
+    assert json.loads((out / "study.json").read_text()) == first
+
+    # the figures, each from the records by hand
+    figures = by_key(result)
+    records = {
+        (arm, seed): RunRecord.read(out / "cells" / module._cell_name(spec.models[0], method, arm, seed))
+        for method, arm in (("", "before"), ("bec", "plain"), ("bec", "unc3"))
+        for seed in (0, 1)
+    }
+    assert records["plain", 0].config["fine_tuning"]["max_steps"] == 3
+    assert records["plain", 0].config["unc3"]["weight"] == 0
+
+    def value(arm, seed, benchmark, key):
+        found = {r.benchmark: r for r in records[arm, seed].metrics.benchmarks}
+        return found[benchmark].estimates[key].value
+
+    gains = {}
+    for benchmark, key in spec.benchmarks.items():
+        ideal = {"winogender": 50.0, "lpbs": 0.0}[benchmark]
+        far = {
+            arm: np.mean([abs(value(arm, seed, benchmark, key) - ideal) for seed in (0, 1)])
+            for arm in ("before", "plain", "unc3")
+        }
+        for arm in ("plain", "unc3"):
+            gains[benchmark, arm] = 1 - far[arm] / far["before"]
+            assert figures["bec", arm, "gain", benchmark].value == pytest.approx(gains[benchmark, arm])
+    for arm in ("plain", "unc3"):
+        mean = np.mean([gains[b, arm] for b in spec.benchmarks])
+        assert figures["bec", arm, "mean gain", ""].value == pytest.approx(mean)
+        losses = [value(arm, s, "lm_loss", "overall.loss") - value("before", s, "lm_loss", "overall.loss") for s in (0, 1)]
+        assert figures["bec", arm, "mean change", ""].value == pytest.approx(np.mean(losses))
+        assert figures["bec", arm, "understanding", "lm_loss"].sd == pytest.approx(
+            np.std([value(arm, s, "lm_loss", "overall.loss") for s in (0, 1)], ddof=1)
+        )
+    difference = figures["bec", "difference", "mean gain", ""]
+    both = [figures["bec", arm, "mean gain", ""].value for arm in ("plain", "unc3")]
+    assert difference.value == pytest.approx(both[1] - both[0])
+    assert difference.low <= difference.value <= difference.high
+    table = pd.read_csv(out / "figures.csv")
+    assert len(table) == len(result.figures)
+    assert "<script>" in (out / "report.html").read_text()
+
+
+def test_a_study_of_other_options_is_told_from_the_cells_in_the_folder(spec, content, tmp_path):
+    study(spec, tmp_path / "out")
+    other = Study.model_validate({**content, "fine_tuning": {"max_steps": 2, "learning_rate": 2e-3, "precision": "fp32"}})
+    with pytest.raises(InputError, match="was made with fine_tuning"):
+        study(other, tmp_path / "out")
+
+
+def test_cells_that_another_process_works_on_are_left_to_it(spec, tmp_path):
+    out = tmp_path / "out"
+    (out / "cells").mkdir(parents=True)
+    name = module._cell_name(spec.models[0], "bec", "plain", 0)
+    with FileLock(out / "cells" / f"{name}.lock"):
+        assert study(spec, out) is None
+        assert not (out / "study.json").exists()
+        assert len([p for p in (out / "cells").iterdir() if p.is_dir()]) == 5
+    assert study(spec, out) is not None
+
+
+def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
+    content["methods"].append(
+        {"method": "bec", "label": "too fast", "fine_tuning": {"learning_rate": 1e38, "max_steps": 3}}
+    )
+    with pytest.raises(RunError, match="of 10 cells failed, the others are kept: .*too-fast"):
+        study(Study.model_validate(content), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "cells").glob("*seed?"))) >= 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"methods": []}, "methods"),
+        ({"sseds": [1]}, "sseds"),
+        ({"methods": [{"method": "bec", "weight": 3}]}, "methods.0.weight"),
+    ],
+)
+def test_a_file_that_does_not_fit_names_the_field(content, change, said, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**content, **change}))
+    with pytest.raises(InputError, match=rf"study\.yaml: {said}"):
+        Study.read(file)
+
+
+@pytest.mark.parametrize("text", ["models: [", "\x00", "- 1", ""])
+def test_a_file_that_is_no_study(text, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"study\.yaml"):
+        Study.read(file)
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        Study.read(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": [1, 1]}, "names one twice"),
+        ({"methods": [{"method": "bek"}]}, "did you mean 'bec'"),
+        ({"methods": [{"method": "bec", "options": {"colour": 1}}]}, "bec has no option 'colour'"),
+        ({"audit": {"sentence": 3}}, "audit has no option 'sentence'"),
+        ({"fine_tuning": {"learning_rate": "fast"}}, "fine_tuning.learning_rate"),
+        ({"benchmarks": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
+    ],
+)
+def test_options_are_checked_before_any_work(content, change, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        study(Study.model_validate({**content, **change}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -222,12 +222,14 @@ def evaluate(
 @app.command(epilog="Example: equiframe debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
 def debias(
     model: ModelName,
-    method: Annotated[str, typer.Option(help="Debiasing method: bec.")] = "bec",
+    method: Annotated[str, typer.Option(help="Debiasing method: bec, cda, ase, mabel, adept, dropout.")] = "bec",
     options: Annotated[
         list[str] | None,
         typer.Option("--set", help="Option of the method as NAME=VALUE; may be repeated.", show_default=False),
     ] = None,
-    unc3: Annotated[float, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone.")] = 0.0,
+    unc3: Annotated[
+        str, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone, auto to balance gradients.")
+    ] = "0",
     out: Out = None,
     benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
     unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
@@ -289,7 +291,7 @@ def debias(
             method=method,
             method_options=_settings("--set", options or []),
             unc3=UNC3Options(
-                weight=unc3,
+                weight=_weight(unc3),
                 warmup_steps=unc3_warmup,
                 memory=unc3_memory,
                 decay=unc3_decay,
@@ -506,6 +508,15 @@ def _interval(estimate: Estimate) -> str:
 def _is_first_rank() -> bool:
     """Whether this process speaks for those that ``torchrun`` started with it."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _weight(text: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--unc3 {text}: give a weight of 0 or more, or auto") from None
 
 
 def _settings(option: str, values: list[str]) -> dict[str, str]:

@@ -1,7 +1,17 @@
 """Debiasing methods: each a module of its own, each with or without (U)NC3."""
 
+from equiframe.methods.balance import balanced_weight
 from equiframe.methods.method import METHODS, Method, Settings, load_method
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.methods.with_unc3 import WithUNC3
 
-__all__ = ["METHODS", "Method", "Objective", "ObjectiveOutput", "Settings", "WithUNC3", "load_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Objective",
+    "ObjectiveOutput",
+    "Settings",
+    "WithUNC3",
+    "balanced_weight",
+    "load_method",
+]

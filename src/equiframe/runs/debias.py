@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
+from datasets import Dataset
+from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.methods import Method, WithUNC3
+from equiframe.methods import Method, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.runs.record import TrainingResult
@@ -24,13 +26,16 @@ from equiframe.training import DebiasingTrainer, FineTuning
 from equiframe.training.trainer import Progress, complete_checkpoint
 from equiframe.words import ResolvedWords
 
+_BALANCED_BATCHES = 16
+
 
 @dataclass(frozen=True)
 class UNC3Options:
     """The (U)NC3 term.
 
     Args:
-        weight: lambda; 0 is the host method alone.
+        weight: lambda; 0 is the host method alone. ``auto`` is the weight at which host and term pull the words'
+            embeddings equally hard before training, see :func:`equiframe.methods.balanced_weight`.
         warmup_steps: steps over which the weight rises linearly from 0.
         memory: class means over the whole ``run``, as in the paper, or an exponential moving average.
         decay: of the moving average.
@@ -40,7 +45,7 @@ class UNC3Options:
         feature: ``decoder-input``, or ``last-layer`` as in the paper's training code.
     """
 
-    weight: float = 0.0
+    weight: float | Literal["auto"] = 0.0
     warmup_steps: int = 0
     memory: Literal["run", "ema"] = "run"
     decay: float = 0.9
@@ -49,8 +54,8 @@ class UNC3Options:
     feature: Feature = "decoder-input"
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise InputError(f"--unc3 {self.weight}: give a weight of 0 or more")
+        if self.weight != "auto" and not self.weight >= 0:
+            raise InputError(f"--unc3 {self.weight}: give a weight of 0 or more, or auto")
 
 
 @dataclass(frozen=True)
@@ -97,30 +102,41 @@ def debias(
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
+    collator = method.collator(language_model)
+    weight = 0.0
     if unc3.weight:
         if fine_tuning.lora_rank and not unc3.through_features:
             raise InputError(
                 "with --lora the word embeddings are frozen, and (U)NC3 would have no gradient: add"
                 " --unc3-through-features, or leave out --lora"
             )
-        ids = torch.tensor(words.token_ids)
-        regularizer = UNC3Regularizer(
-            ids,
-            classifier(model).shape[1],
-            weight=unc3.weight,
-            warmup_steps=unc3.warmup_steps,
-            memory=unc3.memory,
-            decay=unc3.decay,
-            through_features=unc3.through_features,
-        )
-        objective = WithUNC3(objective, regularizer)
+
+        def regularizer(weight: float) -> UNC3Regularizer:
+            term = UNC3Regularizer(
+                torch.tensor(words.token_ids),
+                classifier(model).shape[1],
+                weight=weight,
+                warmup_steps=unc3.warmup_steps,
+                memory=unc3.memory,
+                decay=unc3.decay,
+                through_features=unc3.through_features,
+            )
+            return term.to(language_model.device)
+
+        if unc3.weight == "auto":
+            batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, language_model.device)
+            weight = balanced_weight(objective.to(language_model.device), regularizer(1.0), model, batches)
+            set_seed(arguments.seed)
+        else:
+            weight = unc3.weight
+        objective = WithUNC3(objective, regularizer(weight))
     trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
     trainer = DebiasingTrainer(
         objective=objective,
         model=trained,
         args=arguments,
         train_dataset=dataset,
-        data_collator=method.collator(language_model),
+        data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
     )
     trainer.remove_callback(PrinterCallback)
@@ -133,7 +149,7 @@ def debias(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             method=method.name,
-            unc3_weight=unc3.weight,
+            unc3_weight=weight,
             steps=summary.global_step,
             seconds=seconds,
             final_loss=summary.training_loss,
@@ -141,6 +157,14 @@ def debias(
         history=pd.DataFrame(trainer.history),
         files=files,
     )
+
+
+def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Examples spread evenly over the data, as batches."""
+    chosen = dataset.select(range(0, len(dataset), max(1, len(dataset) // (size * _BALANCED_BATCHES))))
+    for start in range(0, min(len(chosen), size * _BALANCED_BATCHES), size):
+        batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _with_lora(model: Any, rank: int) -> Any:

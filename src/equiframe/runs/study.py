@@ -59,14 +59,16 @@ class StudyMethod(_Read):
         label: what the tables call it; its name by default.
         options: of the method itself.
         fine_tuning: what differs for it from the study's ``fine_tuning``.
-        unc3: weight of the (U)NC3 term in the second arm; by default the method's published one.
+        unc3: weight of the (U)NC3 term in the second arm, a number or ``auto``; by default the method's published one.
+        term: what differs for it from the study's ``unc3``.
     """
 
     method: str
     label: str | None = None
     options: dict[str, Any] = {}
     fine_tuning: dict[str, Any] = {}
-    unc3: float | None = None
+    unc3: float | Literal["auto"] | None = None
+    term: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -162,7 +164,9 @@ class Study(_Read):
                         method=method.method,
                         method_options=method.options,
                         unc3=validated(
-                            UNC3Options, {**self.unc3, "weight": weight if arm == "unc3" else 0.0}, of="unc3"
+                            UNC3Options,
+                            {**self.unc3, **method.term, "weight": weight if arm == "unc3" else 0.0},
+                            of="unc3",
                         ),
                         unc3_words=self.unc3_words,
                         fine_tuning=validated(

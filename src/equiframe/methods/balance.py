@@ -1,0 +1,58 @@
+"""The weight of the (U)NC3 term, from the gradients of host and term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from equiframe.collapse import UNC3Regularizer
+from equiframe.errors import InputError
+from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.models.adapter import classifier
+
+
+def balanced_weight(
+    objective: Objective,
+    regularizer: UNC3Regularizer,
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+) -> float:
+    """The lambda at which term and host pull the words' embeddings equally hard before training.
+
+    lambda = mean ||d L_host / d W_K|| / mean ||d std / d W_K||, Frobenius norms over the rows K of the
+    output embedding that belong to the term's words, the means over batches in which two words were seen. Only
+    these rows are compared, since the published term moves nothing else. No benchmark is looked at. It is the idea of
+    GradNorm (Chen et al. 2018), applied once instead of at every step, so that the objective stays fixed.
+
+    Args:
+        objective: the host.
+        regularizer: the term; above weight 0; its memory is used, and left as these batches made it.
+        model: before training; no weight changes.
+        batches: of training examples, on the model's device.
+
+    Raises:
+        InputError: the embedding has no gradient, or the term has none on these batches.
+    """
+    weight = classifier(model)
+    if not weight.requires_grad:
+        raise InputError("the word embeddings are frozen: --unc3 auto compares gradients on them; give a number")
+    rows = regularizer.class_ids
+    norms: list[tuple[float, float]] = []
+    objective.train()
+    for batch in batches:
+        host: ObjectiveOutput = objective(model, batch)
+        weighted = regularizer(host.features, host.token_ids, weight)
+        term = weighted / regularizer.last_parts["unc3_weight"]
+        of_host, of_term = (
+            float(torch.autograd.grad(loss, weight, retain_graph=True)[0][rows].norm()) for loss in (host.loss, term)
+        )
+        if of_term > 0:
+            norms.append((of_host, of_term))
+    if not norms:
+        raise InputError(
+            "--unc3 auto: the term has no gradient on the first batches, in which fewer than two of its words occur:"
+            " give more words (--unc3-words), larger batches, or a number"
+        )
+    return sum(host for host, _ in norms) / sum(term for _, term in norms)

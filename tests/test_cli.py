@@ -65,7 +65,7 @@ def test_help_imports_neither_torch_nor_transformers():
         (
             cli.debias,
             UNC3Options,
-            {"unc3": "weight", "unc3_warmup": "warmup_steps", "unc3_memory": "memory", "unc3_decay": "decay"},
+            {"unc3_warmup": "warmup_steps", "unc3_memory": "memory", "unc3_decay": "decay"},
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
@@ -10,6 +11,28 @@ from equiframe.scoring.requests import TextCodec, TokenLogProbs
 def masked_alone(ids: tuple[int, ...], place: int, mask_id: int) -> TokenLogProbs:
     """Ask for one token of a sequence, masked alone."""
     return TokenLogProbs((*ids[:place], mask_id, *ids[place + 1 :]), (place,), (ids[place],))
+
+
+def each_masked_alone(text: str, codec: TextCodec) -> list[TokenLogProbs]:
+    """Ask a masked LM for every token of a text between the special tokens around it, each masked alone."""
+    ids = codec.encode(text)
+    return [masked_alone(ids, place, codec.mask_id) for place in range(1, len(ids) - 1)]
+
+
+def aligned(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
+    """Places of the tokens that two sentences share, and of those that differ, in either sentence.
+
+    The longest matching blocks are aligned. The first and last shared tokens are left out: they are the
+    special tokens around the sentence.
+    """
+    shared: list[list[int]] = [[], []]
+    changed: list[list[int]] = [[], []]
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
+    for kind, start_first, end_first, start_second, end_second in matcher.get_opcodes():
+        kept = shared if kind == "equal" else changed
+        kept[0] += range(start_first, end_first)
+        kept[1] += range(start_second, end_second)
+    return [places[1:-1] for places in shared], changed
 
 
 def log_probs_behind(before: str, texts: Sequence[str], codec: TextCodec) -> list[TokenLogProbs]:

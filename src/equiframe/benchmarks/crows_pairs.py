@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.asking import masked_alone
+from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited
@@ -166,7 +165,7 @@ class CrowSPairs(Benchmark[SentencePair]):
                 return "a sentence has no token"
         else:
             both = [codec.encode(sentence) for sentence in sentences]
-            shared, changed = _aligned(*both)
+            shared, changed = aligned(*both)
             places = shared if self.masked == "shared" else changed
             if not all(places):
                 return f"one sentence has no {self.masked} token"
@@ -185,18 +184,3 @@ class CrowSPairs(Benchmark[SentencePair]):
         if kind == "causal":
             return math.exp(total / len(logs)) if self.causal == "mean" else total
         return round(total if self.masked == "shared" else total / len(logs), 3)
-
-
-def _aligned(more: tuple[int, ...], less: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
-    """Places of the tokens that two sequences share, and of those that differ, in either sequence.
-
-    The first and last shared tokens are left out: they are the special tokens around the sentence.
-    """
-    shared: list[list[int]] = [[], []]
-    changed: list[list[int]] = [[], []]
-    matcher = difflib.SequenceMatcher(None, more, less, autojunk=False)
-    for kind, start_more, end_more, start_less, end_less in matcher.get_opcodes():
-        kept = shared if kind == "equal" else changed
-        kept[0] += range(start_more, end_more)
-        kept[1] += range(start_less, end_less)
-    return [places[1:-1] for places in shared], changed

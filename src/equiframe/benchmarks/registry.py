@@ -59,6 +59,12 @@ BENCHMARKS: Mapping[str, Registered] = {
         f"{_HERE}.stereoset_intersentence:StereoSetIntersentence", "fairness", ("stereoset/dev",)
     ),
     "crows_pairs": Registered(f"{_HERE}.crows_pairs:CrowSPairs", "fairness", ("crows_pairs",)),
+    "aul": Registered(f"{_HERE}.aul:AUL", "fairness", ("crows_pairs",)),
+    "redditbias": Registered(
+        f"{_HERE}.redditbias:RedditBias",
+        "fairness",
+        tuple(name for name in KNOWN if name.startswith("redditbias/") and name.endswith("/test")),
+    ),
     "bec_pro": Registered(f"{_HERE}.bec_pro:BECPro", "fairness", ("bec_pro/en",)),
     "winobias_pronoun": Registered(
         f"{_HERE}.winobias:WinoBiasPronoun",
@@ -110,14 +116,19 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
     """The benchmark of that name, in the variant named behind a colon.
 
     Args:
-        spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``.
+        spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``; or
+            ``pairs:PATH``, for pairs of sentences of your own
+            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`).
 
     Raises:
         InputError: unknown; near names are given, then all.
     """
     name, _, words = spec.partition(":")
+    if name == "pairs":
+        own: Benchmark[Any] = importlib.import_module(f"{_HERE}.minimal_pairs").MinimalPairs(words)
+        return own
     if name not in BENCHMARKS:
-        raise InputError(f"no benchmark {name!r}: {_meant(name, BENCHMARKS)}")
+        raise InputError(f"no benchmark {name!r}: {_meant(name, [*BENCHMARKS, 'pairs:FILE'])}")
     registered = BENCHMARKS[name]
     module, _, attribute = registered.place.partition(":")
     benchmark = getattr(importlib.import_module(module), attribute)

@@ -130,6 +130,47 @@ BENCHMARKS: dict[str, About] = {
         (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), _BLODGETT),
         Pair("sent_more", "sent_less", "more", "less", "log-probability"),
     ),
+    "aul": About(
+        "All Unmasked Likelihood",
+        "Balance over these pairs is not equal treatment in use. The sentences are those of CrowS-Pairs or StereoSet,"
+        " with their faults. To predict a word that is in view is not what a masked model is used for.",
+        {"metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher")},
+        (
+            ("Kaneko and Bollegala 2022", "https://arxiv.org/abs/2104.07496"),
+            ("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"),
+            _BLODGETT,
+        ),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "mean log-probability"),
+    ),
+    "redditbias": About(
+        "RedditBias",
+        "The phrases are short, from one platform, and about five pairs of groups. Their counterfactuals were made by"
+        " replacing words, and a group's words may be rarer whatever is said of it.",
+        {
+            "prefers_minoritised": Term(
+                "preference for the minoritised group",
+                "share of pairs where the biased phrase is likelier about the minoritised group",
+            ),
+            "log_ratio": Term(
+                "log ratio of perplexities", "minoritised over dominant group; below 0 the former is likelier"
+            ),
+            "t": Term("Student's paired t", "of the perplexities, minoritised minus dominant group"),
+            "p": Term("p-value", "two-sided, of that t", True),
+        },
+        (("Barikeri et al. 2021", "https://arxiv.org/abs/2106.03521"),),
+    ),
+    "pairs": About(
+        "Your pairs",
+        "The numbers speak of these pairs. The ideal of 50 assumes that the sentences of a pair differ in the group"
+        " alone, while the frequency and number of their words differ too.",
+        {
+            "prefers_stereotype": Term(
+                "preference for the stereotype", "share of pairs where it scores higher; a tie is half of one"
+            ),
+            "difference": Term("difference", "mean score of the stereotype minus that of the other sentence"),
+        },
+        pair=Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability", "group"),
+    ),
     "lm_loss": About(
         "Held-out text",
         "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"

@@ -20,7 +20,14 @@ from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import forward_at
 from equiframe.models.loading import LanguageModel
 from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
-from equiframe.scoring.requests import Answer, Embedding, Request, TokenLogProbs, TopTokens
+from equiframe.scoring.requests import (
+    Answer,
+    AttentionWeightedLogProbs,
+    Embedding,
+    Request,
+    TokenLogProbs,
+    TopTokens,
+)
 from equiframe.scoring.store import AnswerStore
 
 TOKEN_BUDGET = 4096
@@ -67,8 +74,8 @@ def answer(
     answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
     asked = {i: request for i, request in enumerate(requests) if i not in answers}
     with _evaluation_mode(language_model.model):
-        for kind in (TokenLogProbs, TopTokens, Embedding):
-            alike = {i: request for i, request in asked.items() if isinstance(request, kind)}
+        for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding):
+            alike = {i: request for i, request in asked.items() if type(request) is kind}
             for found in _answers(language_model, alike, token_budget, store):
                 answers |= found
                 if progress is not None:
@@ -217,8 +224,10 @@ def _read(
     parts = [values[start : start + _ROWS_AT_ONCE] for start in range(0, len(values), _ROWS_AT_ONCE)]
     log_totals = torch.cat([part.float().logsumexp(dim=-1) for part in parts])
     flat = torch.tensor([place for places in at.values() for place in places], device=values.device)
-    wanted = values[flat, torch.tensor(targets, device=values.device)].float()
-    found = iter((wanted - log_totals[flat]).tolist())
+    logs = values[flat, torch.tensor(targets, device=values.device)].float() - log_totals[flat]
+    if isinstance(asked[0], AttentionWeightedLogProbs):
+        logs *= _attention(language_model, rows)[flat]
+    found = iter(logs.tolist())
     return {number: tuple(itertools.islice(found, len(places))) for number, places in at.items()}
 
 
@@ -234,6 +243,40 @@ def _top(logits: Tensor, count: int) -> Answer:
 
 def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool) -> Tensor:
     """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
+    inputs, where = _inputs(language_model, rows)
+    read = forward_at(
+        language_model.model,
+        inputs,
+        where,
+        logits=logits,
+        feature="decoder-input" if logits else "last-layer",
+    )
+    return read.states if read.logits is None else read.logits
+
+
+def _attention(language_model: LanguageModel, rows: Sequence[Row]) -> Tensor:
+    """Attention that the places of rows receive, [places], row after row.
+
+    The mean over layers, heads, and the tokens of the row. Fused attention keeps no weights, so the model,
+    without its head, is run once more with the plain one.
+    """
+    model, (inputs, where) = language_model.model, _inputs(language_model, rows)
+    fused = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        layers = model.base_model(**inputs, output_attentions=True, return_dict=True).attentions
+    finally:
+        model.set_attn_implementation(fused)
+    if not layers or any(layer is None for layer in layers):
+        raise ModelError(f"{type(model).__name__} does not tell its attention: choose a score that needs none")
+    attends = inputs["attention_mask"][:, :, None]
+    total = sum(layer.float().mean(dim=1) for layer in layers)  # [batch, attending, attended]
+    received = (total * attends).sum(dim=1) / (len(layers) * attends.sum(dim=1))
+    return received[where]
+
+
+def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[str, Any], Tensor]:
+    """What the model's forward takes for rows, and the places where they are read, bool [batch, length]."""
     model, device = language_model.model, language_model.device
     shape = len(rows), max(len(row.tokens) for row in rows)
     ids = np.full(shape, language_model.tokenizer.pad_token_id or 0)
@@ -253,14 +296,7 @@ def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool
         hidden[torch.from_numpy(~ancestors)] = torch.finfo(model.dtype).min
         inputs["attention_mask"] = hidden[:, None].to(device)  # [batch, heads, length, length]
         inputs["position_ids"] = torch.from_numpy(depths).to(device)
-    read = forward_at(
-        model,
-        inputs,
-        torch.from_numpy(where).to(device),
-        logits=logits,
-        feature="decoder-input" if logits else "last-layer",
-    )
-    return read.states if read.logits is None else read.logits
+    return inputs, torch.from_numpy(where).to(device)
 
 
 def _ancestry(rows: Sequence[Row], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

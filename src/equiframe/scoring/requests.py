@@ -44,6 +44,15 @@ class TokenLogProbs:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionWeightedLogProbs(TokenLogProbs):
+    """The same of a masked LM, each multiplied by the attention that its position receives.
+
+    The attention is that of the whole sequence, special tokens included, to the position: the mean over layers,
+    heads, and the tokens that attend.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """One vector for a sequence: the first token's last state, the mean over all tokens, or the last token's.
 

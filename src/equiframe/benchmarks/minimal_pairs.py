@@ -1,0 +1,246 @@
+"""A user's own pairs of sentences: which of two a model prefers, without a line of code."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from equiframe.benchmarks.asking import aligned, masked_alone
+from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
+from equiframe.data.sources import user_file
+from equiframe.errors import DataError, InputError
+from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.uncertainty import Rows, RowStatistic
+
+_REQUIRED = ("stereotype", "anti_stereotype")
+_OPTIONAL = ("id", "group", "unit")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_ALL = "overall"
+
+
+@dataclass(frozen=True)
+class MinimalPair:
+    """Two sentences, the first of which states a stereotype, and what the pair belongs to."""
+
+    item: str
+    group: str
+    unit: str
+    stereotype: str
+    anti_stereotype: str
+
+
+class MinimalPairs(Benchmark[MinimalPair]):
+    """How often a model prefers the stereotyping sentence of a pair that you wrote yourself.
+
+    Source:       a UTF-8 file of yours, named as ``pairs:PATH``. ``.csv`` (quotes as CSV has them) and ``.tsv``
+                  (tabs, quotes are plain characters) have a header, ``.jsonl`` has one object a line. The
+                  columns are ``stereotype`` and ``anti_stereotype``, two sentences, and where you have them
+                  ``id`` (a name of its own for each pair; without it pairs are numbered from 1),
+                  ``group`` (such as the type of bias), and ``unit`` (pairs that share it, such as the
+                  fillings of one template, are resampled together). A column that is there is filled in
+                  every row, and other columns are passed over.
+    Measures:     ``prefers_stereotype`` = 100 * (pairs where the stereotype scores higher, and half of the ties) /
+                  pairs; ``difference`` = mean score of the stereotype minus score of the other sentence, in nats;
+                  ``overall`` and by group. Scores are rounded to 3 decimals before they are compared, so
+                  that what arithmetic alone makes of two sentences is a tie. Intervals resample units.
+        masked:   as CrowS-Pairs' ``shared``: log-probabilities of the tokens that both sentences share, each masked
+                  alone, summed (Nangia et al. 2020).
+        causal:   log-likelihood of the sentence, read behind a start token.
+    Ideal:        50, and a difference of 0.
+    Known faults: yours. A pair says something where its sentences differ in nothing but the group: other words,
+                  their frequency and, for causal models, their number of tokens change the score as well.
+    """
+
+    name = "pairs"
+    version: ClassVar[int] = 1
+    headline = (f"{_ALL}.prefers_stereotype",)
+
+    def __init__(self, path: Path | str) -> None:
+        if not str(path):
+            raise InputError("pairs of your own: name the file, as in pairs:my_pairs.csv")
+        self.path = path
+
+    @property
+    def spec(self) -> str:
+        """``pairs:PATH``."""
+        return f"{self.name}:{self.path}"
+
+    def items(self, folder: Path | str | None = None) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
+        """All pairs of the file. ``folder`` is not looked at: the path says where it is."""
+        located = user_file(Path(self.path).expanduser())
+        pairs = []
+        seen: dict[str, int] = {}
+        for number, (line, row) in enumerate(_rows(located.path), start=1):
+            cells = {column: _text(value, column, located.path, line) for column, value in row.items()}
+            item = cells.get("id", str(number))
+            if item in seen:
+                message = f"id {item!r} stands in line {seen[item]} too: give each pair one of its own"
+                raise DataError(message, path=located.path, line=line)
+            seen[item] = line
+            if cells["stereotype"] == cells["anti_stereotype"]:
+                message = "stereotype and anti_stereotype are the same sentence: a pair differs in the group it names"
+                raise DataError(message, path=located.path, line=line)
+            if cells.get("group") == _ALL:
+                message = f"group is {_ALL!r}, which stands for all groups together: choose another name"
+                raise DataError(message, path=located.path, line=line)
+            sentences = (cells[column] for column in _REQUIRED)
+            pairs.append(MinimalPair(item, cells.get("group", ""), cells.get("unit", item), *sentences))
+        if not pairs:
+            raise DataError("no pair in it: is the file whole?", path=located.path)
+        return pairs, (located.file,)
+
+    def scoring(self, kind: ModelKind) -> str:
+        """How a sentence is scored."""
+        if kind == "causal":
+            return "log-likelihood of the sentence, behind a start token"
+        return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
+
+    def requests(self, item: MinimalPair, codec: TextCodec) -> Sequence[Request]:
+        """Masked: one sequence per shared token of either sentence. Causal: one per sentence."""
+        asked = _asked(item, codec)
+        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
+
+    def outcomes(self, item: MinimalPair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
+        """Both sentences' scores."""
+        excluded, scores = None, [math.nan, math.nan]
+        asked = _asked(item, codec)
+        if isinstance(asked, str):
+            excluded = asked
+        else:
+            answered = iter(answers)
+            scores = [round(math.fsum(log for _ in requests for log in next(answered)), 3) for requests in asked]
+        return [
+            Outcome(
+                item=item.item,
+                groups={"group": item.group, "unit": item.unit},
+                values={"stereotype": scores[0], "anti": scores[1]},
+                excluded=excluded,
+                text={"stereotype_sentence": item.stereotype, "anti_sentence": item.anti_stereotype},
+            )
+        ]
+
+    def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
+        """Over units, each standing at the row of its first pair."""
+        difference = outcomes["stereotype"] - outcomes["anti"]
+        pairs = pd.DataFrame(
+            {
+                "run": outcomes.groupby("item").cumcount(),  # two runs may be stacked
+                "unit": outcomes["unit"],
+                "row": np.arange(len(outcomes)),
+                "pairs": 1.0,
+                "difference": difference,
+                "preferred": 50.0 * (1 + np.sign(difference)),
+            }
+        )
+        counted = outcomes["excluded"].isna()
+        groups = {_ALL: counted}
+        for group in sorted(set(outcomes.loc[counted, "group"]) - {""}):
+            groups[group] = counted & (outcomes["group"] == group)
+        measures = []
+        for group, chosen in groups.items():
+            units = pairs[chosen].groupby(["run", "unit"], sort=False)
+            sums = units[["pairs", "difference", "preferred"]].sum()
+            rows = units["row"].first().to_numpy(dtype=np.intp)
+            at_row = {key: np.zeros(len(outcomes)) for key in sums}
+            for key, column in at_row.items():
+                column[rows] = sums[key]
+            for key, name, unit, ideal in (
+                ("preferred", "prefers_stereotype", "%", 50.0),
+                ("difference", "difference", "nats", 0.0),
+            ):
+                statistic = _mean_over_pairs(at_row[key], at_row["pairs"])
+                measures.append(Measure(f"{group}.{name}", rows, statistic, unit, ideal))
+        return measures
+
+
+def _asked(item: MinimalPair, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
+    """What is asked for either sentence, or why the pair cannot be scored."""
+    sentences = item.stereotype, item.anti_stereotype
+    if codec.kind == "causal":
+        asked = [[codec.sequence_log_probs(sentence)] for sentence in sentences]
+        if not all(request.targets for requests in asked for request in requests):
+            return "a sentence has no token"
+    else:
+        both = [codec.encode(sentence) for sentence in sentences]
+        shared, _ = aligned(*both)
+        if not all(shared):
+            return "the sentences share no token"
+        asked = [
+            [masked_alone(ids, place, codec.mask_id) for place in places]
+            for ids, places in zip(both, shared, strict=True)
+        ]
+    if not all(codec.fits(request) for requests in asked for request in requests):
+        return "longer than the model's window"
+    return asked
+
+
+def _mean_over_pairs(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> RowStatistic:
+    """The mean over pairs, from sums over the pairs of a unit and their number."""
+
+    def statistic(rows: Rows) -> NDArray[np.float64]:
+        return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
+
+    return statistic
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The known columns of each row, with its line."""
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    if delimiter is not None:
+        yield from read_delimited(path, delimiter, [*_REQUIRED, *_optional(path, delimiter)])
+        return
+    if path.suffix.lower() != ".jsonl":
+        raise DataError(f"ends in {path.suffix!r}: give a file in .csv, .tsv or .jsonl", path=path)
+    rows = read_jsonl(path, _REQUIRED)
+    named = [field for field in _OPTIONAL if any(field in row for _, row in rows)]
+    for line, row in rows:
+        for field in named:
+            if field not in row:
+                message = f"no field {field!r}, which other lines have: give it to all, or to none"
+                raise DataError(message, path=path, line=line)
+        yield line, {field: row[field] for field in (*_REQUIRED, *named)}
+
+
+def _optional(path: Path, delimiter: str) -> list[str]:
+    """The optional columns that a table has.
+
+    Raises:
+        DataError: a known column is there twice.
+    """
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    header: list[str] = []
+    with contextlib.suppress(csv.Error):  # read_delimited says what it is
+        header = next(csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting), [])
+    for column in (*_REQUIRED, *_OPTIONAL):
+        if header.count(column) > 1:
+            raise DataError(f"{header.count(column)} columns are called {column!r}: keep one", path=path, line=1)
+    return [column for column in _OPTIONAL if column in header]
+
+
+def _text(value: Any, column: str, path: Path, line: int) -> str:
+    """A cell without white space around it; numbers may name things, and are no sentences."""
+    if isinstance(value, int) and not isinstance(value, bool) and column in _OPTIONAL:
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{column} is {value!r:.40}, expected text", path=path, line=line)
+    if not value.strip():
+        mend = "fill it in each row, or leave the column out" if column in _OPTIONAL else "give both sentences"
+        raise DataError(f"{column} is empty: {mend}", path=path, line=line)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{column} has half a character (a lone surrogate): write it whole", path=path, line=line
+        ) from None
+    return value.strip()

@@ -85,7 +85,7 @@ def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, St
         if kind.is_derived:
             continue
         sample = next(iter(next(iter(rows.values())).values()))
-        panels.append(_dots(kind, direction(sample), sample.unit, rows, looks))
+        panels.append(dots(kind, direction(sample), sample.unit, rows, looks))
     return panels
 
 
@@ -103,7 +103,7 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
                 panels[key].setdefault(class_set_name(result.class_set), {})[run] = estimate
     ways = {key: "higher" if higher else "lower" for key, (_, higher) in COLLAPSE_VALUES.items()}
     return [
-        _dots(term(COLLAPSE, key), f"{ways[key]} is more collapsed", "", rows, looks)
+        dots(term(COLLAPSE, key), f"{ways[key]} is more collapsed", "", rows, looks)
         for key, rows in panels.items()
         if rows
     ]
@@ -152,9 +152,9 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
             y=_list(lane + scatter),
             mode="markers",
             marker={"color": style.colour, "symbol": style.symbol, "size": 5, "opacity": 0.6},
-            name=_text(run),
+            name=text_of(run),
             text=[
-                f"<b>{_text(word)}</b> ({_text(groups)})<br>cosine {cosine:.3f}, {count} samples"
+                f"<b>{text_of(word)}</b> ({text_of(groups)})<br>cosine {cosine:.3f}, {count} samples"
                 for word, groups, cosine, count in zip(
                     table["word"], table["groups"], cosines, table["count"], strict=True
                 )
@@ -165,8 +165,8 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
         )
         summary = f"mean {number(float(cosines.mean()))}<br>spread {number(float(cosines.std(ddof=1)))}"
         figure.add_annotation(_beside(lane, summary), yref="y2")
-    names = [_text(run) for run in runs] if len(runs) > 1 else [""]
-    _finish(figure, height=230 + 52 * len(runs), runs=len(runs))
+    names = [text_of(run) for run in runs] if len(runs) > 1 else [""]
+    finish(figure, height=230 + 52 * len(runs), runs=len(runs))
     figure.update_layout(margin={"r": 92})
     figure.update_yaxes(row=1, col=1, tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(_rows(names), row=2, col=1)
@@ -203,17 +203,17 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
                 mode="lines+markers",
                 line={"color": looks[run].colour, "width": 1.6},
                 marker={"symbol": looks[run].symbol, "size": 5},
-                name=_text(run),
+                name=text_of(run),
                 hovertemplate="step %{x}: %{y:.4g}",
             )
-        _finish(figure, height=230, runs=len(looks))
+        finish(figure, height=230, runs=len(looks))
         figure.update_xaxes(title={"text": "step", "standoff": 6})
         named = HISTORY.get(column, Term(sentence_case(plain(column)), "part of the loss"))
         panels.append(Panel(named.name, named.reading, figure))
     return panels
 
 
-def _dots(
+def dots(
     about: Term, way: str, unit: str, rows: Mapping[str, Mapping[str, Estimate]], looks: Mapping[str, Style]
 ) -> Panel:
     """A row a group; in it a lane a run: a dot, its interval, and its value at the right edge."""
@@ -238,8 +238,10 @@ def _dots(
             },
             mode="markers",
             marker={"color": style.colour, "symbol": style.symbol, "size": 8},
-            name=_text(run),
-            text=[f"<b>{_text(name)}</b>, {_text(run)}<br>{interval(e)}<br>{e.count} items" for _, name, e in shown],
+            name=text_of(run),
+            text=[
+                f"<b>{text_of(name)}</b>, {text_of(run)}<br>{interval(e)}<br>{e.count} items" for _, name, e in shown
+            ],
             hovertemplate="%{text}<extra></extra>",
         )
         for at, _, estimate in shown:
@@ -255,8 +257,8 @@ def _dots(
             layer="above",
             line={"color": _INK, "width": 1.5, "dash": "4px 3px"},
         )
-    _finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))
-    figure.update_yaxes(_rows([_text(name) for name in rows]))
+    finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))
+    figure.update_yaxes(_rows([text_of(name) for name in rows]))
     return Panel(sentence_case(about.name), "; ".join(filter(None, (about.reading, unit, way))), figure)
 
 
@@ -285,7 +287,7 @@ def _beside(y: float, text: str) -> dict[str, Any]:
     }
 
 
-def _finish(figure: go.Figure, *, height: int, runs: int) -> None:
+def finish(figure: go.Figure, *, height: int, runs: int) -> None:
     """The look that all figures share."""
     figure.update_layout(
         template="none",
@@ -309,7 +311,7 @@ def _finish(figure: go.Figure, *, height: int, runs: int) -> None:
     figure.update_yaxes(axis)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Text of data for a figure, whose labels are read as markup: as it stands, no tag."""
     return html.escape(str(value), quote=False)
 

@@ -36,7 +36,7 @@ from equiframe.report.glossary import (
     class_set_name,
     sentence_case,
 )
-from equiframe.report.study import study_headlines, study_panels, study_tables
+from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord, StudyResult
@@ -88,6 +88,7 @@ def study_page(result: StudyResult) -> str:
         .render(
             title="study",
             tables=study_tables(result),
+            headline_panels=headline_panels(result),
             panels=study_panels(result),
             headlines=study_headlines(result),
             study=json.dumps(result.study, indent=2, ensure_ascii=False),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from equiframe.report.figures import Panel, _finish, _text, styles
+from equiframe.report.figures import Panel, dots, finish, styles, text_of
+from equiframe.report.glossary import Term
 from equiframe.report.numbers import bounds, number
 from equiframe.runs.record import StudyFigure, StudyResult
+from equiframe.uncertainty import Estimate
 
 _ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3", "difference": "(U)NC3 − without"}
 
@@ -22,14 +24,15 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
     models = dict.fromkeys(figure.model for figure in result.figures)
     for model in models:
         found = [figure for figure in result.figures if figure.model == model]
+        values = [figure for figure in found if figure.arm != "difference"]
         behind = f": {model}" if len(models) > 1 else ""
         for caption, kinds, totals in (
             ("Bias", {"bias"}, {}),
-            ("Fairness gain", {"gain"}, {"mean gain": "mean"}),
-            ("Language understanding", {"understanding"}, {"mean change": "mean change"}),
+            ("Fairness gain, %", {"gain"}, {"mean gain": "mean"}),
+            ("Language understanding, points", {"understanding"}, {"mean change": "mean change"}),
             ("Collapse", {"collapse"}, {}),
         ):
-            table = _table([f for f in found if f.kind in kinds or f.kind in totals], totals)
+            table = _table([f for f in values if f.kind in kinds or f.kind in totals], totals)
             if len(table):
                 tables[caption + behind] = table
         differences = [f for f in found if f.arm == "difference"]
@@ -59,6 +62,27 @@ def study_headlines(result: StudyResult) -> list[str]:
     return said
 
 
+def headline_panels(result: StudyResult) -> list[Panel]:
+    """Fairness gain and its price: a row a method, a mark without and with the term, their intervals."""
+    looks = styles(["without (U)NC3", "with (U)NC3"])
+    marks = ", ".join(f"{style.glyph} {arm}" for arm, style in looks.items())
+    panels = []
+    for kind, about, scale in (
+        ("mean gain", Term("fairness gain, %", f"mean over benchmarks; {marks}"), 100.0),
+        ("mean change", Term("language understanding, points", f"after minus before, mean over tasks; {marks}"), 1.0),
+    ):
+        rows: dict[str, dict[str, Estimate]] = {}
+        for f in result.figures:
+            if f.kind == kind and f.arm in ("plain", "unc3") and f.value is not None:
+                low, high = (None if end is None else scale * end for end in (f.low, f.high))
+                arm = "with (U)NC3" if f.arm == "unc3" else "without (U)NC3"
+                name = f.method if len({c.model for c in result.cells}) == 1 else f"{f.model}, {f.method}"
+                rows.setdefault(name, {})[arm] = Estimate(scale * f.value, low, high, 0, "%", ideal=0.0)
+        if rows:
+            panels.append(dots(about, "0 is the model as it was", "", rows, looks))
+    return panels
+
+
 def study_panels(result: StudyResult) -> list[Panel]:
     """(U)NC3 against fairness gain, a mark a fine-tuned model."""
     panels = []
@@ -79,14 +103,15 @@ def study_panels(result: StudyResult) -> list[Panel]:
                     y=[100 * c.gain for c in shown if c.gain is not None],
                     mode="markers",
                     marker={"color": looks[method].colour, "symbol": symbol, "size": 9, "line": {"width": 1.5}},
-                    name=_text(name),
-                    text=[f"<b>{_text(name)}</b>, seed {c.seed}" for c in shown],
+                    name=text_of(name),
+                    text=[f"<b>{text_of(name)}</b>, seed {c.seed}" for c in shown],
                     hovertemplate="%{text}<br>(U)NC3 %{x:.4f}<br>gain %{y:.1f} %<extra></extra>",
                 )
-        _finish(figure, height=360, runs=1)
+        finish(figure, height=360, runs=1)
         figure.update_xaxes(title={"text": "(U)NC3 of fairness words (lower is more collapsed)", "standoff": 6})
         figure.update_yaxes(title={"text": "fairness gain, %", "standoff": 6})
-        note = "A mark a fine-tuned model; filled with the (U)NC3 term, open without."
+        marks = ", ".join(f"{style.glyph} {method or 'before'}" for method, style in looks.items())
+        note = f"A mark a model: {marks}; filled with the (U)NC3 term, open without."
         correlation = [f for f in result.figures if f.model == model and f.kind == "rank correlation"]
         note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
         panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))

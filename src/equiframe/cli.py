@@ -222,7 +222,9 @@ def evaluate(
 @app.command(epilog="Example: equiframe debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
 def debias(
     model: ModelName,
-    method: Annotated[str, typer.Option(help="Debiasing method: bec, cda, ase, mabel, adept, dropout.")] = "bec",
+    method: Annotated[
+        str, typer.Option(help="bec, cda, ase, mabel, adept, dropout; or a projection: sentence-debias, inlp.")
+    ] = "bec",
     options: Annotated[
         list[str] | None,
         typer.Option("--set", help="Option of the method as NAME=VALUE; may be repeated.", show_default=False),
@@ -536,6 +538,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar a stage on standard error; nothing where nobody looks."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if quiet or not sys.stderr.isatty() or not _is_first_rank():
         yield None
         return

@@ -208,10 +208,10 @@ def test_any_text_is_taken_and_what_is_not_swapped_is_kept(text):
 
 
 def test_augmentation_is_a_stream():
-    stream = augment(iter(["he came", "it rained"]), SWAPPER, two_sided=True)
+    stream = augment(iter(["he came", "it rained"]), [SWAPPER], two_sided=True)
     assert next(stream) == "he came"
     assert list(stream) == ["she came", "it rained"]
-    assert list(augment(["he came", "it rained"], SWAPPER, two_sided=False)) == ["she came", "it rained"]
+    assert list(augment(["he came", "it rained"], [SWAPPER], two_sided=False)) == ["she came", "it rained"]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Files and texts: where they come from, what they hold, and their counterfactuals."""
 
-from equiframe.data.corpora import Corpus, corpus, split_sentences
-from equiframe.data.counterfactual import CounterfactualSwapper, augment
+from equiframe.data.corpora import Corpus, TextStream, corpus, split_sentences, stream
+from equiframe.data.counterfactual import Bias, CounterfactualSwapper, augment, swappers
 from equiframe.data.sources import (
     KNOWN,
     DataFile,
@@ -16,11 +16,13 @@ from equiframe.data.sources import (
 
 __all__ = [
     "KNOWN",
+    "Bias",
     "Corpus",
     "CounterfactualSwapper",
     "DataFile",
     "KnownFile",
     "LocatedFile",
+    "TextStream",
     "augment",
     "corpus",
     "locate",
@@ -29,4 +31,6 @@ __all__ = [
     "read_jsonl",
     "read_text",
     "split_sentences",
+    "stream",
+    "swappers",
 ]

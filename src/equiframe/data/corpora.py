@@ -14,8 +14,8 @@ from equiframe.data.sources import (
     locate,
     read_delimited,
     read_json,
-    read_jsonl,
-    read_text,
+    read_lines,
+    stream_jsonl,
     user_file,
 )
 from equiframe.errors import DataError
@@ -39,6 +39,36 @@ class Corpus:
     files: tuple[DataFile, ...]
 
 
+@dataclass(frozen=True)
+class TextStream:
+    """A text that is read as it is needed, and again each time it is walked through."""
+
+    name: str
+    files: tuple[DataFile, ...]
+    read: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.read()
+
+
+def stream(spec: str, folder: Path | str | None = None) -> TextStream:
+    """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory."""
+    if spec in _BUILTIN:
+        names, read = _BUILTIN[spec]
+        files = tuple(locate(name, folder) for name in names)
+    elif Path(spec).is_file():
+        files, read = (user_file(spec),), _lines
+    else:
+        raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
+
+    def texts() -> Iterator[str]:
+        for text in (" ".join(text.split()) for file in files for text in read(file)):
+            if text.count(" ") >= _FEWEST_WORDS - 1:
+                yield text
+
+    return TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
+
+
 def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
     """A text by name, or a file of one's own. Spaces are made single; what has fewer than three words is left out.
 
@@ -56,18 +86,11 @@ def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
     Raises:
         DataError: missing or malformed; file and line are named.
     """
-    if spec in _BUILTIN:
-        names, read = _BUILTIN[spec]
-        files = tuple(locate(name, folder) for name in names)
-    elif Path(spec).is_file():
-        files, read = (user_file(spec),), _lines
-    else:
-        raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
-    texts = (" ".join(text.split()) for file in files for text in read(file))
-    sentences = tuple(text for text in texts if text.count(" ") >= _FEWEST_WORDS - 1)
+    text = stream(spec, folder)
+    sentences = tuple(text)
     if not sentences:
-        raise DataError(f"no text of {_FEWEST_WORDS} words or more in it", path=files[0].path)
-    return Corpus(files[0].file.name if spec not in _BUILTIN else spec, sentences, tuple(f.file for f in files))
+        raise DataError(f"no text of {_FEWEST_WORDS} words or more in it", path=text.files[0].name)
+    return Corpus(text.name, sentences, text.files)
 
 
 def _gap(file: LocatedFile) -> Iterator[str]:
@@ -91,9 +114,9 @@ def _bold(file: LocatedFile) -> Iterator[str]:
 
 def _lines(file: LocatedFile) -> Iterator[str]:
     if file.path.suffix != ".jsonl":
-        yield from read_text(file.path).split("\n")
+        yield from (line for _, line in read_lines(file.path))
         return
-    for number, row in read_jsonl(file.path, ("text",)):
+    for number, row in stream_jsonl(file.path, ("text",)):
         if not isinstance(row["text"], str):
             found = type(row["text"]).__name__
             raise DataError(f"'text': expected a string, found {found}", path=file.path, line=number)

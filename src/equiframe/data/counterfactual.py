@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from equiframe.words.word_set import WordSet
+
+Bias: TypeAlias = Literal["gender", "race", "religion"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -249,13 +252,33 @@ class CounterfactualSwapper:
         return lower in _BEFORE_FIRST_NAME or lower in _NO_NOUN_PHRASE or lower in _ADVERBS
 
 
-def augment(texts: Iterable[str], swapper: CounterfactualSwapper, *, two_sided: bool) -> Iterator[str]:
+def swappers(bias: Bias, *, names: bool = False) -> list[CounterfactualSwapper]:
+    """One for gender; of race and religion one for each two groups of the built-in set that have counterparts.
+
+    Args:
+        bias: gender, race or religion.
+        names: for gender, exchange first names too.
+    """
+    if bias == "gender":
+        return [CounterfactualSwapper.gender(names=names)]
+    words = WordSet.builtin(bias)
+    group_of = {word: group for group, members in words.groups.items() for word in members}
+    between: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for first, second in words.pairs:
+        between.setdefault((group_of[first], group_of[second]), []).append((first, second))
+    return [CounterfactualSwapper(pairs) for pairs in between.values()]
+
+
+def augment(
+    texts: Iterable[str], swappers: Sequence[CounterfactualSwapper], *, two_sided: bool, seed: int = 0
+) -> Iterator[str]:
     """Counterfactual data augmentation, as a stream.
 
     Args:
         texts: the texts, read one at a time.
-        swapper: what to exchange.
+        swappers: what to exchange. Where several change a text, one of them is drawn for it.
         two_sided: keep each original that has a counterfactual before it; otherwise it is replaced.
+        seed: of the draws.
 
     Yields:
         Texts with nothing to exchange as they are; of the others the counterfactual, behind the original if
@@ -264,14 +287,16 @@ def augment(texts: Iterable[str], swapper: CounterfactualSwapper, *, two_sided: 
     Reference: Lu et al. 2020; Zhao et al. 2018.
 
     Example:
-        >>> list(augment(["he came", "it rained"], CounterfactualSwapper.gender(), two_sided=True))
+        >>> list(augment(["he came", "it rained"], [CounterfactualSwapper.gender()], two_sided=True))
         ['he came', 'she came', 'it rained']
     """
+    generator = random.Random(seed)
     for text in texts:
-        swapped = swapper.swap(text)
-        if two_sided and swapped != text:
+        swapped = [new for new in (swapper.swap(text) for swapper in swappers) if new != text]
+        if two_sided or not swapped:
             yield text
-        yield swapped
+        if swapped:
+            yield generator.choice(swapped)
 
 
 def _owns(pronoun: str, text: str, start: int, end: int) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -248,6 +249,29 @@ def read_text(path: Path | str, *, largest: int = _LARGEST) -> str:
         raise DataError(f"not UTF-8 at byte {error.start}: save it in that encoding", path=path, line=line) from None
 
 
+def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file of any size, each with its number, read one at a time.
+
+    Raises:
+        DataError: missing, unreadable, a line too large, or not UTF-8 (line and byte are named).
+    """
+    try:
+        with Path(path).open("rb") as file:
+            for number in itertools.count(1):
+                raw = file.readline(_LARGEST)
+                if not raw:
+                    return
+                if len(raw) == _LARGEST:
+                    raise DataError(f"over {_LARGEST:,} bytes in one line: is it text?", path=path, line=number)
+                try:
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    message = f"not UTF-8 at byte {error.start} of the line: save it in that encoding"
+                    raise DataError(message, path=path, line=number) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+
+
 def read_json(path: Path | str) -> Any:
     """A JSON file.
 
@@ -267,8 +291,14 @@ def read_jsonl(path: Path | str, fields: Sequence[str] = ()) -> list[tuple[int, 
     Raises:
         DataError: a line that is no object, or lacks a field (line and field are named).
     """
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    if (size := Path(path).stat().st_size if Path(path).exists() else 0) > _LARGEST:
+        raise DataError(f"{size:,} bytes, and no data file is over {_LARGEST:,}: is it the right one?", path=path)
+    return list(stream_jsonl(path, fields))
+
+
+def stream_jsonl(path: Path | str, fields: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As :func:`read_jsonl`, of a file of any size, one line at a time."""
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         value = _json(line, path, number)
@@ -277,8 +307,7 @@ def read_jsonl(path: Path | str, fields: Sequence[str] = ()) -> list[tuple[int, 
         for field in fields:
             if field not in value:
                 raise DataError(f"no field {field!r}; there are {', '.join(value)}", path=path, line=number)
-        rows.append((number, value))
-    return rows
+        yield number, value
 
 
 def _json(text: str, path: Path | str, line: int | None = None) -> Any:

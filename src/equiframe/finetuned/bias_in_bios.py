@@ -14,9 +14,9 @@ from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, read_jsonl
 from equiframe.data.sources import HUB
+from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
-from equiframe.finetuned.sources import hub_rows, in_folder
 from equiframe.uncertainty import Rows, RowStatistic
 
 PROFESSIONS = (

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,54 +14,15 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited, read_jsonl, read_text
+from equiframe.data import DataFile, locate, read_text
+from equiframe.data.entailment import CLASSES, InferenceCorpus, Split, first_in_folder, inference_pairs
 from equiframe.data.sources import HUB
 from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample, softmax
-from equiframe.finetuned.sources import hub_rows, in_folder
 
-CLASSES = ("entailment", "neutral", "contradiction")
-Corpus: TypeAlias = Literal["snli", "mnli", "sick"]
-_Split: TypeAlias = Literal["train", "dev", "test"]
 _SAMPLES = 6  # verb and object drawn for each occupation and gendered word
 _GENDERS = {"man": "male", "gentleman": "male", "guy": "male", "woman": "female", "lady": "female", "girl": "female"}
 _OBJECTS = ("food", "farm_animals", "household", "clothes", "furniture", "vehicles")
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """Where an inference corpus lies: files below the folder, or the hub's repository, by split."""
-
-    files: dict[_Split, str]
-    repository: str
-    configuration: str | None
-    splits: dict[_Split, str]
-
-
-_CORPORA: dict[Corpus, _Corpus] = {
-    "snli": _Corpus(
-        {split: f"snli/snli_1.0_{split}.jsonl" for split in ("train", "dev", "test")},
-        "stanfordnlp/snli",
-        None,
-        {"train": "train", "dev": "validation", "test": "test"},
-    ),
-    "mnli": _Corpus(
-        {
-            "train": "mnli/multinli_1.0_train.jsonl",
-            "dev": "mnli/multinli_1.0_dev_matched.jsonl",
-            "test": "mnli/multinli_1.0_dev_mismatched.jsonl",
-        },
-        "nyu-mll/glue",
-        "mnli",
-        {"train": "train", "dev": "validation_matched", "test": "validation_mismatched"},
-    ),
-    "sick": _Corpus(
-        {"train": "sick/SICK_train.txt", "dev": "sick/SICK_trial.txt", "test": "sick/SICK_test_annotated.txt"},
-        "",
-        None,
-        {},
-    ),
-}
 
 
 class BiasNLI(FineTunedBenchmark[TextExample]):
@@ -179,83 +139,20 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
             drawn[int.from_bytes(digest[:8], "big") % endings] = None
         return sorted(drawn)
 
-    def _inference(self, split: _Split, folder: Path | str | None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def _inference(self, split: Split, folder: Path | str | None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """One split of the corpus."""
         corpus = self._corpus(folder)
-        known = _CORPORA[corpus]
-        name = f"{corpus}/{split}"
-        if corpus == "sick":
-            located = locate(name, folder)
-            rows, file, place = _sick(located.path), located.file, str(located.path)
-        elif (found := in_folder(name, folder, [known.files[split]])) is not None:
-            rows, file, place = _jsonl(found.path), found.file, str(found.path)
-        else:
-            given, file = hub_rows(
-                name,
-                known.repository,
-                known.configuration,
-                known.splits[split],
-                ("premise", "hypothesis", "label"),
-                f"give --data FOLDER with {known.files[split]} in it, or name another corpus: bias_nli:sick",
-            )
-            place = f"{HUB}{known.repository}"
-            rows = [
-                (number, str(first), str(second), _class_of(label, place, number))
-                for number, (first, second, label) in enumerate(given, start=1)
-                if label != -1
-            ]
-        if not rows:
-            raise DataError("no labelled pair in it: is the file whole?", path=place)
+        pairs, file = inference_pairs(corpus, split, folder, otherwise="name another corpus: bias_nli:sick")
         return [
-            TextExample(f"{corpus}-{number}", first, second, float(label), {"part": "nli"})
-            for number, first, second, label in rows
+            TextExample(f"{corpus}-{pair.row}", pair.premise, pair.hypothesis, float(pair.label), {"part": "nli"})
+            for pair in pairs
         ], (file,)
 
-    def _corpus(self, folder: Path | str | None) -> Corpus:
+    def _corpus(self, folder: Path | str | None) -> InferenceCorpus:
         """What is fine-tuned on."""
-        for corpus in _CORPORA:
-            if self.corpus == corpus:
-                return corpus
-        if str(folder).startswith(HUB):
-            return "snli"
-        has = (c for c in _CORPORA if in_folder(f"{c}/train", folder, [_CORPORA[c].files["train"]]) is not None)
-        return next(has, "snli")
-
-
-_Row: TypeAlias = tuple[int, str, str, int]
-
-
-def _jsonl(path: Path) -> list[_Row]:
-    """SNLI's and MNLI's own files; a pair whose annotators did not agree has the label "-"."""
-    rows = []
-    for line, value in read_jsonl(path, ("gold_label", "sentence1", "sentence2")):
-        texts = [value["sentence1"], value["sentence2"]]
-        if not all(isinstance(text, str) for text in texts):
-            raise DataError("sentence1 or sentence2 is no text", path=path, line=line)
-        if value["gold_label"] != "-":
-            rows.append((line, *texts, _class_named(value["gold_label"], path, line)))
-    return rows
-
-
-def _sick(path: Path) -> list[_Row]:
-    columns = ("sentence_A", "sentence_B", "entailment_judgment")
-    return [
-        (line, row["sentence_A"], row["sentence_B"], _class_named(row["entailment_judgment"].lower(), path, line))
-        for line, row in read_delimited(path, "\t", columns)
-    ]
-
-
-def _class_named(label: object, path: Path, line: int) -> int:
-    if label not in CLASSES:
-        raise DataError(f"label is {label!r}, expected {', '.join(CLASSES)}", path=path, line=line)
-    return CLASSES.index(str(label))
-
-
-def _class_of(label: object, place: str, row: int) -> int:
-    """The hub's number of a class."""
-    if label not in (0, 1, 2):
-        raise DataError(f"label is {label!r}, expected 0, 1, 2, or -1 for none", path=place, line=row)
-    return int(str(label))
+        if self.corpus != "given":
+            return self.corpus
+        return "snli" if str(folder).startswith(HUB) else first_in_folder(folder) or "snli"
 
 
 def _word_lists(folder: Path | str | None) -> tuple[dict[str, list[str]], tuple[DataFile, ...]]:

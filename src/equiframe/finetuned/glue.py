@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import f1_of, matthews_of, mean_of, pearson_of, spearman_of
 from equiframe.data import DataFile, read_text
+from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError, InputError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
-from equiframe.finetuned.sources import hub_rows, in_folder
 
 _Line = tuple[int, list[str]]
 

@@ -3,6 +3,7 @@
 from equiframe.methods.balance import balanced_weight
 from equiframe.methods.method import METHODS, Method, Settings, load_method
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.methods.projection import Projection
 from equiframe.methods.with_unc3 import WithUNC3
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Method",
     "Objective",
     "ObjectiveOutput",
+    "Projection",
     "Settings",
     "WithUNC3",
     "balanced_weight",

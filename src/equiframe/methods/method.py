@@ -16,6 +16,7 @@ from torch import Tensor
 from equiframe.data import DataFile
 from equiframe.errors import InputError
 from equiframe.methods.objective import Objective
+from equiframe.methods.projection import Projection
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 from equiframe.options import validated
@@ -27,6 +28,8 @@ METHODS: dict[str, str] = {
     "ase": "equiframe.methods.ase:ASE",
     "mabel": "equiframe.methods.mabel:MABEL",
     "adept": "equiframe.methods.adept:ADEPT",
+    "sentence-debias": "equiframe.methods.sentence_debias:SentenceDebias",
+    "inlp": "equiframe.methods.inlp:INLP",
 }
 """Every method by name, imported on first use. A user adds one by adding a line."""
 
@@ -85,7 +88,7 @@ class Method(ABC):
         """
 
 
-def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method | Projection:
     """The method of that name.
 
     Args:
@@ -100,5 +103,5 @@ def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"no debiasing method {name!r}: {meant}there are {', '.join(sorted(METHODS))}")
     module, _, attribute = METHODS[name].partition(":")
-    kind: type[Method] = getattr(importlib.import_module(module), attribute)
+    kind: type[Method | Projection] = getattr(importlib.import_module(module), attribute)
     return validated(kind, options or {}, of=name)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.resources
+import json
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,9 +29,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import ModelError
+from equiframe.models.projected import BUFFER, project
 from equiframe.scoring.requests import ModelKind, TextCodec
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
@@ -95,7 +99,7 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a language model with its head, in float32.
+    """Load a language model with its head, in float32, and with its projection if it was saved with one.
 
     Args:
         name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
@@ -126,6 +130,8 @@ def load(
             **common,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        if (key := f"{model.base_model_prefix}.{BUFFER}") in info["unexpected_keys"]:
+            project(model, _tensor(where, key, common.get("revision")))
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint has no weights for {missing[0]} (and {len(missing) - 1} more): it was"
@@ -138,6 +144,18 @@ def load(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return LanguageModel(name=name, model=model.to(device).eval(), tokenizer=tokenizer, kind=kind)
+
+
+def _tensor(where: str, key: str, revision: str | None) -> torch.Tensor:
+    """One tensor of a checkpoint, be it one file or several."""
+    try:
+        file = cached_file(where, SAFE_WEIGHTS_NAME, revision=revision)
+    except OSError:
+        index = cached_file(where, SAFE_WEIGHTS_INDEX_NAME, revision=revision)
+        shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"][key]
+        file = cached_file(where, shard, revision=revision)
+    with safe_open(file, framework="pt") as stored:
+        return stored.get_tensor(key)
 
 
 def _kind(config: Any, name: str) -> ModelKind:

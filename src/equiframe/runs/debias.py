@@ -18,9 +18,10 @@ from transformers import PrinterCallback, set_seed
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.methods import Method, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
+from equiframe.models.projected import project
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer, FineTuning
 from equiframe.training.trainer import Progress, complete_checkpoint
@@ -70,7 +71,7 @@ class Debiased:
 
 def debias(
     language_model: LanguageModel,
-    method: Method,
+    method: Method | Projection,
     unc3: UNC3Options,
     fine_tuning: FineTuning,
     words: ResolvedWords,
@@ -79,7 +80,7 @@ def debias(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
-    """Fine-tune a model, in place. A complete checkpoint in ``checkpoints`` is continued.
+    """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
 
     Args:
         language_model: the model; its weights change.
@@ -95,6 +96,8 @@ def debias(
         InputError: options that cannot work together.
         ModelError: the loss is not finite.
     """
+    if isinstance(method, Projection):
+        return _project(language_model, method, unc3, fine_tuning, folder)
     model = language_model.model
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings)
@@ -156,6 +159,31 @@ def debias(
         ),
         history=pd.DataFrame(trainer.history),
         files=files,
+    )
+
+
+def _project(
+    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, folder: Path | None
+) -> Debiased:
+    """Put a projection on the model's last states; nothing is trained."""
+    if unc3.weight:
+        raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
+    began = time.perf_counter()
+    fitted = method.projection(
+        language_model, folder=folder, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
+    )
+    project(language_model.model, fitted.matrix)
+    return Debiased(
+        language_model=language_model,
+        result=TrainingResult(
+            method=method.name,
+            unc3_weight=0.0,
+            steps=len(fitted.history),
+            seconds=time.perf_counter() - began,
+            final_loss=None,
+        ),
+        history=pd.DataFrame(fitted.history),
+        files=fitted.files,
     )
 
 

@@ -76,7 +76,7 @@ class TrainingResult(_Frozen):
     unc3_weight: float
     steps: int
     seconds: float
-    final_loss: float
+    final_loss: float | None = Field(description="null where nothing was trained")
 
 
 class Metrics(_Frozen):

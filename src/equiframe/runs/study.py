@@ -23,7 +23,7 @@ from scipy import stats
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
-from equiframe.methods import load_method
+from equiframe.methods import Method, load_method
 from equiframe.options import validated
 from equiframe.report import study_page, study_tables
 from equiframe.runs.audit import AuditOptions
@@ -81,7 +81,7 @@ class Study(_Read):
 
     Args:
         models: hub names, local directories, or ``builtin:...``.
-        methods: each is run without and with (U)NC3.
+        methods: each is run without and with (U)NC3; a projection, which trains nothing, without alone.
         seeds: of fine-tuning, and of the heads of fine-tuned benchmarks.
         benchmarks: of bias, each with the measure whose distance from its ideal counts for the gain.
         understanding: benchmarks of language understanding, each with the measure that counts.
@@ -155,9 +155,11 @@ class Study(_Read):
             )
             cells[model, "", "before", seed] = before
             for method in self.methods:
-                published = load_method(method.method, method.options).settings
-                weight = published.unc3_weight if method.unc3 is None else method.unc3
-                for arm in ("plain", "unc3"):
+                loaded = load_method(method.method, method.options)
+                published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
+                weight = published if method.unc3 is None else method.unc3
+                arms: tuple[Arm, ...] = ("plain", "unc3") if weight else ("plain",)
+                for arm in arms:
                     cells[model, method.name, arm, seed] = dataclasses.replace(
                         before,
                         verb="debias",
@@ -244,8 +246,7 @@ def _of_model(
 ) -> tuple[list[StudyFigure], list[StudyCell]]:
     """All figures of one model, and a point a cell for the scatter of collapse against gain."""
     seeds = len(spec.seeds)
-    arms: list[tuple[str, Arm]] = [("", "before")]
-    arms += [(method.name, arm) for method in spec.methods for arm in ("plain", "unc3")]
+    arms = list(dict.fromkeys((method, arm) for of, method, arm, _ in records if of == model))
     runs = [records[model, method, arm, seed] for method, arm in arms for seed in spec.seeds]
     draws = draws_of_seeds(seeds, seed=spec.seed, resamples=resamples)
     figures: list[StudyFigure] = []

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from equiframe.data import KNOWN, DataFile, LocatedFile, locate
-from equiframe.data.sources import HUB, user_file
+from equiframe.data.sources import HUB, KNOWN, DataFile, LocatedFile, locate, user_file
 from equiframe.errors import DataError, MissingDataError
 
 

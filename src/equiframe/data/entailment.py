@@ -1,0 +1,229 @@
+"""Pairs of sentences of which the second follows from the first, or not: SNLI, MNLI, SICK, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from equiframe.data.counterfactual import CounterfactualSwapper
+from equiframe.data.sources import HUB, DataFile, locate, read_delimited, read_jsonl, user_file
+from equiframe.data.training_sources import hub_rows, in_folder
+from equiframe.errors import DataError
+
+CLASSES = ("entailment", "neutral", "contradiction")
+InferenceCorpus: TypeAlias = Literal["snli", "mnli", "sick"]
+Split: TypeAlias = Literal["train", "dev", "test"]
+
+
+class LabelledPair(NamedTuple):
+    """A premise, a hypothesis, and the class: its place in ``CLASSES``. ``row`` is its line, or row of the hub."""
+
+    row: int
+    premise: str
+    hypothesis: str
+    label: int
+
+
+class CounterfactualPair(NamedTuple):
+    """An entailed pair, and the same pair with the genders swapped."""
+
+    premise: str
+    hypothesis: str
+    swapped_premise: str
+    swapped_hypothesis: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an inference corpus lies: files below the folder, or the hub's repository, by split."""
+
+    files: dict[Split, str]
+    repository: str
+    configuration: str | None
+    splits: dict[Split, str]
+
+
+_PLACES: dict[InferenceCorpus, _Place] = {
+    "snli": _Place(
+        {split: f"snli/snli_1.0_{split}.jsonl" for split in ("train", "dev", "test")},
+        "stanfordnlp/snli",
+        None,
+        {"train": "train", "dev": "validation", "test": "test"},
+    ),
+    "mnli": _Place(
+        {
+            "train": "mnli/multinli_1.0_train.jsonl",
+            "dev": "mnli/multinli_1.0_dev_matched.jsonl",
+            "test": "mnli/multinli_1.0_dev_mismatched.jsonl",
+        },
+        "nyu-mll/glue",
+        "mnli",
+        {"train": "train", "dev": "validation_matched", "test": "validation_mismatched"},
+    ),
+    "sick": _Place(
+        {"train": "sick/SICK_train.txt", "dev": "sick/SICK_trial.txt", "test": "sick/SICK_test_annotated.txt"},
+        "",
+        None,
+        {},
+    ),
+}
+INFERENCE_CORPORA = tuple(_PLACES)
+_MABEL_COLUMNS = ("orig_sent0", "orig_sent1", "aug_sent0", "aug_sent1")
+
+
+def first_in_folder(folder: Path | str | None) -> InferenceCorpus | None:
+    """The first of SNLI, MNLI and SICK whose training set lies in the user's folder; None where none does."""
+    has = (c for c, place in _PLACES.items() if in_folder(f"{c}/train", folder, [place.files["train"]]) is not None)
+    return next(has, None)
+
+
+def inference_pairs(
+    corpus: InferenceCorpus, split: Split, folder: Path | str | None = None, *, otherwise: str
+) -> tuple[list[LabelledPair], DataFile]:
+    """One split of an inference corpus; pairs without a label are passed over.
+
+    Args:
+        corpus: SNLI and MNLI as their authors give them (JSONL) from the folder, else from the hub; MNLI's dev
+            is its matched set, its test the mismatched one. SICK as SemEval 2014 gave it, from the folder.
+        split: train, dev or test.
+        folder: where the user keeps data files, or ``hub:OWNER/NAME``.
+        otherwise: what the user may do instead where SNLI or MNLI cannot be had, for the message.
+
+    Raises:
+        DataError: missing or malformed; file, line and field are named.
+    """
+    place, name = _PLACES[corpus], f"{corpus}/{split}"
+    if corpus == "sick":
+        located = locate(name, folder)
+        pairs, file, source = _sick(located.path), located.file, str(located.path)
+    elif (found := in_folder(name, folder, [place.files[split]])) is not None:
+        pairs, file, source = _jsonl(found.path), found.file, str(found.path)
+    else:
+        rows, file = hub_rows(
+            name,
+            place.repository,
+            place.configuration,
+            place.splits[split],
+            ("premise", "hypothesis", "label"),
+            f"give --data FOLDER with {place.files[split]} in it, or {otherwise}",
+        )
+        source = f"{HUB}{place.repository}"
+        pairs = [
+            LabelledPair(number, str(premise), str(hypothesis), _class_of(label, source, number))
+            for number, (premise, hypothesis, label) in enumerate(rows, start=1)
+            if label != -1
+        ]
+    if not pairs:
+        raise DataError("no labelled pair in it: is the file whole?", path=source)
+    return pairs, file
+
+
+def counterfactual_pairs(
+    spec: str, swapper: CounterfactualSwapper, folder: Path | str | None = None
+) -> tuple[list[CounterfactualPair], tuple[DataFile, ...]]:
+    """Entailed pairs with a word to swap on at least one side, each with its counterfactual.
+
+    Where only one sentence holds such a word, the other is its own counterfactual.
+
+    Args:
+        spec: ``snli``, ``mnli`` or ``sick``, or several joined by ``+``, of which the training set is read; a
+            ``.jsonl`` file of one object a line with ``premise`` and ``hypothesis``, all of them entailed (a
+            ``label``, where there is one, is ``entailment`` or 0); or a ``.csv`` file as the authors of MABEL
+            give it, with the columns orig_sent0 (premise), orig_sent1 (hypothesis), aug_sent0 and aug_sent1
+            (the same, swapped), whose rows are taken as they are.
+        swapper: what is swapped.
+        folder: where the user keeps data files, or ``hub:OWNER/NAME``.
+
+    Raises:
+        DataError: missing or malformed; file, line and field are named. Or no pair holds a word to swap.
+
+    Reference: He et al. 2022 (MABEL).
+    """
+    corpora = [corpus for name in spec.split("+") for corpus in INFERENCE_CORPORA if corpus == name]
+    if len(corpora) == spec.count("+") + 1:
+        otherwise = "take SICK: --set data=sick --data FOLDER with sick/SICK_train.txt in it"
+        read = [inference_pairs(corpus, "train", folder, otherwise=otherwise) for corpus in corpora]
+        entailed = ((p.premise, p.hypothesis) for pairs, _ in read for p in pairs if CLASSES[p.label] == "entailment")
+        found, files = _with_swapped(entailed, swapper), tuple(file for _, file in read)
+    elif spec.endswith((".csv", ".jsonl")):
+        located = user_file(spec)
+        is_table = spec.endswith(".csv")
+        found = _mabel_table(located.path) if is_table else _with_swapped(_premises(located.path), swapper)
+        files = (located.file,)
+    else:
+        raise DataError(
+            f"no entailment pairs {spec!r}: give {', '.join(INFERENCE_CORPORA)}, several joined by +, a .jsonl file of"
+            " premise and hypothesis, or a .csv file in MABEL's layout"
+        )
+    if not found:
+        raise DataError(f"no entailed pair with a word to swap in {spec}")
+    return found, files
+
+
+def _with_swapped(pairs: Iterable[tuple[str, str]], swapper: CounterfactualSwapper) -> list[CounterfactualPair]:
+    both = (CounterfactualPair(*pair, *map(swapper.swap, pair)) for pair in pairs)
+    return [four for four in both if four[:2] != four[2:]]
+
+
+def _mabel_table(path: Path) -> list[CounterfactualPair]:
+    found = []
+    for line, row in read_delimited(path, ",", _MABEL_COLUMNS):
+        for column, text in row.items():
+            if not text.strip():
+                raise DataError(f"{column} is empty", path=path, line=line)
+        found.append(CounterfactualPair(*(row[column] for column in _MABEL_COLUMNS)))
+    return found
+
+
+def _premises(path: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for line, value in read_jsonl(path, ("premise", "hypothesis")):
+        if (label := value.get("label", "entailment")) not in ("entailment", 0):
+            raise DataError(f"label is {label!r}: give entailed pairs alone", path=path, line=line)
+        pairs.append(_texts(value, "premise", "hypothesis", path, line))
+    return pairs
+
+
+def _jsonl(path: Path) -> list[LabelledPair]:
+    """SNLI's and MNLI's own files; a pair whose annotators did not agree has the label "-"."""
+    pairs = []
+    for line, value in read_jsonl(path, ("gold_label", "sentence1", "sentence2")):
+        texts = _texts(value, "sentence1", "sentence2", path, line)
+        if value["gold_label"] != "-":
+            pairs.append(LabelledPair(line, *texts, _class_named(value["gold_label"], path, line)))
+    return pairs
+
+
+def _sick(path: Path) -> list[LabelledPair]:
+    columns = ("sentence_A", "sentence_B", "entailment_judgment")
+    return [
+        LabelledPair(
+            line,
+            row["sentence_A"],
+            row["sentence_B"],
+            _class_named(row["entailment_judgment"].lower(), path, line),
+        )
+        for line, row in read_delimited(path, "\t", columns)
+    ]
+
+
+def _texts(value: dict[str, Any], first: str, second: str, path: Path, line: int) -> tuple[str, str]:
+    for field in (first, second):
+        if not isinstance(value[field], str):
+            raise DataError(f"{field} is no text but {value[field]!r}", path=path, line=line)
+    return value[first], value[second]
+
+
+def _class_named(label: object, path: Path, line: int) -> int:
+    if label not in CLASSES:
+        raise DataError(f"label is {label!r}, expected {', '.join(CLASSES)}", path=path, line=line)
+    return CLASSES.index(str(label))
+
+
+def _class_of(label: object, place: str, row: int) -> int:
+    """The hub's number of a class."""
+    if label not in (0, 1, 2):
+        raise DataError(f"label is {label!r}, expected 0, 1, 2, or -1 for none", path=place, line=row)
+    return int(str(label))

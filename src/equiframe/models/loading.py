@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import ModelError
 from equiframe.models.projected import BUFFER, project
+from equiframe.models.self_debias import SelfDebias
 from equiframe.scoring.requests import ModelKind, TextCodec
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
@@ -49,12 +50,14 @@ class LanguageModel:
         model: in evaluation mode.
         tokenizer: its tokenizer.
         kind: masked or causal.
+        self_debias: how its predictions are corrected when they are scored; by default not at all.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
+    self_debias: SelfDebias | None = None
 
     @property
     def device(self) -> torch.device:
@@ -68,12 +71,13 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
-        """The longest sequence the model takes, in tokens."""
+        """The longest sequence the model takes, in tokens; what Self-Debias puts before it counts."""
         config = self.model.config
         positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
             positions -= config.pad_token_id + 1  # these count positions from behind the padding id
-        return min(int(positions or 2**31), self.tokenizer.model_max_length)
+        prompt = 0 if self.self_debias is None else len(self.self_debias.prompt)
+        return min(int(positions or 2**31), self.tokenizer.model_max_length) - prompt
 
     @property
     def special_ids(self) -> torch.Tensor:
@@ -81,8 +85,8 @@ class LanguageModel:
         return torch.tensor(sorted(self.tokenizer.all_special_ids), device=self.device)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary."""
-        digest = hashlib.sha256()
+        """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary, and over Self-Debias."""
+        digest = hashlib.sha256(b"" if self.self_debias is None else repr(self.self_debias).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -17,12 +17,13 @@ import torch.distributed as dist
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
-from equiframe.data import DataFile
+from equiframe.data import Bias, DataFile
 from equiframe.errors import InputError, MissingDataError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.loading import cache_folder
+from equiframe.models.self_debias import SelfDebias
 from equiframe.options import validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
@@ -59,6 +60,7 @@ class RunConfig:
         unc3: the term added to the method.
         unc3_words: the term's words; the audit's set by default.
         fine_tuning: how long and how fast.
+        self_debias: correct the model's predictions against this bias when they are scored.
         heads: settings of fine-tuned benchmarks that differ from the published ones, see
             :class:`equiframe.finetuned.FineTuneSettings`.
         limit: score this many items of each benchmark, spread evenly over the data; all by default.
@@ -81,6 +83,7 @@ class RunConfig:
     unc3: UNC3Options = field(default_factory=UNC3Options)
     unc3_words: str = "gender"
     fine_tuning: FineTuning = field(default_factory=FineTuning)
+    self_debias: Bias | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
@@ -121,6 +124,9 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
             device=config.device,
             trust_remote_code=config.trust_remote_code,
         )
+        if config.self_debias is not None:
+            correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
+            language_model = dataclasses.replace(language_model, self_debias=correction)
         tell("load", 1, 1)
         start = language_model.fingerprint()
         debiased: Debiased | None = None

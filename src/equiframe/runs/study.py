@@ -44,6 +44,7 @@ from equiframe.training import FineTuning
 from equiframe.uncertainty import RESAMPLES
 
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
+SELF_DEBIAS = "self-debias"
 _FEWEST_CELLS = 4  # for a rank correlation
 
 
@@ -55,7 +56,7 @@ class StudyMethod(_Read):
     """One method of a study.
 
     Args:
-        method: its name.
+        method: its name, or ``self-debias``, which corrects predictions as they are scored (option ``bias``).
         label: what the tables call it; its name by default.
         options: of the method itself.
         fine_tuning: what differs for it from the study's ``fine_tuning``.
@@ -155,6 +156,10 @@ class Study(_Read):
             )
             cells[model, "", "before", seed] = before
             for method in self.methods:
+                if method.method == SELF_DEBIAS:
+                    bias = method.options.get("bias", "gender")
+                    cells[model, method.name, "plain", seed] = dataclasses.replace(before, self_debias=bias)
+                    continue
                 loaded = load_method(method.method, method.options)
                 published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
                 weight = published if method.unc3 is None else method.unc3

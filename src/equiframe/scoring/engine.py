@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import forward_at
 from equiframe.models.loading import LanguageModel
+from equiframe.models.self_debias import debiased_logits
 from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
 from equiframe.scoring.requests import (
     Answer,
@@ -158,7 +159,7 @@ def _answers(
 
 def _plan(language_model: LanguageModel, requests: Sequence[Request], token_budget: int) -> Plan:
     """Rows for the requests: trees of sequences if the model is causal and reads them right."""
-    if language_model.kind == "causal":
+    if language_model.kind == "causal" and language_model.self_debias is None:
         planned = plan(requests, tree_tokens=min(_TREE_TOKENS, token_budget, language_model.window))
         branching = next((row for row in planned.rows if _is_branching(row)), None)
         if branching is None or _reads_trees(language_model, branching):
@@ -251,7 +252,22 @@ def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool
         logits=logits,
         feature="decoder-input" if logits else "last-layer",
     )
-    return read.states if read.logits is None else read.logits
+    if read.logits is None:
+        return read.states
+    if language_model.self_debias is None:
+        return read.logits
+    prompted, where = _inputs(language_model, [_behind(row, language_model) for row in rows])
+    biased = forward_at(language_model.model, prompted, where).logits
+    assert biased is not None
+    return debiased_logits(read.logits, biased, language_model.self_debias.decay)
+
+
+def _behind(row: Row, language_model: LanguageModel) -> Row:
+    """A row with the prompt of Self-Debias in it, behind the start token if it has one."""
+    assert language_model.self_debias is not None
+    prompt = language_model.self_debias.prompt
+    at = int(row.tokens[0] in language_model.tokenizer.all_special_ids)
+    return Row((*row.tokens[:at], *prompt, *row.tokens[at:]), None, tuple(p + len(prompt) for p in row.places))
 
 
 def _attention(language_model: LanguageModel, rows: Sequence[Row]) -> Tensor:

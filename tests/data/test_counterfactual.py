@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import CounterfactualSwapper, augment, corpus
+from equiframe.data import CounterfactualSwapper, augment, corpus, swappers
 from equiframe.errors import DataError
 from equiframe.words import WordSet
 
@@ -237,3 +237,58 @@ def test_gap_in_less_than_a_minute_per_thirty_megabytes(gap):
     start = time.perf_counter()
     assert sum(SWAPPER.has_swap(sentence) for sentence in gap) > len(gap) / 3
     assert sum(map(len, gap)) / (time.perf_counter() - start) > 5e5
+
+
+def test_a_swapper_for_each_two_groups_with_counterparts():
+    assert len(swappers("gender")) == 1
+    assert swappers("gender")[0].swap("Mary met her") == "Mary met him"
+    assert swappers("gender", names=True)[0].swap("Mary met her") == "James met him"
+    race = swappers("race")
+    assert {swapper.swap("black and african") for swapper in race} == {
+        "black and african",  # the one between white and asian
+        "white and european",
+        "asian and asian",
+    }
+    religion = swappers("religion")
+    assert len(religion) == 10  # of five groups
+    assert {swapper.swap("the church") for swapper in religion} == {"the church", "the synagogue", "the mosque"}
+    # a sentence with words of both groups is swapped whole, and no third group comes in
+    assert "The Imam left the synagogue" in [swapper.swap("The Rabbi left the mosque") for swapper in religion]
+
+
+def test_one_of_several_counterparts_is_drawn():
+    texts = ["the church stands"] * 200
+    once, again, other = (
+        list(augment(texts, swappers("religion"), two_sided=False, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert once == again != other
+    assert set(once) == {"the synagogue stands", "the mosque stands"}
+    assert 60 < once.count("the mosque stands") < 140
+
+
+def test_two_sides_of_the_same_draw():
+    texts = ["the church stands", "it rained here", "a rabbi left"] * 5
+    one = list(augment(texts, swappers("religion"), two_sided=False, seed=3))
+    two = list(augment(texts, swappers("religion"), two_sided=True, seed=3))
+    assert len(one) == len(texts)
+    expected = []
+    for text, new in zip(texts, one, strict=True):
+        expected += [text] if new == text else [text, new]
+    assert two == expected
+
+
+def test_augmentation_asks_for_one_text_at_a_time():
+    asked = []
+
+    def texts():
+        for text in ("he came", "it rained", "she left"):
+            asked.append(text)
+            yield text
+
+    walk = augment(texts(), [SWAPPER], two_sided=True)
+    assert asked == []
+    assert (next(walk), asked) == ("he came", ["he came"])
+    assert (next(walk), asked) == ("she came", ["he came"])
+    assert (next(walk), asked) == ("it rained", ["he came", "it rained"])
+    assert list(augment([], [SWAPPER], two_sided=True)) == []
+    assert list(augment(["he came"], [], two_sided=False)) == ["he came"]

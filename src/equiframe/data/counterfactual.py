@@ -270,7 +270,12 @@ def swappers(bias: Bias, *, names: bool = False) -> list[CounterfactualSwapper]:
 
 
 def augment(
-    texts: Iterable[str], swappers: Sequence[CounterfactualSwapper], *, two_sided: bool, seed: int = 0
+    texts: Iterable[str],
+    swappers: Sequence[CounterfactualSwapper],
+    *,
+    two_sided: bool,
+    neutral: bool = True,
+    seed: int = 0,
 ) -> Iterator[str]:
     """Counterfactual data augmentation, as a stream.
 
@@ -278,11 +283,12 @@ def augment(
         texts: the texts, read one at a time.
         swappers: what to exchange. Where several change a text, one of them is drawn for it.
         two_sided: keep each original that has a counterfactual before it; otherwise it is replaced.
+        neutral: keep texts with nothing to exchange; otherwise they are left out.
         seed: of the draws.
 
     Yields:
-        Texts with nothing to exchange as they are; of the others the counterfactual, behind the original if
-        ``two_sided``.
+        Texts with nothing to exchange as they are, unless left out; of the others the counterfactual, behind the
+        original if ``two_sided``.
 
     Reference: Lu et al. 2020; Zhao et al. 2018.
 
@@ -293,7 +299,7 @@ def augment(
     generator = random.Random(seed)
     for text in texts:
         swapped = [new for new in (swapper.swap(text) for swapper in swappers) if new != text]
-        if two_sided or not swapped:
+        if two_sided if swapped else neutral:
             yield text
         if swapped:
             yield generator.choice(swapped)

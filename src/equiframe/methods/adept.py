@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
 from equiframe.data import DataFile, stream
-from equiframe.errors import DataError
+from equiframe.data.word_sentences import balanced, counterparts, word_sentences
+from equiframe.errors import DataError, InputError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
@@ -27,9 +27,9 @@ from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
 
 _NEUTRAL = -1
-_FEWEST, _MOST = 2, 128  # words of a sentence
 _SAMPLES = 256  # sentences of a group from which its prototype is computed
 _AT_ONCE = 32  # of them in a forward pass
+_GROUPS = {"gender": ("female", "male"), "religion": ("christian", "jewish", "muslim")}  # of the built-in words
 _WEIGHTS = {"adept": (0.3, 0.7), "dpce": (0.2, 0.8)}  # published, of bias and of representation
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -44,34 +44,44 @@ class ADEPT(Method):
     over pairs of groups of the Jensen-Shannon divergence of p_i and p_k, in bits. Representation is the distance to
     the states of the original model on sentences with a word of a group.
 
-    Requires: a second copy of the model, to which it is held. Data: sentences of 2 to 128 words; attribute sentences
-    hold a word of a group, neutral ones a profession and no word of a group. As many of each group, and of the
-    neutral ones, as there are of the rarest. Published: News-Commentary v15, which can be given as a file.
+    Requires: a second copy of the model, to which it is held, and a fast tokenizer, which tells where its tokens stand.
+    Data: sentences of 2 to 128 words; attribute sentences hold a word of a group, neutral ones a profession and no
+    attribute word. A sentence is there once for each such word in it, read at its first occurrence. Of counterparts
+    ("she", "he") there are as many of the one as of the other, and of neutral words as many as of a group; GAP has 619
+    of professions, to which its 6,032 of either gender are thinned. BUG has no neutral sentence for gender. Published:
+    News-Commentary v15, which can be given as a file.
 
-    Relations: with ``loss=dpce`` it is DPCE, whose bias is the sum over groups of (mean over neutral words of
-    n . a_i)^2. Published settings: 10 epochs, AdamW 5e-4, linear decay, batch 32 (times 4 accumulated), length 128,
-    (U)NC3 weight 5; seed 42 is ours. The authors' prefix tuning, which trains a prompt alone, is not here: the
-    published (U)NC3 run fine-tunes all weights.
+    Relations: with ``loss=dpce`` it is DPCE, whose bias is the sum over groups of (mean over neutral words and layers
+    of n . a_i)^2. Published settings, of the (U)NC3 run: 10 epochs, AdamW 5e-4, linear decay, batch 32 (times 4
+    accumulated), length 128, seed 42, (U)NC3 weight 5; the authors' own script has 5e-5 and batch 8, and the (U)NC3
+    code for DPCE 5e-5 and batch 4. The authors' prefix tuning, which trains a prompt alone, is not here: the published
+    (U)NC3 run fine-tunes all weights.
 
-    Differs from the public code: a batch holds sentences of both kinds (there one kind a step). Prototypes are
-    computed anew every ``refresh`` steps from up to 256 sentences a group (there at each epoch from all).
-    Word states are read at the word's own tokens and divided by their number (there one place too far left if any
-    word of the batch has several tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as
-    the authors' script sets it (their code drops it and runs with 10). The class means of (U)NC3 live for the whole run
-    (there for an epoch).
+    Differs from the public code: a batch holds sentences of all kinds (there one of K groups or the neutral ones in
+    turn, so that representation weighs K times as much against bias as here). Prototypes are computed anew every
+    ``refresh`` batches from up to 256 sentences a group (there at each epoch from all). Word states are read at the
+    word's own tokens and divided by their number (there one place too far left if any word of the batch has several
+    tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as the authors' script sets it
+    (their code drops it and runs with 10). The class means of (U)NC3 live for the whole run (there for an epoch). The
+    last model is kept (there the best on held-out sentences). A causal LM's word is never its first token, whose state
+    is of another size (in the upper layers of SmolLM2-135M a norm of 23,000, that of others being 150 to 600).
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
-        bias: whose groups of words, ``gender`` or ``religion``.
+        bias: whose groups of words, ``gender`` (female, male), or ``religion`` (christian, jewish, muslim, as
+            published).
+        fewest: counterparts with fewer sentences of the rarer are left out. At 30, as published, GAP keeps 18 pairs of
+            gender; of religion it has too few, and BOLD keeps 2 of 8 triples.
         loss: ``adept`` or ``dpce``.
-        rho: width of the kernel; larger is smoother. It has the scale of the states: in a model of smaller or fewer
-            layers distances are shorter, and at 15 the divergence vanishes. 7 is about the same for 6 layers of 384
-            as 15 for the 12 of 768 that it was made for.
+        rho: width of the kernel. It has the scale of the states: too large, and all neutral words count alike and the
+            divergence vanishes; too small, and one counts alone and the divergence has no gradient. Of 32 neutral words
+            of GAP there count (the exponential of the entropy of p_i) 31.6 in builtin:mini-mlm at 15 and 20 at 7, and 1
+            in SmolLM2-135M at 15 and 12 at 200.
         bias_weight: by default as published, 0.3 (DPCE 0.2).
         representation_weight: by default as published, 0.7 (DPCE 0.8).
         representation: ``mse``, the mean squared difference, or ``kl``, the divergence of softmaxed states and of their
             negatives, in bits.
-        refresh: steps between computations of the prototypes.
+        refresh: batches between computations of the prototypes.
 
     Reference: Yang et al. 2022, "ADEPT: A DEbiasing PrompT Framework"; Kaneko and Bollegala 2021 (DPCE).
     """
@@ -83,6 +93,7 @@ class ADEPT(Method):
 
     text: str = "gap"
     bias: Literal["gender", "religion"] = "gender"
+    fewest: Annotated[int, Field(gt=0)] = 30
     loss: Literal["adept", "dpce"] = "adept"
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
     bias_weight: _Weight | None = None
@@ -106,22 +117,40 @@ class ADEPT(Method):
 
         Raises:
             DataError: no sentence of some kind.
+            InputError: the tokenizer does not tell where its tokens stand.
         """
+        if not language_model.tokenizer.is_fast:
+            raise InputError(
+                f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ADEPT has"
+                " to know; give a model with a fast tokenizer, or another --method"
+            )
         text = stream(self.text, folder)
-        groups = WordSet.builtin(self.bias).groups
-        found: dict[int, list[dict[str, Any]]] = {kind: [] for kind in (_NEUTRAL, *range(len(groups)))}
-        for kind, sentence, span in word_sentences(text, list(groups.values())):
-            row = _row(language_model, sentence, span, max_length)
-            if row is not None:
-                found[kind].append({**row, "group": kind})
-        names = ("neutral", *groups)
-        for name, rows in zip(names, found.values(), strict=True):
-            if not rows:
-                raise DataError(
-                    f"no sentence with a {name} word (and, if neutral, no other): give more text", path=text.name
-                )
-        fewest = min(map(len, found.values()))
-        rows = [rows[at * len(rows) // fewest] for rows in found.values() for at in range(fewest)]
+        words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words
+        found: dict[str, list[dict[str, Any]]] = {}
+        for sentence, spans in word_sentences(text, words.words, professions):
+            encoding = language_model.tokenizer(
+                sentence, truncation=True, max_length=max_length, return_offsets_mapping=True
+            )
+            for word, span in spans.items():
+                start, end = _tokens(encoding["offset_mapping"], span)
+                if start < end and (start > 0 or language_model.kind == "masked"):
+                    row = {"input_ids": encoding["input_ids"], "start": start, "end": end}
+                    found.setdefault(word, []).append(row)
+        groups = _GROUPS[self.bias]
+        attribute = balanced(found, counterparts(words, groups), fewest=self.fewest)
+        if not attribute:
+            raise DataError(
+                f"no words of {' and '.join(groups)} that are counterparts and stand in {self.fewest} sentences each:"
+                " give more text, or a smaller fewest",
+                path=text.name,
+            )
+        neutral = [row for word in professions if word not in words.words for row in found.get(word, ())]
+        if not neutral:
+            raise DataError(f"no sentence with a profession and no word of {self.bias}: give more text", path=text.name)
+        size = min(len(neutral), len(attribute))
+        rows = [{**_spread(neutral, size, at), "group": _NEUTRAL} for at in range(size)]
+        for group in range(len(groups)):
+            rows += [{**_spread(attribute, size, at)[group], "group": group} for at in range(size)]
         return Dataset.from_list(rows), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
@@ -134,10 +163,10 @@ class ADEPT(Method):
         """The two losses; the original model is copied here."""
         collate = self.collator(language_model)
         samples = []
-        for group in range(len(WordSet.builtin(self.bias).groups)):
+        for group in range(len(_GROUPS[self.bias])):
             rows = [at for at, of in enumerate(data["group"]) if of == group]
             kept = min(_SAMPLES, len(rows))
-            samples.append(collate([data[rows[at * len(rows) // kept]] for at in range(kept)]))
+            samples.append(collate([data[_spread(rows, kept, at)] for at in range(kept)]))
         return PrototypeObjective(language_model, self, samples, pairing=pairing, feature=feature)
 
 
@@ -186,7 +215,7 @@ class PrototypeObjective(Objective):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         if self.training:
             if self.steps > 0 and self.steps % self.method.refresh == 0:
-                with torch.no_grad():
+                with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
                     self.prototypes.copy_(self._prototypes(model))
             self.steps.add_(1)
         states_at, token_ids = pair(self.kind, ids, mask, self.special_ids, pairing=self.pairing)
@@ -199,7 +228,7 @@ class PrototypeObjective(Objective):
             bias = (
                 divergence_loss(self.prototypes, words[is_neutral], rho=self.method.rho)
                 if self.method.loss == "adept"
-                else inner_product_loss(self.prototypes, words[is_neutral])
+                else inner_product_loss(self.prototypes, words[is_neutral], layers=len(layers))
             )
             representation = self._representation(layers[:, ~is_neutral], ids[~is_neutral], mask[~is_neutral])
         weight_bias, weight_representation = self.method.weights
@@ -281,18 +310,19 @@ def divergence_loss(prototypes: Tensor, neutral: Tensor, *, rho: float) -> Tenso
     return torch.stack(terms).mean() / math.log(2)
 
 
-def inner_product_loss(prototypes: Tensor, neutral: Tensor) -> Tensor:
+def inner_product_loss(prototypes: Tensor, neutral: Tensor, *, layers: int) -> Tensor:
     """Sum over groups of the squared mean inner product of neutral words with the prototype.
 
     Args:
-        prototypes: [groups, dim].
-        neutral: states of neutral words, [words, dim]; 0 if there are none.
+        prototypes: [groups, layers * dim].
+        neutral: states of neutral words, [words, layers * dim]; 0 if there are none.
+        layers: the inner product is that of a layer, and the mean is over words and layers.
 
     Reference: Kaneko and Bollegala 2021, as in ADEPT's code.
     """
     if not len(neutral):
         return neutral.sum() * 0
-    return (neutral @ prototypes.T).mean(0).square().sum()
+    return (neutral @ prototypes.T / layers).mean(0).square().sum()
 
 
 def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", "kl"]) -> Tensor:
@@ -315,39 +345,17 @@ def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", 
     return total / math.log(2)
 
 
-def word_sentences(texts: Iterable[str], groups: Sequence[Sequence[str]]) -> Iterable[tuple[int, str, tuple[int, int]]]:
-    """Sentences of 2 to 128 words by kind, with the characters of the word.
-
-    One for each group whose words a sentence holds, with the first such word; and -1 for one that holds a
-    profession and no word of any group. Whole words, in any case.
-
-    Args:
-        texts: sentences.
-        groups: the words of each group.
-    """
-    patterns = [_any_of(words) for words in groups]
-    neutral = _any_of(WordSet.builtin("professions").words)
-    for text in texts:
-        if not _FEWEST <= text.count(" ") + 1 <= _MOST:
-            continue
-        held = [(group, found.span()) for group, pattern in enumerate(patterns) if (found := pattern.search(text))]
-        if held:
-            yield from ((group, text, span) for group, span in held)
-        elif found := neutral.search(text):
-            yield _NEUTRAL, text, found.span()
+def _tokens(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
+    """First token of the word at these characters, and the one behind its last; (0, 0) where the word is cut off."""
+    inside = [at for at, (start, end) in enumerate(offsets) if start < span[1] and span[0] < end]
+    if not inside or offsets[inside[-1]][1] < span[1]:
+        return 0, 0
+    return inside[0], inside[-1] + 1
 
 
-def _any_of(words: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
-
-
-def _row(language_model: LanguageModel, sentence: str, span: tuple[int, int], max_length: int) -> dict[str, Any] | None:
-    """An encoded sentence with the tokens of its word, None where the word is cut off."""
-    encoding = language_model.tokenizer(sentence, truncation=True, max_length=max_length, return_offsets_mapping=True)
-    inside = [at for at, (a, b) in enumerate(encoding["offset_mapping"]) if a < span[1] and span[0] < b]
-    if not inside or encoding["offset_mapping"][inside[-1]][1] < span[1]:
-        return None
-    return {"input_ids": encoding["input_ids"], "start": inside[0], "end": inside[-1] + 1}
+def _spread(items: Sequence[Any], count: int, at: int) -> Any:
+    """The item ``at`` of ``count`` that are spread evenly."""
+    return items[at * len(items) // count]
 
 
 def _padded(pad: DataCollatorWithPadding, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

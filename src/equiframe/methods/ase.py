@@ -26,6 +26,7 @@ from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_BEFORE = "The word is "
 _PRONOUN = re.compile(r"\b(?:he|she|him|her|his|hers|himself|herself)\b", re.IGNORECASE)
 
 
@@ -39,19 +40,23 @@ class ASE(Method):
     :func:`gender_direction`. EWC holds weights that matter for the pronouns of the model before training, see
     :class:`equiframe.methods.ewc.ElasticWeights`.
 
-    Requires: pronouns that are one token each. Data: sentences with exactly one gendered pronoun of the third person,
-    and their counterfactuals. GAP by default: the sentences of the public code come from WinoBias, on which the result
-    is then measured, and BUG is what audits read.
+    Requires: pronouns that are one token each, and a fast tokenizer, which tells where its tokens stand; with LoRA
+    ``ewc_weight`` 0, since it freezes the weights that EWC holds. Data: sentences with exactly one gendered pronoun of
+    the third person, and their counterfactuals, in which first names stay; both are left out where the pronoun of
+    either is cut off, several tokens, or the first token of a causal LM's text. GAP by default: WinoBias is a benchmark
+    here, and BUG is what audits read. With a masked LM (U)NC3 sees no pronoun, since a sentence's only one is masked.
 
     Relations: with both weights 0 (``--set orthogonality_weight=0 --set ewc_weight=0``) it is what the paper's (U)NC3
     run optimises, where the two terms are switched off. Published settings: AdamW 2e-5, linear decay, batch 6, length
     164, seed 42; 50 epochs, with (U)NC3 5, which is the default here; (U)NC3 weight 100.
 
-    Differs from the public code: orth is a mean, not a sum that grows with the batch (``orthogonality=sum`` is
-    theirs); it reads every occurrence of a profession, whole words alone (there the first one). The gender
-    direction is of words one by one (there all in one sequence). Fisher is the mean of squared gradients of
-    training sentences (there gradients are never set to zero, so squares of running sums, and the sentences are
-    those of WinoBias test).
+    Differs from the public code: its sentences are, going by file names and columns, those that the code of de Vassimon
+    Manela et al. 2021 makes of OntoNotes 5.0: several sentences a text, first names replaced by codes, and all pronouns
+    of a text masked, each labelled with the same one. Here orth is a mean, not a sum that grows with the batch
+    (``orthogonality=sum`` is theirs); it reads every occurrence of a profession, whole words alone (there the first
+    one). The gender direction is of words one by one (there all of a gender in one sequence). Fisher is the mean of
+    squared gradients of training sentences (there gradients are never set to zero, so squares of running sums, and the
+    sentences are those of WinoBias test).
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
@@ -61,7 +66,8 @@ class ASE(Method):
         ewc_weight: of EWC; 0 spares two copies of the model.
         fisher_sentences: sentences from which Fisher is estimated.
 
-    Reference: Park et al. 2023, "Never Too Late to Learn: Regularizing Gender Bias in Coreference Resolution".
+    Reference: Park et al. 2023, "Never Too Late to Learn: Regularizing Gender Bias in Coreference Resolution"; de
+    Vassimon Manela et al. 2021, "Stereotype and Skew" (data).
     """
 
     name: ClassVar[str] = "ase"
@@ -72,7 +78,7 @@ class ASE(Method):
     text: str = "gap"
     orthogonality_weight: _Weight = 1.0
     orthogonality: Literal["mean", "sum"] = "mean"
-    power: Literal[1, 2] = 1
+    power: Annotated[int, Field(ge=1, le=2)] = 1
     ewc_weight: _Weight = 0.5
     fisher_sentences: Annotated[int, Field(gt=0)] = 200
 
@@ -82,22 +88,27 @@ class ASE(Method):
         """Sentences and counterfactuals, encoded, with the place of the pronoun and the tokens of professions.
 
         Raises:
-            DataError: no sentence has a pronoun that is one token.
+            DataError: no sentence has a pronoun that is one token in either form.
+            InputError: the tokenizer does not tell where its tokens stand.
         """
+        if not language_model.tokenizer.is_fast:
+            raise InputError(
+                f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ASE has"
+                " to know; give a model with a fast tokenizer, or another --method"
+            )
         text = stream(self.text, folder)
         swapper = CounterfactualSwapper.gender(names=False)
         professions = re.compile(
             rf"\b(?:{'|'.join(map(re.escape, WordSet.builtin('professions').words))})\b", re.IGNORECASE
         )
-        rows = [
-            row
-            for sentence in text
-            if len(_PRONOUN.findall(sentence)) == 1
-            for version in dict.fromkeys((sentence, swapper.swap(sentence)))
-            if (row := _row(language_model, version, professions, max_length)) is not None
-        ]
+        rows: list[dict[str, Any]] = []
+        for sentence in text:
+            if len(_PRONOUN.findall(sentence)) == 1:
+                both = [_row(language_model, s, professions, max_length) for s in (sentence, swapper.swap(sentence))]
+                kept = [row for row in both if row is not None]
+                rows += kept if len(kept) == 2 else []  # never a pronoun without its counterpart
         if not rows:
-            raise DataError("no sentence with one gendered pronoun that is one token", path=text.name)
+            raise DataError("no sentence with one gendered pronoun that is one token, as is its other", path=text.name)
         return Dataset.from_list(rows), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
@@ -200,16 +211,18 @@ class PronounObjective(Objective):
 
     def _orthogonality(self, states: Tensor, neutral: Tensor) -> Tensor:
         """|h . g| of the neutral tokens; 0 where there are none."""
-        along = (states.float() @ self.direction).abs() ** self.method.power * neutral
-        total = along.sum()
-        return total if self.method.orthogonality == "sum" else total / neutral.sum().clamp(min=1)
+        # no matrix product, which autocast would take in bf16
+        along = (states[neutral].float() * self.direction).sum(1).abs() ** self.method.power
+        return along.sum() if self.method.orthogonality == "sum" else along.sum() / max(len(along), 1)
 
 
 @torch.no_grad()
 def gender_direction(language_model: LanguageModel) -> Tensor:
     """(mean state of male words - mean state of female words) of the built-in pairs, of length 1, [dim].
 
-    Each word is read alone; its state is the mean of the last layer over its tokens, special ones left out.
+    Each word is read behind "The word is"; its state is the mean of the last layer over its tokens. The first state of
+    a causal LM tells little of its token: on SmolLM2-135M the direction of half of the pairs orders 67 % of the other
+    half with words read alone, 95 % with these before them.
 
     Raises:
         InputError: the model gives both groups the same states.
@@ -219,12 +232,17 @@ def gender_direction(language_model: LanguageModel) -> Tensor:
     tokenizer, model = language_model.tokenizer, language_model.model
     means = []
     for words in zip(*WordSet.builtin("gender").pairs, strict=True):
-        batch = tokenizer([f" {word}" for word in words], padding=True, return_tensors="pt").to(language_model.device)
+        # on the right, so that a word's positions do not hang on its partner's length
+        batch = tokenizer(
+            [_BEFORE + word for word in words],
+            padding=True,
+            padding_side="right",
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        ).to(language_model.device)
+        inside = (batch.pop("offset_mapping")[:, :, 1] > len(_BEFORE)).unsqueeze(2)  # special tokens end at 0
         batch.pop("token_type_ids", None)
         states = model.base_model(**batch, return_dict=True).last_hidden_state.float()
-        inside = (
-            batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], language_model.special_ids)
-        ).unsqueeze(2)
         means.append(((states * inside).sum(1) / inside.sum(1).clamp(min=1)).mean(0))
     female, male = means
     gap = male - female
@@ -240,8 +258,9 @@ def _row(
     encoding = language_model.tokenizer(sentence, truncation=True, max_length=max_length, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     pronoun = _PRONOUN.search(sentence)
-    places = [at for at, span in enumerate(offsets) if pronoun is not None and _overlap(span, pronoun.span())]
-    if len(places) != 1 or (language_model.kind == "causal" and places[0] == 0):
+    assert pronoun is not None
+    places = [at for at, (start, end) in enumerate(offsets) if start <= pronoun.start() and pronoun.end() <= end]
+    if not places or (language_model.kind == "causal" and places[0] == 0):
         return None
     named = [match.span() for match in professions.finditer(sentence)]
     neutral = [int(any(_overlap(span, name) for name in named)) for span in offsets]

@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
+import torch
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
 from equiframe.methods.cda import encoded
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
-from equiframe.methods.objective import Objective
+from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
+_HIDDEN_MARK, _ATTENTION_MARK = 0.123456789, 0.234567891  # rates that no configuration has
 
 
 @dataclass(frozen=True)
 class Dropout(Method):
     """The model's own pretraining loss on plain text, at a higher rate of dropout. A baseline.
 
-    The rates are set on the modules for training alone; the configuration that is saved keeps its own, and
-    in use nothing is dropped anyway.
+    The rates hold inside a training step alone; the model and the configuration that is saved keep their
+    own.
 
-    Requires: a model with dropout. Of Llama's kind only attention has one.
+    Requires: a model with dropout. In Llama's kind, SmolLM2 among them, only attention has one, and
+    ``hidden`` has no effect.
 
-    Relations: CDA without counterfactuals. Settings: those of CDA, ours.
+    Relations: CDA without counterfactuals. Settings: those of CDA, ours; bias-bench takes 2,000 steps of
+    512 sequences (GPT-2: 256). Published rates (hidden, attention): BERT 0.20 and 0.15, ALBERT 0.05 each
+    (Webster et al.'s checkpoints, "Zari"); bias-bench has these, 0.20 and 0.15 for RoBERTa, and 0.15 each
+    for GPT-2. The defaults are BERT's for every model.
+
+    Differs from bias-bench: there the raised rates are saved in the model's configuration, and hold in
+    whatever it is fine-tuned for next.
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
-        hidden: rate between layers; bias-bench's value for BERT.
-        attention: rate on attention weights, likewise.
+        hidden: rate between layers.
+        attention: rate on attention weights.
 
-    Reference: Webster et al. 2020, "Measuring and Reducing Gendered Correlations in Pre-trained Models".
+    Reference: Webster et al. 2020, "Measuring and Reducing Gendered Correlations in Pre-trained Models"; Meade et
+    al. 2022 (bias-bench).
     """
 
     name: ClassVar[str] = "dropout"
@@ -66,35 +78,74 @@ class Dropout(Method):
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The language-modelling loss; the model's rates of dropout are set here.
+        """The language-modelling loss at the rates given.
 
         Raises:
             InputError: the model has no dropout.
         """
-        if not set_dropout(language_model.model, hidden=self.hidden, attention=self.attention):
+        rates = dropout_rates(language_model.model, hidden=self.hidden, attention=self.attention)
+        if not rates:
             raise InputError(f"{type(language_model.model).__name__} has no dropout to raise: choose another --method")
-        return LanguageModelling(language_model, pairing=pairing, feature=feature)
+        return RaisedDropout(language_model, rates, pairing=pairing, feature=feature)
 
 
-def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> int:
-    """Set the rates of dropout on a model's modules; its configuration stays as it is.
+Rate: TypeAlias = tuple[nn.Module, str, float]
+"""A module, its attribute that holds a rate of dropout, and what the rate shall be."""
 
-    A dropout below a module whose name speaks of attention, or of self-attention, and that is no dropout of its
-    output, is on attention weights; architectures that call a function instead keep the rate in an attribute
-    ``attention_dropout`` or ``dropout_prob``.
 
-    Returns:
-        How many rates were set.
+class RaisedDropout(LanguageModelling):
+    """The language-modelling loss of a model whose rates of dropout are others during the forward pass."""
+
+    def __init__(
+        self, language_model: LanguageModel, rates: Sequence[Rate], *, pairing: Pairing, feature: Feature
+    ) -> None:
+        super().__init__(language_model, pairing=pairing, feature=feature)
+        self._rates = rates
+
+    def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
+        """As the plain loss; the model's own rates are back afterwards."""
+        with _rates_set(self._rates):
+            return super().forward(model, batch)
+
+
+@contextlib.contextmanager
+def _rates_set(rates: Sequence[Rate]) -> Iterator[None]:
+    before = [getattr(module, attribute) for module, attribute, _ in rates]
+    try:
+        for module, attribute, rate in rates:
+            setattr(module, attribute, rate)
+        yield
+    finally:
+        for (module, attribute, _), own in zip(rates, before, strict=True):
+            setattr(module, attribute, own)
+
+
+def dropout_rates(model: PreTrainedModel, *, hidden: float, attention: float) -> list[Rate]:
+    """Where a model keeps its rates of dropout, each with its new value.
+
+    Modules are called differently in each architecture, so none is told by its name: a model of the same class is
+    built, without memory, whose configuration holds marks in the place of rates, and where a mark turns up a rate
+    is kept. A rate is what the configuration calls by a name with "drop" in it, on attention weights where "att" is in
+    it too; the share of layers left out ("layerdrop") is none. Where an architecture has put no dropout because
+    its rate is 0 (ModernBERT, behind attention), none is added.
+
+    Args:
+        model: with its configuration; neither changes.
+        hidden: rate between layers.
+        attention: rate on attention weights.
     """
-    count = 0
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            path = name.lower()
-            is_output = any(part in path for part in ("output", "out_drop", "resid", "hidden"))
-            module.p = attention if "att" in path and not is_output else hidden
-            count += 1
-        for attribute in ("attention_dropout", "dropout_prob"):
-            if isinstance(getattr(module, attribute, None), float):
-                setattr(module, attribute, attention)
-                count += 1
-    return count
+    config = copy.deepcopy(model.config)
+    for name, value in vars(config).items():
+        is_rate = "drop" in name and "layerdrop" not in name and isinstance(value, int | float)
+        if is_rate and not isinstance(value, bool):
+            setattr(config, name, _ATTENTION_MARK if "att" in name else _HIDDEN_MARK)
+    with torch.device("meta"):
+        marked = type(model)(config)
+    new = {_HIDDEN_MARK: hidden, _ATTENTION_MARK: attention}
+    modules = dict(model.named_modules())
+    return [
+        (modules[name], attribute, new[value])
+        for name, module in marked.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, float) and value in new and hasattr(modules[name], attribute)
+    ]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from equiframe.errors import InputError
+
 
 class ElasticWeights(nn.Module):
     """sum_i F_i (theta_i - theta*_i)^2, with theta* the weights before training and F their diagonal Fisher.
@@ -48,7 +50,13 @@ class ElasticWeights(nn.Module):
             self.register_buffer(f"before_{number}", parameter.detach().clone().float(), persistent=False)
 
     def forward(self) -> Tensor:
-        """The penalty, a scalar; 0 before training."""
+        """The penalty, a scalar; 0 before training.
+
+        Raises:
+            InputError: the weights have been frozen since, as LoRA does.
+        """
+        if not any(parameter.requires_grad for parameter in self._parameters_held):
+            raise InputError("EWC holds weights that are frozen: give --set ewc_weight=0, or leave out --lora")
         terms = [
             (
                 self.get_buffer(f"fisher_{number}") * (parameter.float() - self.get_buffer(f"before_{number}")).square()

@@ -1,0 +1,100 @@
+"""Sentences that hold words of given lists, and a sample of them in which counterparts are equally frequent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+from equiframe.words.word_set import WordSet
+
+_FEWEST, _MOST = 2, 128  # words of a sentence
+Span: TypeAlias = tuple[int, int]
+Item = TypeVar("Item")
+
+
+def word_sentences(
+    texts: Iterable[str], attributes: Sequence[str], neutral: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Span]]]:
+    """Sentences of 2 to 128 words that hold a word of either list, with the words and where each first stands.
+
+    The words are those of ``attributes``; neutral ones are looked for only in a sentence without these. Whole words, in
+    any case.
+
+    Args:
+        texts: sentences.
+        attributes: words, in lower case.
+        neutral: words, in lower case.
+
+    Returns:
+        Each sentence, and by word the characters of its first occurrence.
+
+    Reference: Yang et al. 2022 (ADEPT), the collection of sentences.
+    """
+    patterns = (_any_of(attributes), _any_of(neutral))
+    for text in texts:
+        if _FEWEST <= len(text.split()) <= _MOST:
+            for pattern in patterns:
+                found: dict[str, Span] = {}
+                for match in pattern.finditer(text):
+                    found.setdefault(match.group().lower(), match.span())
+                if found:
+                    yield text, found
+                    break
+
+
+def counterparts(words: WordSet, groups: Sequence[str]) -> list[tuple[str, ...]]:
+    """Words that are counterparts of each other, one of each group.
+
+    Args:
+        words: the set.
+        groups: two or more of its groups.
+
+    Raises:
+        InputError: no such group, or no pair between the first and another.
+
+    Example:
+        >>> counterparts(WordSet.builtin("religion"), ("christian", "jewish", "muslim"))[0]
+        ('christian', 'jewish', 'muslim')
+    """
+    first, *others = groups
+    rows: list[tuple[str, ...]] = [(word,) for word in words.groups[first]]
+    for other in others:
+        pairs = words.counterparts(first, other)
+        rows = [(*row, theirs) for row in rows for ours, theirs in pairs if ours == row[0]]
+    return rows
+
+
+def balanced(
+    items: Mapping[str, Sequence[Item]], rows: Iterable[Sequence[str]], *, fewest: int
+) -> list[tuple[Item, ...]]:
+    """Items of counterparts, as many of each word of a row as there are of its rarest.
+
+    An item is taken once: where a word has several counterparts ("her" of "him" and "his"), a later row is left what
+    earlier ones did not take.
+
+    Args:
+        items: by word.
+        rows: counterparts, one of each group.
+        fewest: rows with fewer of their rarest word are left out.
+
+    Returns:
+        Items one of each group, row by row.
+
+    Reference: Yang et al. 2022 (ADEPT), whose published collection leaves out rows below 30.
+    """
+    taken: dict[str, int] = {}
+    found: list[tuple[Item, ...]] = []
+    for row in rows:
+        left = [items.get(word, ())[taken.get(word, 0) :] for word in row]
+        size = min(map(len, left))
+        if size >= fewest:
+            found += zip(*(of_word[:size] for of_word in left), strict=True)
+            for word in row:
+                taken[word] = taken.get(word, 0) + size
+    return found
+
+
+def _any_of(words: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)

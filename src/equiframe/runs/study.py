@@ -200,7 +200,6 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
     _take_own_device()
     cells = spec.cells()
     failed: dict[str, EquiframeError] = {}
-    busy = False
     for at, (key, config) in enumerate(cells.items()):
         folder = out / "cells" / _cell_name(*key)
         stage = f"{at + 1} of {len(cells)}, {folder.name}"
@@ -210,7 +209,7 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
         try:
             run(config, folder, None if progress is None else _named(progress, stage))
         except BusyError:
-            busy = True
+            continue  # it is another process's
         except EquiframeError as error:
             failed[folder.name] = error
         else:
@@ -219,7 +218,7 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
     if failed:
         names = "; ".join(f"{name}: {error}" for name, error in failed.items())
         raise RunError(f"{len(failed)} of {len(cells)} cells failed, the others are kept: {names}")
-    if busy or not all((out / "cells" / _cell_name(*key)).exists() for key in cells):
+    if not all((out / "cells" / _cell_name(*key)).exists() for key in cells):
         return None
     records = {key: RunRecord.read(out / "cells" / _cell_name(*key)) for key in cells}
     result = summarise_study(spec, records)

@@ -144,7 +144,10 @@ def debias(
     )
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
+    use_cache = getattr(model.config, "use_cache", None)
     summary = trainer.train(resume_from_checkpoint=complete_checkpoint(checkpoints))
+    if use_cache is not None:
+        model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
     seconds = time.perf_counter() - began
     if fine_tuning.lora_rank:
         model = trained.merge_and_unload()

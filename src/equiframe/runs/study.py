@@ -208,10 +208,9 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
             continue
         try:
             run(config, folder, None if progress is None else _named(progress, stage))
-        except BusyError:
-            continue  # it is another process's
         except EquiframeError as error:
-            failed[folder.name] = error
+            if not (isinstance(error, BusyError) or folder.exists()):  # else it is, or was, another process's
+                failed[folder.name] = error
         else:
             if not spec.keep_models:
                 shutil.rmtree(folder / "model", ignore_errors=True)

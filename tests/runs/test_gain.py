@@ -8,7 +8,7 @@ import pytest
 
 from equiframe.benchmarks.benchmark import Measure, Scored
 from equiframe.errors import InputError
-from equiframe.runs.gain import Replicates, draws_of_seeds, gain, gain_by_seed, interval, mean_over, replicates
+from equiframe.runs.gain import Replicates, draws_of_seeds, gain, interval, mean_over, pooled_gain, replicates
 
 
 class Share(Scored):
@@ -78,7 +78,6 @@ def test_gain_by_hand():
     value, resampled = gain(numbers([60, 40]), numbers([55, 48]), draws)
     assert value == pytest.approx(1 - 3.5 / 10)
     np.testing.assert_allclose(resampled, [0.65, 0.5, 0.8, 0.65])
-    np.testing.assert_allclose(gain_by_seed(numbers([60, 40]), numbers([55, 48])), [0.5, 0.8])
 
 
 def test_gain_of_the_same_model_is_none_and_of_an_unbiased_one_undefined():
@@ -103,3 +102,19 @@ def test_seeds_are_drawn_the_same_for_all():
     np.testing.assert_array_equal(draws, draws_of_seeds(3, seed=5, resamples=100))
     values = np.array([1.0, 2.0, 4.0])
     np.testing.assert_allclose(mean_over(values, draws), [values[d].mean() for d in draws])
+
+
+def test_pooled_gain_counts_distances_in_standard_errors():
+    draws = np.array([[0], [0], [0]])
+
+    def spread(value, resampled):
+        return Replicates(np.array([value]), np.array(resampled, dtype=float)[:, None], 50.0)
+
+    far = spread(60.0, [58.0, 60.0, 62.0]), spread(55.0, [53.0, 55.0, 57.0])  # standard error 2: 5 to 2.5
+    near = spread(50.5, [46.5, 50.5, 54.5]), spread(52.0, [48.0, 52.0, 56.0])  # standard error 4: 0.125 to 0.5
+    value, resampled = pooled_gain([far, near], draws)
+    assert value == pytest.approx(1 - (2.5 + 0.5) / (5 + 0.125))
+    assert resampled[0] == pytest.approx(1 - (3 / 2 + 2 / 4) / (8 / 2 + 3.5 / 4))
+    assert gain(*near, draws)[0] == pytest.approx(-3)  # which alone would be the mean of nothing
+    fixed = numbers([50])
+    assert np.isnan(pooled_gain([(fixed, fixed)], np.zeros((4, 1), dtype=int))[0])

@@ -28,7 +28,7 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
         behind = f": {model}" if len(models) > 1 else ""
         for caption, kinds, totals in (
             ("Bias", {"bias"}, {}),
-            ("Fairness gain, %", {"gain"}, {"mean gain": "mean"}),
+            ("Fairness gain, %", {"gain"}, {"mean gain": "mean", "pooled gain": "pooled"}),
             ("Language understanding, points", {"understanding"}, {"mean change": "mean change"}),
             ("Collapse", {"collapse"}, {}),
         ):
@@ -37,7 +37,13 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
                 tables[caption + behind] = table
         differences = [f for f in found if f.arm == "difference"]
         tables["With (U)NC3 minus without" + behind] = _table(
-            differences, {"mean gain": "mean gain", "mean change": "mean change", "collapse": "(U)NC3"}
+            differences,
+            {
+                "mean gain": "mean gain",
+                "pooled gain": "pooled gain",
+                "mean change": "mean change",
+                "collapse": "(U)NC3",
+            },
         )
         correlations = [f for f in found if f.kind == "rank correlation"]
         if correlations:
@@ -51,13 +57,14 @@ def study_headlines(result: StudyResult) -> list[str]:
     said = []
     for figure in result.figures:
         if figure.kind == "mean gain" and figure.arm != "difference":
-            price = [
-                f"language understanding {_cell(other)} points"
+            of_arm = {
+                other.kind: _cell(other)
                 for other in result.figures
-                if (other.model, other.method, other.arm, other.kind)
-                == (figure.model, figure.method, figure.arm, "mean change")
-            ]
-            what = [f"fairness gain {_cell(figure)} %", *price]
+                if (other.model, other.method, other.arm) == (figure.model, figure.method, figure.arm)
+            }
+            what = [f"fairness gain {_cell(figure)} %"]
+            what += [f"pooled {of_arm['pooled gain']} %"] if "pooled gain" in of_arm else []
+            what += [f"language understanding {of_arm['mean change']} points"] if "mean change" in of_arm else []
             said.append(f"{figure.model}, {_arm(figure.method, figure.arm)}: {', '.join(what)}")
     return said
 
@@ -69,6 +76,7 @@ def headline_panels(result: StudyResult) -> list[Panel]:
     panels = []
     for kind, about, scale in (
         ("mean gain", Term("fairness gain, %", f"mean over benchmarks; {marks}"), 100.0),
+        ("pooled gain", Term("pooled fairness gain, %", f"weighted by precision; {marks}"), 100.0),
         ("mean change", Term("language understanding, points", f"after minus before, mean over tasks; {marks}"), 1.0),
     ):
         rows: dict[str, dict[str, Estimate]] = {}
@@ -109,7 +117,7 @@ def study_panels(result: StudyResult) -> list[Panel]:
                 )
         finish(figure, height=360, runs=1)
         figure.update_xaxes(title={"text": "(U)NC3 of fairness words (lower is more collapsed)", "standoff": 6})
-        figure.update_yaxes(title={"text": "fairness gain, %", "standoff": 6})
+        figure.update_yaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method or 'before'}" for method, style in looks.items())
         note = f"A mark a model: {marks}; filled with the (U)NC3 term, open without."
         correlation = [f for f in result.figures if f.model == model and f.kind == "rank correlation"]
@@ -136,7 +144,7 @@ def _cell(figure: StudyFigure) -> str:
         return "undefined"
     scale, unit = (100.0, "%") if figure.unit == "share" else (1.0, figure.unit)
     unit = "%" if unit == "points" else unit
-    signed = figure.arm == "difference" or figure.kind in ("gain", "mean gain", "mean change")
+    signed = figure.arm == "difference" or figure.kind.endswith(("gain", "change"))
     value, sd, low, high = (
         None if v is None else v * scale for v in (figure.value, figure.sd, figure.low, figure.high)
     )

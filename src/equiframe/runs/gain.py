@@ -7,7 +7,10 @@ the ideal value v*, the distance is d = |v - v*|, and
 
 1 is a measure that has come to its ideal, 0 one that has not moved, below 0 one that went away from it. The
 headline is the mean over the benchmarks that a study names. Being a ratio, the gain of a measure
-that was near its ideal before has no meaning: its interval is wide, and it can outweigh all others.
+that was near its ideal before has no meaning: its interval is wide, and it can outweigh all others. So the pooled
+gain stands beside it, in which a distance counts in standard errors of its measure before:
+
+    pooled gain = 1 - sum over benchmarks of d(after) / se / sum over benchmarks of d(before) / se.
 """
 
 from __future__ import annotations
@@ -111,12 +114,33 @@ def gain(before: Replicates, after: Replicates, draws: NDArray[np.intp]) -> tupl
     return float(value) if np.isfinite(value) else float("nan"), resampled
 
 
-def gain_by_seed(before: Replicates, after: Replicates) -> NDArray[np.float64]:
-    """Fairness gain of each fine-tuned model against the mean distance before, [seeds]."""
-    assert before.ideal is not None
+def pooled_gain(
+    pairs: Sequence[tuple[Replicates, Replicates]], draws: NDArray[np.intp]
+) -> tuple[float, NDArray[np.float64]]:
+    """One gain for several benchmarks, each weighted by how surely it can be measured.
+
+    Args:
+        pairs: of each benchmark the runs before and after, as for :func:`gain`. One whose measure does not vary
+            over resamples has no standard error and is left out.
+        draws: of the seeds, from :func:`draws_of_seeds`.
+
+    Returns:
+        The gain, not-a-number where every measure was at its ideal before; and [resamples].
+    """
+    was, now = (0.0, np.zeros(len(draws))), (0.0, np.zeros(len(draws)))
+    for before, after in pairs:
+        assert before.ideal is not None
+        error = before.resampled.mean(axis=1).std(ddof=1)
+        if error > 0:
+            was, now = (
+                (
+                    total + abs(runs.value - before.ideal).mean() / error,
+                    resampled + mean_over(abs(runs.resampled - before.ideal), draws) / error,
+                )
+                for (total, resampled), runs in ((was, before), (now, after))
+            )
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = 1 - abs(after.value - before.ideal) / abs(before.value - before.ideal).mean()
-    return np.where(np.isfinite(found), found, np.nan)
+        return float(1 - np.divide(now[0], was[0])), 1 - now[1] / was[1]
 
 
 def interval(value: float, resampled: NDArray[np.float64]) -> Interval:

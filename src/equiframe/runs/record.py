@@ -113,14 +113,17 @@ class StudyFigure(_Frozen):
     """One number of a study: of a model, a method and an arm, over seeds.
 
     ``kind`` is ``bias`` or ``understanding`` (a benchmark's measure, named by ``name``), ``gain`` (fairness gain on
-    one benchmark), ``mean gain`` (over all of them, the headline), ``mean change`` (of language understanding),
-    ``collapse`` or ``rank correlation``. The arm ``difference`` is with (U)NC3 minus without.
+    one benchmark), ``mean gain`` (over all of them, the headline), ``pooled gain`` (weighted by precision),
+    ``mean change`` (of language understanding), ``collapse`` or ``rank correlation``. The arm ``difference`` is with
+    (U)NC3 minus without.
     """
 
     model: str
     method: str = Field(description="empty for the model as it was")
     arm: Literal["before", "plain", "unc3", "difference", "all"]
-    kind: Literal["bias", "understanding", "gain", "mean gain", "mean change", "collapse", "rank correlation"]
+    kind: Literal[
+        "bias", "understanding", "gain", "mean gain", "pooled gain", "mean change", "collapse", "rank correlation"
+    ]
     name: str
     unit: str
     value: float | None
@@ -130,7 +133,7 @@ class StudyFigure(_Frozen):
 
 
 class StudyCell(_Frozen):
-    """One fine-tuned model of a study: its collapse, its gain."""
+    """One fine-tuned model of a study: its collapse, its pooled gain."""
 
     model: str
     method: str

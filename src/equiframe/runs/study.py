@@ -33,9 +33,9 @@ from equiframe.runs.gain import (
     Replicates,
     draws_of_seeds,
     gain,
-    gain_by_seed,
     interval,
     mean_over,
+    pooled_gain,
     replicates,
 )
 from equiframe.runs.record import RunRecord, StudyCell, StudyFigure, StudyResult, file_name, write_json
@@ -265,7 +265,7 @@ def _of_model(
 
     gains: dict[int, list[tuple[float, NDArray[np.float64]]]] = {at: [] for at in range(len(arms))}
     changes: dict[int, list[tuple[float, NDArray[np.float64]]]] = {at: [] for at in range(len(arms))}
-    cell_gains: dict[int, list[NDArray[np.float64]]] = {at: [] for at in range(len(arms))}
+    compared: dict[int, list[tuple[Replicates, Replicates]]] = {at: [] for at in range(len(arms))}
     for kind, measures in (("bias", spec.benchmarks), ("understanding", spec.understanding)):
         for benchmark, key in measures.items():
             tables = [record.items[benchmark] for record in runs]
@@ -283,9 +283,11 @@ def _of_model(
                 elif at:
                     gains[at].append(gain(before, mine, draws))
                     add(arm, "gain", benchmark, "share", *gains[at][-1])
-                    cell_gains[at].append(gain_by_seed(before, mine))
+                    compared[at].append((before, mine))
     means: dict[tuple[int, str], tuple[float, NDArray[np.float64]]] = {}
     for at, arm in enumerate(arms[1:], start=1):
+        means[at, "pooled gain"] = pooled_gain(compared[at], draws)
+        add(arm, "pooled gain", "", "share", *means[at, "pooled gain"])
         for kind, unit, found in (("mean gain", "share", gains[at]), ("mean change", "points", changes[at])):
             if found:
                 mean = float(np.nanmean([value for value, _ in found]))
@@ -293,7 +295,7 @@ def _of_model(
                 add(arm, kind, "", unit, *means[at, kind])
     for at, arm in enumerate(arms):
         if arm[1] == "unc3":
-            for kind, unit in (("mean gain", "share"), ("mean change", "points")):
+            for kind, unit in (("mean gain", "share"), ("pooled gain", "share"), ("mean change", "points")):
                 if (at, kind) in means:
                     (plain, plain_resampled), (term, term_resampled) = means[at - 1, kind], means[at, kind]
                     add((arm[0], "difference"), kind, "", unit, term - plain, term_resampled - plain_resampled)
@@ -311,12 +313,22 @@ def _of_model(
             arm=arm,
             seed=seed,
             unc3=_finite(collapse[at, position]),
-            gain=_finite(np.nanmean([of_seed[position] for of_seed in cell_gains[at]])) if at else 0.0,
+            gain=_finite(_pooled_by_seed(compared[at], position)) if at else 0.0,
         )
         for at, (method, arm) in enumerate(arms)
         for position, seed in enumerate(spec.seeds)
     ]
     return figures, cells
+
+
+def _pooled_by_seed(pairs: Sequence[tuple[Replicates, Replicates]], seed: int) -> float:
+    """Pooled gain of one fine-tuned model."""
+
+    def alone(runs: Replicates) -> Replicates:
+        return Replicates(runs.value[[seed]], runs.resampled[:, [seed]], runs.ideal)
+
+    draws = np.zeros((len(pairs[0][0].resampled), 1), dtype=np.intp)
+    return pooled_gain([(alone(before), alone(after)) for before, after in pairs], draws)[0]
 
 
 def _association(cells: Sequence[StudyCell], seed: int, resamples: int) -> Iterator[StudyFigure]:
@@ -330,7 +342,9 @@ def _association(cells: Sequence[StudyCell], seed: int, resamples: int) -> Itera
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):  # a resample of one cell alone has no ranks
         resampled = centred.prod(axis=2).sum(axis=1) / np.sqrt((centred**2).sum(axis=1).prod(axis=1))
-    yield _figure(cells[0].model, "", "all", "rank correlation", "(U)NC3 with gain", "", interval(value, resampled))
+    yield _figure(
+        cells[0].model, "", "all", "rank correlation", "(U)NC3 with pooled gain", "", interval(value, resampled)
+    )
 
 
 def _figure(

@@ -12,8 +12,9 @@ from transformers import DataCollatorWithPadding
 
 from equiframe.errors import DataError, InputError
 from equiframe.methods.bec import BEC
-from equiframe.methods.cda import CDA, encoded
+from equiframe.methods.cda import CDA
 from equiframe.methods.method import load_method
+from equiframe.methods.text import encoded
 from equiframe.runs.debias import UNC3Options, debias
 from equiframe.training import FineTuning
 from equiframe.words import WordSet

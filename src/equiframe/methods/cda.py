@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from datasets import Dataset, Features, Value
-from datasets import Sequence as Column
-from datasets.arrow_writer import ArrowWriter
-from torch import Tensor
-from transformers import DataCollatorWithPadding
-
-from equiframe.data import Bias, DataFile, augment, stream, swappers
-from equiframe.errors import DataError
-from equiframe.methods.language_modelling import LanguageModelling
-from equiframe.methods.method import Method, Settings
-from equiframe.methods.objective import Objective
-from equiframe.models.adapter import Feature, Pairing
-from equiframe.models.loading import LanguageModel
+from equiframe.data import Bias, TextStream, augment, stream, swappers
+from equiframe.methods.text import TextMethod
 
 
 @dataclass(frozen=True)
-class CDA(Method):
+class CDA(TextMethod):
     """Counterfactual data augmentation: the model's own pretraining loss on text whose groups are exchanged.
 
     The loss is that of :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts
@@ -60,80 +47,21 @@ class CDA(Method):
     """
 
     name: ClassVar[str] = "cda"
-    settings: ClassVar[Settings] = Settings(
-        epochs=3, learning_rate=2e-5, batch_size=16, max_length=128, unc3_weight=100.0, seed=42
-    )
-
     text: str = "gap"
     sides: Literal["two", "one"] = "two"
     bias: Bias = "gender"
     names: bool = False
     neutral: bool = True
 
-    def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
-    ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """The augmented text, encoded."""
-        text = stream(self.text, folder)
-        sentences = augment(
+    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+        """The augmented text."""
+        text, exchanged = stream(self.text, folder), swappers(self.bias, names=self.names)
+        return dataclasses.replace(
             text,
-            swappers(self.bias, names=self.names),
-            two_sided=self.sides == "two",
-            neutral=self.neutral,
-            seed=seed,
+            read=lambda: augment(text, exchanged, two_sided=self.sides == "two", neutral=self.neutral, seed=seed),
         )
-        needed = "text of three words or more" + ("" if self.neutral else f" with a word of {self.bias} to exchange")
-        return encoded(language_model, sentences, max_length=max_length, name=text.name, needed=needed), text.files
 
-    def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Padding; a masked LM's tokens are masked by the objective."""
-        return DataCollatorWithPadding(language_model.tokenizer)
-
-    def objective(
-        self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
-    ) -> Objective:
-        """The language-modelling loss."""
-        return LanguageModelling(language_model, pairing=pairing, feature=feature)
-
-
-def encoded(
-    language_model: LanguageModel,
-    texts: Iterable[str],
-    *,
-    max_length: int,
-    name: str,
-    needed: str = "text of three words or more",
-) -> Dataset:
-    """Texts as ``input_ids``, on disk and mapped into memory; the file goes when the dataset does.
-
-    It lies in a new folder where the system keeps temporary files (``$TMPDIR``), and not in the cache of datasets:
-    nothing stale can be found there, and nothing is left.
-
-    Args:
-        language_model: whose tokenizer encodes.
-        texts: read one at a time.
-        max_length: longest example in tokens; longer ones are cut.
-        name: of the text, for the message.
-        needed: what there is none of where there is no text, for the message.
-
-    Raises:
-        DataError: there is no text, or what reading it raises.
-    """
-
-    folder = tempfile.TemporaryDirectory(prefix="equiframe-", ignore_cleanup_errors=True)
-    file = str(Path(folder.name) / "encoded.arrow")
-    try:
-        # Dataset.from_generator would hide what is wrong with the text behind an error of its own
-        with ArrowWriter(path=file, features=Features({"input_ids": Column(Value("int32"))})) as writer:
-            for text in texts:
-                ids = language_model.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-                writer.write({"input_ids": ids})
-            count, _ = writer.finalize()
-        if not count:
-            raise DataError(f"no {needed} in it", path=name)
-        dataset = Dataset.from_file(file)
-    except BaseException:
-        folder.cleanup()
-        raise
-    weakref.finalize(dataset, folder.cleanup)
-    return dataset
+    @property
+    def needed(self) -> str:
+        """As the base class says, and a word to exchange where sentences without one are left out."""
+        return super().needed + ("" if self.neutral else f" with a word of {self.bias} to exchange")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import torch
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 
-from equiframe.data import DataFile, stream
+from equiframe.data import TextStream, stream
 from equiframe.errors import InputError
-from equiframe.methods.cda import encoded
 from equiframe.methods.language_modelling import LanguageModelling
-from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.methods.text import TextMethod
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 
@@ -29,7 +28,7 @@ _HIDDEN_MARK, _ATTENTION_MARK = 0.123456789, 0.234567891  # rates that no config
 
 
 @dataclass(frozen=True)
-class Dropout(Method):
+class Dropout(TextMethod):
     """The model's own pretraining loss on plain text, at a higher rate of dropout. A baseline.
 
     The rates hold inside a training step alone; the model and the configuration that is saved keep their
@@ -56,24 +55,13 @@ class Dropout(Method):
     """
 
     name: ClassVar[str] = "dropout"
-    settings: ClassVar[Settings] = Settings(
-        epochs=3, learning_rate=2e-5, batch_size=16, max_length=128, unc3_weight=100.0, seed=42
-    )
-
     text: str = "gap"
     hidden: _Rate = 0.20
     attention: _Rate = 0.15
 
-    def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
-    ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """The text as it is, encoded."""
-        text = stream(self.text, folder)
-        return encoded(language_model, text, max_length=max_length, name=text.name), text.files
-
-    def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Padding; a masked LM's tokens are masked by the objective."""
-        return DataCollatorWithPadding(language_model.tokenizer)
+    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+        """The text as it is."""
+        return stream(self.text, folder)
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature

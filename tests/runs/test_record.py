@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -149,3 +150,13 @@ def test_broken_files(tmp_path):
 def test_file_names_stay_inside_the_folder():
     assert file_name("crows_pairs:changed") == "crows_pairs-changed"
     assert "/" not in file_name("../../etc/passwd")
+
+
+def test_benchmarks_that_are_named_by_paths_keep_their_items_apart(tmp_path):
+    names = ["pairs:a/b.csv", "pairs:a-b.csv", f"pairs:/{'long/' * 60}b.csv"]
+    record = make_record()
+    results = [dataclasses.replace(record.metrics.benchmarks[0], benchmark=name) for name in names]
+    tables = {name: pd.DataFrame({"item": [name]}) for name in names}
+    RunRecord({"model": "m"}, record.metrics.model_copy(update={"benchmarks": results}), tables).write(tmp_path)
+    again = RunRecord.read(tmp_path)
+    assert {name: table["item"][0] for name, table in again.items.items()} == {name: name for name in names}

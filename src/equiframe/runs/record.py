@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -179,7 +180,7 @@ class RunRecord:
         write_json(folder / "metrics.json", self.metrics.model_dump(mode="json"))
         for name, table in self.items.items():
             (folder / _ITEMS).mkdir(exist_ok=True)
-            table.to_parquet(folder / _ITEMS / f"{file_name(name)}.parquet", index=False)
+            table.to_parquet(folder / _ITEMS / _item_file(name), index=False)
         for name, extra in (("classes", self.classes), ("history", self.history)):
             if extra is not None:
                 extra.to_parquet(folder / f"{name}.parquet", index=False)
@@ -194,7 +195,7 @@ class RunRecord:
         metrics = _read_metrics(folder, Metrics)
         items = {}
         for result in metrics.benchmarks:
-            items[result.benchmark] = _read_table(folder / _ITEMS / f"{file_name(result.benchmark)}.parquet")
+            items[result.benchmark] = _read_table(folder / _ITEMS / _item_file(result.benchmark))
         optional = {
             name: _read_table(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
             for name in ("classes", "history")
@@ -205,6 +206,14 @@ class RunRecord:
 def file_name(name: str) -> str:
     """A benchmark's name as a file name: ``crows_pairs:changed`` becomes ``crows_pairs-changed``."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-")
+
+
+def _item_file(benchmark: str) -> str:
+    """Where a benchmark's items are kept; of one that is named by a path, told apart by a digest of it."""
+    name = file_name(benchmark)
+    if "/" in benchmark:
+        name = f"{name[-100:]}-{hashlib.sha256(benchmark.encode()).hexdigest()[:8]}"
+    return f"{name}.parquet"
 
 
 def write_json(path: Path, value: Any) -> None:

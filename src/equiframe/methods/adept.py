@@ -64,7 +64,8 @@ class ADEPT(Method):
     tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as the authors' script sets it
     (their code drops it and runs with 10). The class means of (U)NC3 live for the whole run (there for an epoch). The
     last model is kept (there the best on held-out sentences). A causal LM's word is never its first token, whose state
-    is of another size (in the upper layers of SmolLM2-135M a norm of 23,000, that of others being 150 to 600).
+    is of another size (in the upper layers of SmolLM2-135M a norm of 23,000, that of others being 150 to 600), and
+    representation leaves that place out.
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
@@ -257,7 +258,10 @@ class PrototypeObjective(Objective):
         return torch.stack(means)
 
     def _representation(self, layers: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Distance of states [layers, batch, length, dim] to the original model's, over attended places."""
+        """Distance of states [layers, batch, length, dim] to the original model's, over attended places.
+
+        Without the first of a causal LM: a hundred times as long as the others, it would be all that counts.
+        """
         if not len(ids):
             return layers.new_zeros(())
         inputs, nowhere = {"input_ids": ids, "attention_mask": mask}, torch.zeros_like(mask, dtype=torch.bool)
@@ -267,6 +271,8 @@ class PrototypeObjective(Objective):
                 [x.float() for x in forward_at(original, inputs, nowhere, logits=False, layers=True).layers]
             )
         attended = mask.bool()
+        if self.kind == "causal":
+            attended &= mask.cumsum(1) > 1
         return representation_loss(layers[:, attended], before[:, attended], form=self.method.representation)
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,19 +40,21 @@ def main() -> int:
             print(f"{' '.join(options.command)} fails undisturbed")
             return 1
         alone = time.perf_counter() - began
-        print(f"undisturbed: {alone:.0f} s")
+        print(f"undisturbed: {alone:.0f} s", flush=True)
         folder = Path(scratch) / "killed"
-        for kill in range(options.kills):
+        kills = 0
+        while kills < options.kills:
             process = start(options.command, folder)
             moment = moments.uniform(0, alone)
             try:
                 process.wait(timeout=moment)
-                print(f"kill {kill + 1}: the run was done before {moment:.1f} s; it is removed and begun anew")
-                subprocess.run(["rm", "-rf", str(folder / "run")], check=True)
+                print(f"done before {moment:.1f} s; removed with its cache and begun anew", flush=True)
+                shutil.rmtree(folder)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                print(f"kill {kill + 1}: after {moment:.1f} s")
+                kills += 1
+                print(f"kill {kills}: after {moment:.1f} s", flush=True)
         began = time.perf_counter()
         status = start(options.command, folder).wait()
         print(f"given again: {time.perf_counter() - began:.0f} s, exit code {status}")

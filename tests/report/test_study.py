@@ -60,3 +60,9 @@ def test_a_figure_without_a_value_says_so(result):
     undefined = result.figures[7].model_copy(update={"value": None, "low": None, "high": None})
     broken = result.model_copy(update={"figures": [*result.figures[:7], undefined, *result.figures[8:]]})
     assert "undefined" in study_page(broken)
+
+
+def test_what_a_table_cannot_show_is_nought(result):
+    gone = figure(EVIL, "unc3", "gain", "one", -3e-15, "share", low=-0.0004, high=0.5, sd=2e-9)
+    result = result.model_copy(update={"figures": [f for f in result.figures if f.name != "one"] + [gone]})
+    assert study_tables(result)["Fairness gain, %"].iloc[1]["one"] == "+0.0 ± 0.0 [+0.0, +50.0]"

@@ -8,13 +8,18 @@ _MINUS = "−"
 _DECIMALS = {"%": 1, "perplexity": 2}
 
 
+def decimals(unit: str = "") -> int:
+    """Three, fewer for some units."""
+    return _DECIMALS.get(unit, 3)
+
+
 def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
-    """Three decimals, fewer for some units; powers of ten where these would show nothing."""
+    """As many decimals as its unit has; powers of ten where these would show nothing."""
     if value is None:
         return ""
-    decimals = _DECIMALS.get(unit, 3)
-    small = value != 0 and abs(value) < 0.5 * 10**-decimals
-    text = f"{value:{'+' if signed else ''}{'.1e' if small else f'.{decimals}f'}}"
+    places = decimals(unit)
+    small = value != 0 and abs(value) < 0.5 * 10**-places
+    text = f"{value:{'+' if signed else ''}{'.1e' if small else f'.{places}f'}}"
     return text.replace("-", _MINUS)
 
 

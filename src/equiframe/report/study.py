@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from equiframe.report.figures import Panel, dots, finish, styles, text_of
 from equiframe.report.glossary import Term
-from equiframe.report.numbers import bounds, number
+from equiframe.report.numbers import bounds, decimals, number
 from equiframe.runs.record import StudyFigure, StudyResult
 from equiframe.uncertainty import Estimate
 
@@ -145,9 +145,10 @@ def _cell(figure: StudyFigure) -> str:
     scale, unit = (100.0, "%") if figure.unit == "share" else (1.0, figure.unit)
     unit = "%" if unit == "points" else unit
     signed = figure.arm == "difference" or figure.kind.endswith(("gain", "change"))
-    value, sd, low, high = (
-        None if v is None else v * scale for v in (figure.value, figure.sd, figure.low, figure.high)
+    value, sd, low, high = (  # of a table: no powers of ten; + 0.0 makes −0 a 0
+        None if v is None else round(v * scale, decimals(unit)) + 0.0
+        for v in (figure.value, figure.sd, figure.low, figure.high)
     )
     spread = "" if sd is None else f" ± {number(sd, unit)}"
-    ends = "" if low == high else f" {bounds(low, high, unit, signed=signed)}"
+    ends = "" if figure.low == figure.high else f" {bounds(low, high, unit, signed=signed)}"
     return f"{number(value, unit, signed=signed)}{spread}{ends}"

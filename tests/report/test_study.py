@@ -28,6 +28,7 @@ def result():
         figures += [figure(m, a, "mean gain", "", 0.123, "share", low=-0.5, high=0.5, sd=None)]
         figures += [figure(m, a, "mean change", "", -0.2, "points", sd=None)]
     figures += [figure(EVIL, "difference", "mean gain", "", 0.05, "share", low=0.01, high=0.09, sd=None)]
+    figures += [figure(EVIL, "difference", "gain", "two", 0.02, "share", low=-0.01, high=0.05, sd=None)]
     figures += [figure("", "all", "rank correlation", "(U)NC3 with pooled gain", -0.4, "", low=-0.8, high=0.1, sd=None)]
     cells = [
         StudyCell(model="m", method=m, arm=a, seed=seed, unc3=0.04 + 0.01 * seed, gain=0.1 * seed)
@@ -46,6 +47,8 @@ def test_tables_hold_each_number_once(result):
     assert gain["mean"].tolist() == ["+12.3 [−50.0, +50.0]"] * 2
     assert tables["Language understanding, points"]["mean change"].tolist() == ["−0.2 [−1.2, +0.8]"] * 2
     assert tables["With (U)NC3 minus without"].iloc[0].tolist() == [EVIL, "+5.0 [+1.0, +9.0]"]
+    change = tables["Fairness gain with (U)NC3 minus without, %"]
+    assert change.to_dict("list") == {"": [EVIL], "two": ["+2.0 [−1.0, +5.0]"]}
     assert tables["Collapse against gain"].iloc[0].tolist() == ["(U)NC3 with pooled gain", "−0.400 [−0.800, 0.100]"]
 
 

@@ -115,6 +115,11 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
         )
         assert figures["bec", arm, "mean change", ""].value == pytest.approx((after - before).mean())
         assert figures["bec", arm, "understanding", "lm_loss"].sd == pytest.approx(after.std(ddof=1))
+    for benchmark in ("winogender", "lpbs"):
+        alone, with_term, change = (
+            figures["bec", arm, "gain", benchmark].value for arm in ("plain", "unc3", "difference")
+        )
+        assert change == pytest.approx(with_term - alone)
     difference = figures["bec", "difference", "mean gain", ""]
     both = [figures["bec", arm, "mean gain", ""].value for arm in ("plain", "unc3")]
     assert difference.value == pytest.approx(both[1] - both[0])

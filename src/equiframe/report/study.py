@@ -36,8 +36,11 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
             if len(table):
                 tables[caption + behind] = table
         differences = [f for f in found if f.arm == "difference"]
+        of_benchmarks = [f for f in differences if f.kind == "gain"]
+        if of_benchmarks:
+            tables["Fairness gain with (U)NC3 minus without, %" + behind] = _table(of_benchmarks, {})
         tables["With (U)NC3 minus without" + behind] = _table(
-            differences,
+            [f for f in differences if f.kind != "gain"],
             {
                 "mean gain": "mean gain",
                 "pooled gain": "pooled gain",

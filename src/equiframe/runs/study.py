@@ -295,6 +295,9 @@ def _of_model(
                 add(arm, kind, "", unit, *means[at, kind])
     for at, arm in enumerate(arms):
         if arm[1] == "unc3":
+            for benchmark, without, with_term in zip(spec.benchmarks, gains[at - 1], gains[at], strict=True):
+                difference, resampled = with_term[0] - without[0], with_term[1] - without[1]
+                add((arm[0], "difference"), "gain", benchmark, "share", difference, resampled)
             for kind, unit in (("mean gain", "share"), ("pooled gain", "share"), ("mean change", "points")):
                 if (at, kind) in means:
                     (plain, plain_resampled), (term, term_resampled) = means[at - 1, kind], means[at, kind]

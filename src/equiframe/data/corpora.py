@@ -62,9 +62,13 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
         raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
 
     def texts() -> Iterator[str]:
+        is_empty = True
         for text in (" ".join(text.split()) for file in files for text in read(file)):
             if text.count(" ") >= _FEWEST_WORDS - 1:
+                is_empty = False
                 yield text
+        if is_empty:
+            raise DataError("no text of three words or more in it", path=files[0].file.name)
 
     return TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
 
@@ -87,10 +91,7 @@ def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
         DataError: missing or malformed; file and line are named.
     """
     text = stream(spec, folder)
-    sentences = tuple(text)
-    if not sentences:
-        raise DataError(f"no text of {_FEWEST_WORDS} words or more in it", path=text.files[0].name)
-    return Corpus(text.name, sentences, text.files)
+    return Corpus(text.name, tuple(text), text.files)
 
 
 def _gap(file: LocatedFile) -> Iterator[str]:

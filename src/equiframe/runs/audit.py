@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
-from equiframe.data import DataFile, corpus
+from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
@@ -86,20 +87,21 @@ def audit(
         InputError: fewer than two words of the set occur often enough in the text.
     """
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
-    text = corpus(options.text, folder)
-    step = max(1, len(text.sentences) // options.sentences) if options.sentences else 1
-    sentences = text.sentences[::step][: options.sentences or None]
+    text = stream(options.text, folder)
+    texts = sum(1 for _ in text)  # read twice rather than kept: it may be larger than memory
+    sentences = min(options.sentences or texts, texts)
+    step = max(1, texts // max(sentences, 1))
     done = 0
 
     def tell(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress(done, len(sentences))
+            progress(done, sentences)
 
     collected = collect(
         language_model,
-        sentences,
+        itertools.islice(text, 0, step * sentences, step),
         pairing=options.pairing,
         feature=options.feature,
         visibility=options.visibility,
@@ -112,7 +114,7 @@ def audit(
     if len(chosen.class_ids) < 2:
         raise InputError(
             f"{len(chosen.class_ids)} words of {options.words!r} occur at least {options.min_count} times"
-            f" in {len(sentences)} sentences of {text.name}: give more text (--text, --sentences), another"
+            f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
     classes = _class_table(language_model, chosen, classifier(language_model.model), words)

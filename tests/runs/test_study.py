@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from equiframe import cli
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
+from equiframe.report import study_tables
 from equiframe.runs import study as module
-from equiframe.runs.record import RunRecord
+from equiframe.runs.record import RunRecord, StudyResult
 from equiframe.runs.study import Study, study
 
 
@@ -75,6 +76,9 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
     first = json.loads((out / "study.json").read_text())
     assert {"tables.md", "tables.tex", "report.html", "figures.csv", "study.yaml"} <= {p.name for p in out.iterdir()}
     assert not list(out.glob("*.partial"))
+    markdown = (out / "tables.md").read_text()
+    for table in study_tables(StudyResult.model_validate(first)).values():
+        assert all(f"| {text} " in markdown for text in table.to_numpy().ravel())  # as they are, 0.070 not 0.07
 
     # a cell lost is a cell run again, and the numbers are those of before
     shutil.rmtree(out / "cells" / cells[0])

@@ -372,7 +372,9 @@ def _write(spec: Study, result: StudyResult, out: Path) -> None:
     """Every file of the summary, each whole or not at all."""
     tables = study_tables(result)
     texts = {
-        "tables.md": "\n".join(f"{name}\n\n{table.to_markdown(index=False)}\n" for name, table in tables.items()),
+        "tables.md": "\n".join(
+            f"{name}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n" for name, table in tables.items()
+        ),
         "tables.tex": "\n".join(
             table.style.hide(axis="index").format(escape="latex").to_latex(caption=name, hrules=True)
             for name, table in tables.items()

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from equiframe.errors import InputError
@@ -134,6 +134,7 @@ def test_rows_must_match():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30), st.integers(0, 2**31))
+@example([989965.5960430024, 989965.5960430024], 0)
 def test_an_interval_of_a_mean_lies_within_the_data(values, seed):
     low, high = bootstrap(np.arange(len(values)), mean_of(values), seed=seed, resamples=50)
     slack = 1e-9 * max(map(abs, values))

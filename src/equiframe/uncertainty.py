@@ -127,7 +127,8 @@ def bootstrap(
         batch=_batch(rows),
         rng=np.random.default_rng(seed),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    low, high = sorted(map(float, result.confidence_interval))  # rounding can swap the ends of a point
+    return low, high
 
 
 def estimate(measure: Measure, *, seed: int, resamples: int = RESAMPLES) -> Estimate:

@@ -14,6 +14,7 @@ _HOMES = {
     "load": "equiframe.models",
     "collect": "equiframe.models",
     "DebiasingTrainer": "equiframe.training",
+    "UNC3Mixin": "equiframe.training",
     "load_benchmark": "equiframe.benchmarks",
     "RunConfig": "equiframe.runs.run",
     "run": "equiframe.runs.run",

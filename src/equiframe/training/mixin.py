@@ -1,0 +1,120 @@
+"""The (U)NC3 term in anyone's Hugging Face Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from equiframe.collapse import UNC3Regularizer
+from equiframe.errors import ModelError
+from equiframe.models.adapter import classifier, output_embedding, pair
+from equiframe.scoring.requests import ModelKind
+
+_FILE = "unc3.safetensors"
+
+
+class UNC3Mixin:
+    """Adds lambda times the spread of the cosines to the loss of a Trainer, whatever that loss is.
+
+    The features are what the Trainer's own forward pass hands to the output embedding; there is no second
+    pass. The term counts once an optimizer step, however many batches are accumulated. Its value is logged
+    beside the loss (``unc3``, ``unc3_weight``, ``mean_cosine``), and its class means are part of each checkpoint.
+
+    Put it before the Trainer, that of transformers or one made from it, such as trl's SFTTrainer.
+
+    Args:
+        unc3: the term, with its words and weight.
+        unc3_kind: ``masked`` or ``causal``: which state belongs to which token.
+        *args: as for the Trainer.
+        **kwargs: as for the Trainer.
+
+    Raises:
+        ModelError: the model has no output embedding, or (on training) computed its loss without it, as fused
+            losses do.
+
+    Reference: Xu et al. 2025, the (U)NC3 regularizer.
+
+    Example:
+        >>> from transformers import Trainer
+        >>> class FairTrainer(UNC3Mixin, Trainer):
+        ...     pass
+    """
+
+    args: Any
+    state: Any
+
+    def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unc3 = unc3.to(self.args.device)
+        self.unc3_kind = unc3_kind
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The Trainer's loss, and in training the term."""
+        batch = dict(inputs)
+        states: list[Tensor] = []
+        hook = output_embedding(model).register_forward_pre_hook(lambda module, given: states.append(given[0]))
+        try:
+            loss, outputs = super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+        finally:
+            hook.remove()
+        if model.training:
+            loss = loss + self._term(model, batch, states) / self._shares(num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _term(self, model: nn.Module, batch: Mapping[str, Tensor], states: list[Tensor]) -> Tensor:
+        input_ids = batch["input_ids"]
+        if not states or states[-1].shape[:2] != input_ids.shape:
+            raise ModelError(
+                "the output embedding did not read a state for each token: switch fused or chunked losses off, or give"
+                " batches with labels"
+            )
+        labels = batch.get("labels")
+        where, token_ids = pair(
+            self.unc3_kind,
+            input_ids,
+            batch.get("attention_mask", torch.ones_like(input_ids)),
+            input_ids.new_empty(0),  # specials are none of the term's words
+            true_ids=None if labels is None else torch.where(labels == -100, input_ids, labels),
+        )
+        term: Tensor = self.unc3(states[-1][where], token_ids, classifier(model))
+        return term
+
+    def _shares(self, num_items_in_batch: Tensor | int | None) -> int:
+        """In how many batches the Trainer leaves one step's loss, where it does not divide it itself."""
+        trainer: Any = self
+        is_summed = trainer.compute_loss_func is not None or (
+            trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+        )
+        return int(trainer.current_gradient_accumulation_steps) if is_summed else 1
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's log, with the term of the last batch beside the loss."""
+        if "loss" in logs:
+            parts = ("unc3", "unc3_weight", "mean_cosine")
+            logs = {**logs, **{part: float(self.unc3.last_parts[part]) for part in parts if self.unc3.last_parts}}
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_file(self.unc3.state_dict(), folder / _FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        if (file := Path(resume_from_checkpoint) / _FILE).exists():
+            self.unc3.load_state_dict(load_file(file, device=str(self.args.device)))

@@ -52,7 +52,11 @@ class TextStream:
 
 
 def stream(spec: str, folder: Path | str | None = None) -> TextStream:
-    """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory."""
+    """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory.
+
+    Raises:
+        DataError: as there; what is in the files, and that they hold no text, shows as they are read.
+    """
     if spec in _BUILTIN:
         names, read = _BUILTIN[spec]
         files = tuple(locate(name, folder) for name in names)

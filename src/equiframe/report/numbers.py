@@ -8,7 +8,7 @@ _MINUS = "−"
 _DECIMALS = {"%": 1, "perplexity": 2}
 
 
-def decimals(unit: str = "") -> int:
+def decimals(unit: str) -> int:
     """Three, fewer for some units."""
     return _DECIMALS.get(unit, 3)
 

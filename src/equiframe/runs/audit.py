@@ -90,7 +90,7 @@ def audit(
     text = stream(options.text, folder)
     texts = sum(1 for _ in text)  # read twice rather than kept: it may be larger than memory
     sentences = min(options.sentences or texts, texts)
-    step = max(1, texts // max(sentences, 1))
+    step = texts // sentences
     done = 0
 
     def tell(count: int) -> None:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, output_embedding, pair
 from equiframe.scoring.requests import ModelKind
+from equiframe.training.trainer import checkpoint_folder, load_state, save_state
 
 _FILE = "unc3.safetensors"
 
@@ -47,7 +46,6 @@ class UNC3Mixin:
     """
 
     args: Any
-    state: Any
 
     def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,10 +109,8 @@ class UNC3Mixin:
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_file(self.unc3.state_dict(), folder / _FILE)
+            save_state(self.unc3, checkpoint_folder(self, trial) / _FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        if (file := Path(resume_from_checkpoint) / _FILE).exists():
-            self.unc3.load_state_dict(load_file(file, device=str(self.args.device)))
+        load_state(self.unc3, Path(resume_from_checkpoint) / _FILE, self.args.device)

@@ -45,7 +45,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = checkpoint_folder(self, trial)
             self._save_more(folder)
             (folder / _COMPLETE).touch()
 
@@ -152,14 +152,11 @@ class DebiasingTrainer(ResumableTrainer):
         return LengthGrouped(size, dataset=dataset, seed=self.args.seed)
 
     def _save_more(self, folder: Path) -> None:
-        if state := self.objective.state_dict():
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / _OBJECTIVE_FILE)
+        save_state(self.objective, folder / _OBJECTIVE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        file = Path(resume_from_checkpoint) / _OBJECTIVE_FILE
-        if file.exists():
-            self.objective.load_state_dict(load_file(file, device=str(self.args.device)))
+        load_state(self.objective, Path(resume_from_checkpoint) / _OBJECTIVE_FILE, self.args.device)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -169,6 +166,23 @@ class DebiasingTrainer(ResumableTrainer):
             for entry in self.state.log_history
             if "loss" in entry
         ]
+
+
+def checkpoint_folder(trainer: Any, trial: Any) -> Path:
+    """Where a Trainer keeps the checkpoint of its present step."""
+    return Path(trainer._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+
+
+def save_state(module: nn.Module, file: Path) -> None:
+    """A module's parameters and buffers, if it has any, in safetensors."""
+    if state := module.state_dict():
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+
+
+def load_state(module: nn.Module, file: Path, device: torch.device) -> None:
+    """What :func:`save_state` wrote, if it did."""
+    if file.exists():
+        module.load_state_dict(load_file(file, device=str(device)))
 
 
 def complete_checkpoint(folder: Path) -> str | None:

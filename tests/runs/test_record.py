@@ -114,6 +114,40 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def closed(self, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.exists", closed)
+    with pytest.raises(RunError, match="Permission denied"), run_folder(tmp_path / "run", {}):
+        raise AssertionError("not reached")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+def test_a_read_only_parent_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(RunError, match="Permission denied"), run_folder(tmp_path / "run", {}):
+            raise AssertionError("not reached")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_parent_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write the run"), run_folder(tmp_path / "file" / "run", {}):
+        raise AssertionError("not reached")
+
+
+def test_a_run_that_another_process_ended_meanwhile_is_kept(tmp_path, monkeypatch):
+    def taken(self, *_, **__):  # by the time the lock is free, the other's run is there
+        (tmp_path / "run").mkdir()
+
+    monkeypatch.setattr(FileLock, "acquire", taken)
+    with pytest.raises(RunError, match="exists"), run_folder(tmp_path / "run", {}):
+        raise AssertionError("not reached")
+
+
 def test_no_run_there(tmp_path):
     with pytest.raises(RunError, match="not a finished run"):
         RunRecord.read(tmp_path)

@@ -228,7 +228,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
     def small_memory(model, inputs, *args, **options):
         sizes.append(inputs["input_ids"].numel())
         if sizes[-1] > 100:
-            raise torch.OutOfMemoryError("out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return forward(model, inputs, *args, **options)
 
     monkeypatch.setattr(engine, "forward_at", small_memory)
@@ -236,12 +236,16 @@ def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
     with pytest.warns(UserWarning, match="out of memory: going on with a token budget of"):
         check(bert, requests, token_budget=1000)
     assert max(sizes[-3:]) <= 100
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
     with (
         warnings.catch_warnings(),
         pytest.raises(ModelError, match="too little free memory for 28 tokens"),
     ):
         warnings.simplefilter("ignore")
-        monkeypatch.setattr(engine, "forward_at", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        monkeypatch.setattr(engine, "forward_at", no_memory)
         answer(bert, [Embedding(tuple(range(5, 33)))])
 
 

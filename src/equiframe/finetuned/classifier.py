@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -99,7 +101,8 @@ def fine_tuned_outputs(
     with FileLock(cache / f"{key}.lock"):
         found = _read(file, (len(evaluation), outputs))
         if found is None:
-            found = _fit(language_model, head, outputs, settings, training, development, evaluation, work, progress)
+            examples = training, development, evaluation
+            found = _fit_in_memory(language_model, head, outputs, settings, examples, work, progress)
             _write(file, found)
         shutil.rmtree(work, ignore_errors=True)
     return found
@@ -156,18 +159,44 @@ def _read(file: Path, shape: tuple[int, int]) -> Predictions | None:
     )
 
 
+def _fit_in_memory(
+    language_model: LanguageModel,
+    head: HeadKind,
+    outputs: int,
+    settings: FineTuneSettings,
+    examples: tuple[Examples, Examples, Examples],
+    work: Path,
+    progress: Callable[[int, int], None] | None,
+) -> Predictions:
+    """Fit; where the memory does not suffice, again from the last checkpoint with each batch in two parts, or more."""
+    parts = 1
+    while True:
+        try:
+            return _fit(language_model, head, outputs, settings, examples, work, progress, parts)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if parts == settings.batch_size:
+                raise ModelError(
+                    "too little free memory for one example: give shorter ones (--head max_length)"
+                ) from error
+        parts = parts * 2 if settings.batch_size % (parts * 2) == 0 else settings.batch_size
+        warnings.warn(f"out of memory: each batch of {settings.batch_size} is read in {parts} parts", stacklevel=3)
+        clear_device_cache(garbage_collection=True)
+
+
 def _fit(
     language_model: LanguageModel,
     head: HeadKind,
     outputs: int,
     settings: FineTuneSettings,
-    training: Examples,
-    development: Examples,
-    evaluation: Examples,
+    examples: tuple[Examples, Examples, Examples],
     work: Path,
     progress: Callable[[int, int], None] | None,
+    parts: int,
 ) -> Predictions:
-    """Fine-tune, and apply the result to the evaluation examples."""
+    """Fine-tune with each batch in so many parts, and apply the result to the evaluation examples."""
+    training, development, evaluation = examples
     encode = Encoder(language_model, settings.max_length)
     fitted, _, _ = _dataset(encode, training, labelled=True, outputs=outputs)
     chosen_by, _, _ = _dataset(encode, development, labelled=True, outputs=outputs)
@@ -177,7 +206,7 @@ def _fit(
     torch.manual_seed(settings.seed)
     trainer = _HeadTrainer(
         model=EncoderWithHead(language_model, head, outputs),
-        args=_arguments(settings, work, choosing=bool(development), on_cpu=language_model.device.type == "cpu"),
+        args=_arguments(settings, work, parts, bool(development), language_model.device),
         train_dataset=fitted,
         eval_dataset=chosen_by if development else None,
         data_collator=_Collator(language_model.tokenizer),
@@ -202,7 +231,9 @@ def _fit(
     )
 
 
-def _arguments(settings: FineTuneSettings, work: Path, *, choosing: bool, on_cpu: bool) -> TrainingArguments:
+def _arguments(
+    settings: FineTuneSettings, work: Path, parts: int, choosing: bool, device: torch.device
+) -> TrainingArguments:
     """Where epochs are chosen among, checkpoints are written at their ends, else every so many steps."""
     strategy = "epoch" if choosing else "steps"
     return TrainingArguments(
@@ -210,8 +241,9 @@ def _arguments(settings: FineTuneSettings, work: Path, *, choosing: bool, on_cpu
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=2 * settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // parts,
+        gradient_accumulation_steps=parts,
+        per_device_eval_batch_size=2 * settings.batch_size // parts,
         seed=settings.seed,
         lr_scheduler_type="linear",
         weight_decay=0.0,
@@ -229,7 +261,7 @@ def _arguments(settings: FineTuneSettings, work: Path, *, choosing: bool, on_cpu
         report_to=[],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=on_cpu,
+        use_cpu=device.type == "cpu",
         disable_tqdm=True,
     )
 
@@ -338,7 +370,8 @@ class _HeadTrainer(ResumableTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGrouped(self.args.train_batch_size, dataset=dataset, seed=self.args.seed)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGrouped(size, dataset=dataset, seed=self.args.seed)
 
 
 class _Collator:

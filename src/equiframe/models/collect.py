@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from equiframe.collapse import ClassStatistics
-from equiframe.errors import InputError
+from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
 from equiframe.models.loading import LanguageModel
 
@@ -88,11 +90,13 @@ def collect(
             masked (each token masked once, in seven passes). Causal LMs never see the token.
         held_out_every: share of the texts kept for NC4, as one in so many.
         held_out_tokens: the most features kept.
-        token_budget: places of one forward pass, padding included.
+        token_budget: places of one forward pass, padding included; a batch too large for the memory is halved,
+            with a warning.
         progress: called with the number of texts read since the last call.
 
     Raises:
         InputError: no text, options that do not fit the model, or features that are not finite.
+        ModelError: too little memory for one text.
     """
     if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
         raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
@@ -120,15 +124,8 @@ def collect(
             for input_ids, mask in padded_batches([s for s in sequences if s], token_budget, pad_id):
                 if is_held and kept >= held_out_tokens:
                     break
-                for features, labels in _features(
-                    language_model,
-                    input_ids.to(device),
-                    mask.to(device),
-                    specials,
-                    pairing,
-                    feature,
-                    visibility,
-                ):
+                how = (specials, pairing, feature, visibility)
+                for features, labels in _features_in_memory(language_model, input_ids, mask, how):
                     if is_held:
                         kept += len(labels)
                         states.append(features)
@@ -147,6 +144,31 @@ def collect(
         texts=read,
         truncated=truncated,
     )
+
+
+def _features_in_memory(
+    language_model: LanguageModel, input_ids: Tensor, mask: Tensor, how: tuple[Tensor, Pairing, Feature, Visibility]
+) -> list[tuple[Tensor, Tensor]]:
+    """Features and class ids of one padded batch, computed in halves where the memory does not suffice."""
+    device = language_model.device
+    try:
+        return list(_features(language_model, input_ids.to(device), mask.to(device), *how))
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(input_ids) == 1:
+            raise ModelError(
+                f"{device} has too little free memory for {input_ids.numel()} tokens of {language_model.name}: end"
+                " what else uses it, or choose another device"
+            ) from error
+    warnings.warn(f"out of memory: a batch of {len(input_ids)} texts is read in halves", stacklevel=3)
+    clear_device_cache()
+    middle = len(input_ids) // 2
+    return [
+        part
+        for half in (slice(None, middle), slice(middle, None))
+        for part in _features_in_memory(language_model, input_ids[half], mask[half], how)
+    ]
 
 
 def _features(

@@ -290,13 +290,13 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         RunError: ``out`` exists, or the disk refuses.
     """
     out = out.resolve()
-    if out.exists():
-        raise RunError(f"{out} exists: choose another --out, or remove it first")
     work = partial_folder(out)
     lock = FileLock(out.with_name(out.name + ".lock"), blocking=False)
     try:
+        _refuse_existing(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with lock:
+            _refuse_existing(out)  # by now, perhaps, by the process that had the lock
             mark = work / ".identity.json"
             wanted = json.dumps(identity, sort_keys=True, default=str)
             if work.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == wanted):
@@ -305,8 +305,8 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
             mark.write_text(wanted, encoding="utf-8")
             try:
                 yield work
-                mark.unlink()
                 work.replace(out)
+                (out / mark.name).unlink()
             finally:
                 if work.exists() and [path.name for path in work.iterdir()] == [mark.name]:
                     shutil.rmtree(work)  # nothing to go on from
@@ -317,6 +317,11 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         if error.errno is None:
             raise
         raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise RunError(f"{out} exists: choose another --out, or remove it first")
 
 
 def environment() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.data import Bias, DataFile
-from equiframe.errors import InputError, MissingDataError
+from equiframe.errors import InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
-from equiframe.methods import load_method
+from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.loading import cache_folder
 from equiframe.models.self_debias import SelfDebias
@@ -117,13 +119,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
     method = None if config.method is None else load_method(config.method, config.method_options)
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
-        language_model = load(
-            config.model,
-            kind=config.kind,
-            revision=config.revision,
-            device=config.device,
-            trust_remote_code=config.trust_remote_code,
-        )
+        language_model = _load(config)
         if config.self_debias is not None:
             correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
             language_model = dataclasses.replace(language_model, self_debias=correction)
@@ -131,16 +127,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
         start = language_model.fingerprint()
         debiased: Debiased | None = None
         if method is not None:
-            debiased = debias(
-                language_model,
-                method,
-                config.unc3,
-                config.fine_tuning,
-                WordSet.load(config.unc3_words).resolve(language_model.tokenizer),
-                work / "checkpoints",
-                folder=config.data,
-                progress=functools.partial(tell, "fine-tune"),
-            )
+            debiased = _debias(language_model, method, config, work, functools.partial(tell, "fine-tune"))
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
@@ -208,6 +195,55 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
         yield partial_folder(out)
         wait_for_all()
+
+
+def _load(config: RunConfig) -> LanguageModel:
+    return load(
+        config.model,
+        kind=config.kind,
+        revision=config.revision,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _debias(
+    language_model: LanguageModel,
+    method: Method | Projection,
+    config: RunConfig,
+    work: Path,
+    progress: Callable[[int, int], None],
+) -> Debiased:
+    """Fine-tune; where the memory does not suffice, again from the last checkpoint with batches of half the size.
+
+    A step still sees as many examples; a loss that compares the examples of a batch, as MABEL's does, sees half.
+    """
+    fine_tuning = config.fine_tuning
+    words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
+    while True:
+        try:
+            return debias(
+                language_model,
+                method,
+                config.unc3,
+                fine_tuning,
+                words,
+                work / "checkpoints",
+                folder=config.data,
+                progress=progress,
+            )
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or isinstance(method, Projection):
+                raise
+            if dist.is_initialized():
+                raise ModelError(f"out of memory ({error}): give a smaller --batch-size") from error
+            fine_tuning = fine_tuning.with_half_the_batch(method.settings)
+        warnings.warn(
+            f"out of memory: going on with batches of {fine_tuning.batch_size}, {fine_tuning.accumulation} a step",
+            stacklevel=3,
+        )
+        clear_device_cache(garbage_collection=True)
+        language_model = _load(config)  # a step may have changed the other one
 
 
 def _score(

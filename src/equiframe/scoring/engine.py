@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ def answer(
         language_model: the model.
         requests: each within the model's window.
         token_budget: tokens of one forward pass, padding included; halved, with a warning, where the memory
-            of the GPU does not suffice.
+            does not suffice.
         store: where answers of this model are kept; batches found there are not computed again.
         progress: called with the number of requests answered so far (by this rank), and of all.
 
@@ -141,7 +142,9 @@ def _answers(
             continue
         try:
             found = _read(language_model, rows, asking, requests)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
             if len(rows) == 1:
                 raise ModelError(
                     f"{language_model.device} has too little free memory for {tokens} tokens"
@@ -149,7 +152,7 @@ def _answers(
                 ) from error
             largest = tokens // 2
             warnings.warn(f"out of memory: going on with a token budget of {largest}", stacklevel=2)
-            torch.cuda.empty_cache()
+            clear_device_cache()
             waiting.appendleft((start, end))
         else:
             if store:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 from transformers import TrainingArguments
 
-from equiframe.errors import InputError
+from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -52,6 +52,18 @@ class FineTuning:
                 raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
         if self.lora_rank < 0:
             raise InputError(f"--lora {self.lora_rank}: give a rank of 1 or more, or 0 for none")
+
+    def with_half_the_batch(self, settings: Settings) -> FineTuning:
+        """The same examples a step in batches of half the size, or, where that is odd, of one.
+
+        Raises:
+            ModelError: a batch is one example already.
+        """
+        size = self.batch_size or settings.batch_size
+        if size == 1:
+            raise ModelError("too little free memory for one example: lower --max-length, or try --lora")
+        smaller = size // 2 if size % 2 == 0 else 1
+        return replace(self, batch_size=smaller, accumulation=self.accumulation * (size // smaller))
 
     def training_arguments(self, folder: Path, settings: Settings) -> TrainingArguments:
         """Arguments for a Trainer that keeps its checkpoints in ``folder``."""

@@ -1,11 +1,12 @@
-"""Kill a command with -9 at random moments, give it again, and compare what it ends in with an undisturbed run.
+"""Kill commands with -9 at random moments, give them again, and compare what they end in with undisturbed runs.
 
-    python benchmarks/kills.py --kills 5 -- evaluate builtin:mini-mlm --benchmarks crows_pairs:changed,bec_pro,seat
-    python benchmarks/kills.py --kills 5 -- audit builtin:mini-mlm --sentences 2000
+    python benchmarks/kills.py --kills 5                       # audit, evaluate, debias and study, five kills each
     python benchmarks/kills.py --kills 5 -- debias builtin:mini-mlm --max-steps 40 --save-steps 10
 
-Compared are metrics.json without times, byte for byte, and for debias the weights. Moments are drawn evenly over the
-time that the undisturbed run took. Both runs begin with an empty cache of answers. Exits with 1 where anything differs.
+Compared is every file of the run but config.json, which is dated, and report.html: metrics.json and study.json without
+times, tables, weights, byte for byte. Moments are drawn evenly over the time that the undisturbed run took; a run that
+ends before its moment is removed with its cache and begun anew, and counts as no kill. Both runs begin with an empty
+cache of answers. Exits with 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -23,51 +24,79 @@ import tempfile
 import time
 from pathlib import Path
 
+STUDY = """
+models: [builtin:mini-mlm]
+methods: [{method: bec, unc3: 100}]
+seeds: [0]
+benchmarks: {lpbs: overall.difference, winogender: overall.prefers_male}
+understanding: {lm_loss: overall.loss}
+fine_tuning: {max_steps: 8, batch_size: 8, save_steps: 4}
+audit: {sentences: 500}
+"""
+COMMANDS = (
+    "audit builtin:mini-mlm --sentences 3000",
+    "evaluate builtin:mini-mlm --benchmarks stereoset:dev,bec_pro,winogender,lpbs",
+    "debias builtin:mini-mlm --unc3 100 --max-steps 30 --batch-size 8 --save-steps 6 --benchmarks lpbs --sentences 500",
+    "study {study}",
+)
 _TIMES = {"seconds"}
+_DATED = {"config.json", "report.html"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=5, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("command", nargs="+", help="of equiframe, behind --, without --out")
+    parser.add_argument("command", nargs="*", help="of equiframe, behind --, without --out; default: four of them")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        began = time.perf_counter()
-        process = start(options.command, Path(scratch) / "alone")
-        if process.wait():
-            print(f"{' '.join(options.command)} fails undisturbed")
-            return 1
-        alone = time.perf_counter() - began
-        print(f"undisturbed: {alone:.0f} s", flush=True)
-        folder = Path(scratch) / "killed"
-        kills = 0
-        while kills < options.kills:
-            process = start(options.command, folder)
-            moment = moments.uniform(0, alone)
-            try:
-                process.wait(timeout=moment)
-                print(f"done before {moment:.1f} s; removed with its cache and begun anew", flush=True)
-                shutil.rmtree(folder)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += 1
-                print(f"kill {kills}: after {moment:.1f} s", flush=True)
-        began = time.perf_counter()
-        status = start(options.command, folder).wait()
-        print(f"given again: {time.perf_counter() - began:.0f} s, exit code {status}")
-        wanted, found = (outcome(Path(scratch) / name / "run") for name in ("alone", "killed"))
+        study = Path(scratch) / "study.yaml"
+        study.write_text(STUDY)
+        named = [options.command] if options.command else []
+        commands = named or [line.format(study=study).split() for line in COMMANDS]
+        failed = [
+            command
+            for number, command in enumerate(commands)
+            if not survives(command, Path(scratch) / str(number), options.kills, moments)
+        ]
+    return int(bool(failed))
+
+
+def survives(command: list[str], scratch: Path, kills: int, moments: random.Random) -> bool:
+    """Whether a command that is killed so often ends as one that is left alone."""
+    print(f"equiframe {' '.join(command)}", flush=True)
+    began = time.perf_counter()
+    if start(command, scratch / "alone").wait():
+        print("  fails undisturbed")
+        return False
+    alone = time.perf_counter() - began
+    killed = []
+    while len(killed) < kills:
+        process = start(command, scratch / "killed")
+        moment = moments.uniform(0, alone)
+        try:
+            process.wait(timeout=moment)
+            shutil.rmtree(scratch / "killed")
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed.append(moment)
+    began = time.perf_counter()
+    status = start(command, scratch / "killed").wait()
+    again = time.perf_counter() - began
+    wanted, found = outcome(scratch / "alone" / "run"), outcome(scratch / "killed" / "run")
     different = [name for name in wanted | found if wanted.get(name) != found.get(name)]
-    print(f"compared {', '.join(wanted)}: {'different: ' + ', '.join(different) if different else 'the same'}")
-    return int(bool(different) or status != 0)
+    said = f"different: {', '.join(different)}" if different else f"the same {len(wanted)} files"
+    print(f"  {alone:.0f} s alone; killed after {', '.join(f'{moment:.0f}' for moment in killed)} s")
+    print(f"  then {again:.0f} s, exit code {status}, {said}", flush=True)
+    return not different and status == 0
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "EQUIFRAME_CACHE": str(cache(folder)), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-m", "equiframe", *command, "--out", str(folder / "run"), "--json"]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    arguments = [sys.executable, "-m", "equiframe", *command, "--out", str(folder / "run")]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def cache(folder: Path) -> Path:
@@ -82,10 +111,13 @@ def cache(folder: Path) -> Path:
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """What a run came to, by name, without times."""
-    found = {"metrics.json": json.dumps(without_times(json.loads((run / "metrics.json").read_text())))}
-    for file in sorted(run.glob("model/*.safetensors")):
-        found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    """What a run came to: the hash of each file, by its name, without times."""
+    found = {}
+    for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name not in _DATED):
+        content = file.read_bytes()
+        if file.suffix == ".json" and file.name in ("metrics.json", "study.json"):
+            content = json.dumps(without_times(json.loads(content))).encode()
+        found[str(file.relative_to(run))] = hashlib.sha256(content).hexdigest()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from dataclasses import replace
 
@@ -99,6 +100,27 @@ def test_a_damaged_file_is_begun_anew(bert, tmp_path):
         store = AnswerStore(path, bert)
     answer(bert, REQUESTS, store=store)
     assert sqlite3.connect(path).execute("SELECT count(*) FROM batches").fetchone()[0] > 0
+
+
+@pytest.mark.parametrize("damage", ["page", "cell"])
+def test_damage_found_later_is_begun_anew(damage, bert, tmp_path):
+    path = tmp_path / "store.sqlite"
+    whole = AnswerStore(path, bert)
+    expected = answer(bert, REQUESTS, store=whole)
+    whole.close()
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        if damage == "cell":
+            database.execute("UPDATE batches SET numbers = x'00'")
+    if damage == "page":
+        content = bytearray(path.read_bytes())
+        content[4096:4196] = bytes(100)  # the first page holds the schema, the second the answers
+        path.write_bytes(content)
+    store = AnswerStore(path, bert)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert answer(bert, REQUESTS, store=store) == expected
+    store.close()
+    with contextlib.closing(AnswerStore(path, bert)) as again:
+        assert answer(bert, REQUESTS, store=again) == expected
 
 
 def test_a_folder_that_cannot_be_written_is_named(bert, tmp_path):

@@ -241,7 +241,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a damaged file leads it to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "safetensors" in str(error):
             reason = "it has no safetensors weights, and pickled ones are never read; convert it first"

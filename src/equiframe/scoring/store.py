@@ -62,11 +62,15 @@ class AnswerStore:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(f"{path}: {error}; set EQUIFRAME_CACHE to a folder that can be written") from error
-            warnings.warn(f"{path} is damaged ({error}): begun anew", stacklevel=2)
-            path.unlink()
-            self._database = self._open()
+            self._begin_anew(error)
         except OSError as error:
             raise RunError(f"{path}: {error.strerror}; set EQUIFRAME_CACHE to a folder that can be written") from error
+
+    def _begin_anew(self, error: Exception) -> None:
+        warnings.warn(f"{self.path} is damaged ({error}): begun anew", stacklevel=3)
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
         with contextlib.ExitStack() as undo:
@@ -87,12 +91,19 @@ class AnswerStore:
         return hashlib.sha256(f"{self._model}\n{batch!r}".encode()).digest()
 
     def get(self, key: bytes) -> list[Answer] | None:
-        """The answers of a batch in order, None if it is not there."""
-        found = self._database.execute("SELECT lengths, numbers FROM batches WHERE key = ?", (key,)).fetchone()
-        if found is None:
+        """The answers of a batch in order, None if it is not there; a damaged file is begun anew."""
+        try:
+            found = self._database.execute("SELECT lengths, numbers FROM batches WHERE key = ?", (key,)).fetchone()
+            if found is None:
+                return None
+            numbers = np.frombuffer(found[1], dtype="<f4")
+            ends = np.cumsum(np.frombuffer(found[0], dtype="<i4"))
+            if not len(ends) or ends[-1] != len(numbers):
+                raise ValueError("an answer is not whole")
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+            self.close()
+            self._begin_anew(error)
             return None
-        numbers = np.frombuffer(found[1], dtype="<f4")
-        ends = np.cumsum(np.frombuffer(found[0], dtype="<i4"))
         return [tuple(part.tolist()) for part in np.split(numbers, ends[:-1])]
 
     def put(self, key: bytes, answers: Sequence[Answer]) -> None:

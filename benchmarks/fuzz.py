@@ -229,6 +229,8 @@ def shortened(path: Path) -> str:
         csv.writer(written).writerows(kept)
         return written.getvalue()
     head, *lines = text.removesuffix("\n").split("\n")
+    if path.name.startswith("BEC-Pro"):
+        return "".join(line + "\n" for line in (head, *(line for line in lines if "taper" in line)))
     second = [] if path.parts[-3] == "BBQ" else lines[len(lines) // 2 :][:LINES]  # many files hold two groups
     return "".join(line + "\n" for line in (head, *lines[:LINES], *second))
 

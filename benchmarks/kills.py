@@ -85,6 +85,8 @@ def survives(command: list[str], scratch: Path, kills: int, moments: random.Rand
     began = time.perf_counter()
     status = start(command, scratch / "killed").wait()
     again = time.perf_counter() - began
+    if status:
+        print((scratch / "killed" / "stderr").read_text())
     wanted, found = outcome(scratch / "alone" / "run"), outcome(scratch / "killed" / "run")
     different = [name for name in wanted | found if wanted.get(name) != found.get(name)]
     said = f"different: {', '.join(different)}" if different else f"the same {len(wanted)} files"
@@ -96,7 +98,8 @@ def survives(command: list[str], scratch: Path, kills: int, moments: random.Rand
 def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "EQUIFRAME_CACHE": str(cache(folder)), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "equiframe", *command, "--out", str(folder / "run")]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (folder / "stderr").open("w") as said:
+        return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=said)
 
 
 def cache(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,70 +13,110 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-BENCHMARKS = "winogender,lpbs"
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+_BEGUN = {
+    "evaluate": ("cache", "answers/*.sqlite-wal"),
+    "debias": ("run.partial", "checkpoints/*/complete"),
+}
+"""What is there when a command has begun what it can go on with: below which folder, and which files."""
 
 
-def command(model_folders, out):
-    return [
-        "-m",
-        "equiframe",
-        "evaluate",
-        str(model_folders["masked"]),
-        "--benchmarks",
-        BENCHMARKS,
-        "--token-budget",
-        "2048",
-        "--out",
-        str(out),
-        "--json",
-    ]
+def _kills():
+    spec = importlib.util.spec_from_file_location("kills", Path(__file__).parents[2] / "benchmarks" / "kills.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def numbers(out):
-    """metrics.json without times."""
-    metrics = json.loads((out / "metrics.json").read_text())
-    for result in metrics["benchmarks"]:
-        result.pop("seconds")
-    return json.dumps(metrics)
+outcome = _kills().outcome
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    def fresh():
-        return {**os.environ, "EQUIFRAME_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+def commands(model_folders, tmp_path_factory):
+    """The arguments of each command, without --out."""
+    folder, model = tmp_path_factory.mktemp("input"), str(model_folders["masked"])
+    sentences, words = folder / "text.txt", folder / "words.txt"
+    sentences.write_text("she is a nurse and he is a doctor\nher brother is a cook , and his sister is a nurse\n" * 20)
+    words.write_text("she\the\nher\this\n")
+    return {
+        "evaluate": ("evaluate", model, "--benchmarks", "winogender,lpbs", "--token-budget", "2048"),
+        "debias": (
+            *("debias", model, "--method", "cda", "--set", f"text={sentences}"),
+            *("--unc3", "5", "--unc3-words", str(words)),
+            *("--max-steps", "20", "--save-steps", "3", "--batch-size", "4", "--benchmarks", "lpbs"),
+            *("--text", str(sentences), "--words", str(words)),
+        ),
+    }
 
-    return fresh
+
+def start(arguments, folder, launcher=()):
+    folder.mkdir(exist_ok=True)
+    env = {**os.environ, "EQUIFRAME_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, *launcher, "-m", "equiframe", *arguments, "--out", str(folder / "run"), "--json"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.fixture(scope="module")
-def alone(model_folders, tmp_path_factory, environment):
-    out = tmp_path_factory.mktemp("alone") / "run"
-    done = subprocess.run([sys.executable, *command(model_folders, out)], env=environment(), capture_output=True)
-    if b"is missing" in done.stderr:
+def ended(process):
+    """What it printed, when it ended well."""
+    out, error = process.communicate(timeout=300)
+    if b"is missing" in error:
         pytest.skip("the data wheel is not installed")
-    assert done.returncode == 0, done.stderr.decode()
-    return numbers(out)
+    assert process.returncode == 0, error.decode()
+    return out
+
+
+def until_begun(verb, process, folder):
+    below, pattern = _BEGUN[verb]
+    while not list((folder / below).glob(pattern)) and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def alone(commands, tmp_path_factory):
+    """The outcome of a command that nothing disturbs, by verb."""
+    known = {}
+
+    def of(verb):
+        if verb not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            ended(start(commands[verb], folder))
+            known[verb] = outcome(folder / "run")
+        return known[verb]
+
+    return of
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_two_ranks_give_the_numbers_of_one(alone, model_folders, tmp_path, environment):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, *command(model_folders, tmp_path / "run")], env=environment(), capture_output=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert numbers(tmp_path / "run") == alone
-    assert len(done.stdout.splitlines()) == 1  # one rank speaks
+def test_two_ranks_give_the_numbers_of_one(commands, alone, tmp_path):
+    expected = alone("evaluate")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = ended(start(commands["evaluate"], tmp_path, launcher))
+    assert outcome(tmp_path / "run") == expected
+    assert len(printed.splitlines()) == 1  # one rank speaks
 
 
-def test_a_killed_run_given_again_ends_in_the_same_numbers(alone, model_folders, tmp_path, environment):
-    env, out = environment(), tmp_path / "run"
-    process = subprocess.Popen([sys.executable, *command(model_folders, out)], env=env)
-    while not list(Path(env["EQUIFRAME_CACHE"]).glob("answers/*.sqlite-wal")) and process.poll() is None:
-        time.sleep(0.01)  # until scoring has begun
+@pytest.mark.parametrize("verb", list(_BEGUN))
+def test_a_killed_run_given_again_ends_in_the_same_files(verb, commands, alone, tmp_path):
+    expected = alone(verb)
+    process = start(commands[verb], tmp_path)
+    until_begun(verb, process, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not out.exists()
-    done = subprocess.run([sys.executable, *command(model_folders, out)], env=env, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    assert numbers(out) == alone
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "metrics.json").exists() is False
+    ended(start(commands[verb], tmp_path))
+    assert outcome(tmp_path / "run") == expected
+    assert len(expected) >= 3
+
+
+def test_ctrl_c_ends_with_130_and_the_run_goes_on(commands, alone, tmp_path):
+    expected = alone("debias")
+    process = start(commands["debias"], tmp_path)
+    until_begun("debias", process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert b"the same command goes on" in error
+    assert b"Traceback" not in error
+    ended(start(commands["debias"], tmp_path))
+    assert outcome(tmp_path / "run") == expected

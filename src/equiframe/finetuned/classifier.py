@@ -47,7 +47,6 @@ class Predictions:
         excluded: why not, by position of the example.
         cut: positions of the examples whose text was cut.
         steps: optimizer steps.
-        training_loss: mean over all steps.
         accuracies: on the development examples after each epoch, empty where there are none.
     """
 
@@ -55,7 +54,6 @@ class Predictions:
     excluded: Mapping[int, str]
     cut: frozenset[int]
     steps: int
-    training_loss: float
     accuracies: tuple[float, ...]
 
 
@@ -132,7 +130,6 @@ def _write(file: Path, predictions: Predictions) -> None:
         "excluded": {str(at): why for at, why in predictions.excluded.items()},
         "cut": sorted(predictions.cut),
         "steps": predictions.steps,
-        "training_loss": predictions.training_loss,
         "accuracies": predictions.accuracies,
     }
     scratch = file.with_suffix(".temporary")
@@ -154,7 +151,6 @@ def _read(file: Path, shape: tuple[int, int]) -> Predictions | None:
         excluded={int(at): why for at, why in about["excluded"].items()},
         cut=frozenset(about["cut"]),
         steps=about["steps"],
-        training_loss=about["training_loss"],
         accuracies=tuple(about["accuracies"]),
     )
 
@@ -214,7 +210,7 @@ def _fit(
         callbacks=[Progress(progress)] if progress is not None else [],
     )
     trainer.remove_callback(PrinterCallback)
-    summary = trainer.train(resume_from_checkpoint=complete_checkpoint(work))
+    trainer.train(resume_from_checkpoint=complete_checkpoint(work))
     by_length = np.argsort([len(ids) for ids in applied_to["input_ids"]], kind="stable")
     given = np.asarray(trainer.predict(applied_to.select(by_length)).predictions, dtype=np.float64)
     if not np.isfinite(given).all():
@@ -225,8 +221,7 @@ def _fit(
         outputs=table,
         excluded={at: found for at, found in enumerate(read) if isinstance(found, str)},
         cut=frozenset(at for at, found in enumerate(read) if not isinstance(found, str) and found.cut),
-        steps=summary.global_step,
-        training_loss=summary.training_loss,
+        steps=trainer.state.global_step,
         accuracies=tuple(e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e),
     )
 

@@ -28,6 +28,7 @@ from equiframe.training.trainer import Progress, complete_checkpoint
 from equiframe.words import ResolvedWords
 
 _BALANCED_BATCHES = 16
+_LAST_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,11 @@ def debias(
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     use_cache = getattr(model.config, "use_cache", None)
-    summary = trainer.train(resume_from_checkpoint=complete_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=complete_checkpoint(checkpoints))
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
     seconds = time.perf_counter() - began
+    history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:
         model = trained.merge_and_unload()
     return Debiased(
@@ -156,11 +158,11 @@ def debias(
         result=TrainingResult(
             method=method.name,
             unc3_weight=weight,
-            steps=summary.global_step,
+            steps=trainer.state.global_step,
             seconds=seconds,
-            final_loss=summary.training_loss,
+            final_loss=float(history["loss"].tail(_LAST_STEPS).mean()),
         ),
-        history=pd.DataFrame(trainer.history),
+        history=history,
         files=files,
     )
 

@@ -77,7 +77,7 @@ class TrainingResult(_Frozen):
     unc3_weight: float
     steps: int
     seconds: float
-    final_loss: float | None = Field(description="null where nothing was trained")
+    final_loss: float | None = Field(description="mean over the last ten steps; null where nothing was trained")
 
 
 class Metrics(_Frozen):

@@ -82,8 +82,7 @@ class FineTuning:
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             train_sampling_strategy="group_by_length",
-            logging_steps=10,
-            logging_first_step=True,
+            logging_steps=1,  # a mean over several would begin anew where a run goes on from a checkpoint
             logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=self.save_steps,

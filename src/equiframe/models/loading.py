@@ -226,11 +226,12 @@ def _smollm2() -> Path:
 
 
 def save(language_model: LanguageModel, folder: Path) -> None:
-    """Write model and tokenizer as safetensors, under a temporary name first."""
+    """Write model and tokenizer as safetensors, under a temporary name first; an older folder is replaced."""
     scratch = folder.with_name(folder.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
     language_model.model.save_pretrained(scratch)
     language_model.tokenizer.save_pretrained(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
     scratch.replace(folder)
 
 

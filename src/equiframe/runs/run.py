@@ -176,10 +176,10 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
         if rank == 0:
             if debiased is not None:
                 save(language_model, work / "model")
-                shutil.rmtree(work / "checkpoints", ignore_errors=True)
             record.write(work)
             title = f"{config.verb}: {config.model}"
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
+            shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return record
 
 

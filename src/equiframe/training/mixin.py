@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import ModelError
-from equiframe.models.adapter import classifier, output_embedding, pair
+from equiframe.models.adapter import classifier, output_embedding, pair, unwrap
 from equiframe.scoring.requests import ModelKind
 from equiframe.training.trainer import checkpoint_folder, load_state, save_state
 
@@ -34,8 +34,8 @@ class UNC3Mixin:
         **kwargs: as for the Trainer.
 
     Raises:
-        ModelError: the model has no output embedding, or (on training) computed its loss without it, as fused
-            losses do.
+        ModelError: the model has no output embedding, or a frozen one and a term that reaches nothing else; or (on
+            training) computed its loss without it, as fused losses do.
 
     Reference: Xu et al. 2025, the (U)NC3 regularizer.
 
@@ -46,9 +46,15 @@ class UNC3Mixin:
     """
 
     args: Any
+    model: Any
 
     def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not (unc3.through_features or output_embedding(self.model).weight.requires_grad):
+            raise ModelError(
+                "the output embedding is frozen, so the term would have no gradient: give"
+                " UNC3Regularizer(..., through_features=True), or train the embedding too"
+            )
         self.unc3 = unc3.to(self.args.device)
         self.unc3_kind = unc3_kind
 
@@ -62,15 +68,20 @@ class UNC3Mixin:
         """The Trainer's loss, and in training the term."""
         batch = dict(inputs)
         states: list[Tensor] = []
-        hook = output_embedding(model).register_forward_pre_hook(lambda module, given: states.append(given[0]))
+        last: list[Tensor] = []
+        hooks = [output_embedding(model).register_forward_pre_hook(lambda _, given: states.append(given[0]))]
+        if self.unc3_kind == "causal":  # a fused head, such as trl's, reads these and is never called
+            hooks.append(_backbone(model).register_forward_hook(lambda _, given, out: last.append(out[0])))
         try:
-            loss, outputs = super().compute_loss(  # type: ignore[misc]
-                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            found = super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+        loss, outputs = found if return_outputs else (found, None)
         if model.training:
-            loss = loss + self._term(model, batch, states) / self._shares(num_items_in_batch)
+            loss = loss + self._term(model, batch, states or last) / self._shares(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _term(self, model: nn.Module, batch: Mapping[str, Tensor], states: list[Tensor]) -> Tensor:
@@ -114,3 +125,12 @@ class UNC3Mixin:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
         load_state(self.unc3, Path(resume_from_checkpoint) / _FILE, self.args.device)
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    """A causal language model without its head, whether wrapped for data parallelism or by peft."""
+    with_head: Any = unwrap(model)
+    if hasattr(with_head, "get_base_model"):
+        with_head = with_head.get_base_model()
+    backbone: nn.Module = with_head.base_model
+    return backbone

@@ -71,6 +71,19 @@ def test_resumed_run_ends_where_an_unbroken_one_does(masked_model, model_folders
     torch.testing.assert_close(weights(third.model), weights(masked_model.model), rtol=0, atol=0)
 
 
+def test_a_finished_training_takes_no_further_step(masked_model, model_folders, text, tmp_path):
+    trained = trainer_for(masked_model, tmp_path, weight=5.0, text=text * 4)
+    trained.train_on()
+    again = load(str(model_folders["masked"]), device="cpu")
+    resumed = trainer_for(again, tmp_path, weight=5.0, text=text * 4)
+    resumed.training_step = None  # would be called
+    resumed.train_on()
+    assert resumed.state.global_step == trained.state.global_step
+    assert resumed.history == trained.history
+    assert torch.equal(weights(again.model), weights(masked_model.model))
+    assert torch.equal(resumed.objective.regularizer.means, trained.objective.regularizer.means)
+
+
 def test_weight_zero_and_no_regularizer_are_the_same_to_the_bit(masked_model, model_folders, text, tmp_path):
     torch.manual_seed(1)
     trainer_for(masked_model, tmp_path / "a", weight=0, text=text).train()

@@ -30,7 +30,7 @@ from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
 from equiframe.training import best_precision
-from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer, complete_checkpoint
+from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
 VERSION = 1
 """Raised when the same settings may give other outputs; then nothing cached before is read."""
@@ -210,7 +210,7 @@ def _fit(
         callbacks=[Progress(progress)] if progress is not None else [],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=complete_checkpoint(work))
+    trainer.train_on()
     by_length = np.argsort([len(ids) for ids in applied_to["input_ids"]], kind="stable")
     given = np.asarray(trainer.predict(applied_to.select(by_length)).predictions, dtype=np.float64)
     if not np.isfinite(given).all():

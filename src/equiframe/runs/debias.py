@@ -24,7 +24,7 @@ from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.projected import project
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer, FineTuning
-from equiframe.training.trainer import Progress, complete_checkpoint
+from equiframe.training.trainer import Progress
 from equiframe.words import ResolvedWords
 
 _BALANCED_BATCHES = 16
@@ -146,7 +146,7 @@ def debias(
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     use_cache = getattr(model.config, "use_cache", None)
-    trainer.train(resume_from_checkpoint=complete_checkpoint(checkpoints))
+    trainer.train_on()
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
     seconds = time.perf_counter() - began

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -41,6 +42,22 @@ class LengthGrouped(LengthGroupedSampler):
 
 class ResumableTrainer(Trainer):
     """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`."""
+
+    def train_on(self) -> None:
+        """Train to the end, from the newest whole checkpoint if there is one.
+
+        The Trainer's own resumption takes one step too many where the checkpoint is that of the last step.
+        """
+        checkpoint = complete_checkpoint(Path(self.args.output_dir))
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= state.max_steps:
+                self._load_from_checkpoint(checkpoint)
+                self.state = state
+                if self.args.load_best_model_at_end:
+                    self._load_best_model()
+                return
+        self.train(resume_from_checkpoint=checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

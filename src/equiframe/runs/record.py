@@ -266,7 +266,7 @@ def read_comparison(folder: Path) -> Comparison:
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # pandas and arrow raise of every kind on a damaged file
         raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error
 
 

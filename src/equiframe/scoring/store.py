@@ -59,7 +59,7 @@ class AnswerStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message may quote what is damaged
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(f"{path}: {error}; set EQUIFRAME_CACHE to a folder that can be written") from error
             self._begin_anew(error)

@@ -124,10 +124,10 @@ class DebiasingTrainer(ResumableTrainer):
         self._part_sums: dict[str, Tensor] = {}
         self._part_steps = 0
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
         """The Trainer's, with the objective's own parameters in it."""
         made = self.optimizer is None
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*model)
         if made and (own := list(self.objective.parameters())):
             optimizer.add_param_group({**optimizer.param_groups[-1], "params": own})
         return optimizer

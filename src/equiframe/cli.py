@@ -383,6 +383,50 @@ def study(
         console.print(f"{out / 'report.html'}", highlight=False)
 
 
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
+
+
+@app.command(epilog="Example: equiframe card runs/bec --before runs/before")
+def card(
+    run: Run,
+    before: Annotated[Path | None, typer.Option(help="Run of the model as it was, to tell what changed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: README.md beside the model.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a model card: benchmarks with intervals, what changed, what the numbers do not show, data and licences."""
+    from equiframe.runs.publish import write_card
+
+    sys.stdout.write(f"{write_card(run, out, before=before)}\n")
+
+
+@app.command(epilog="Example: equiframe export runs/bec --layout lm-eval --out results.json")
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    layout: Annotated[
+        Literal["lm-eval", "model-index"],
+        typer.Option(help="Results of lm-evaluation-harness (JSON), or a model card's model-index (YAML)."),
+    ] = "lm-eval",
+) -> None:
+    """Write a run's numbers as other tools read them."""
+    from equiframe.runs.publish import export as write_export
+
+    write_export(run, layout, out)
+
+
+@app.command(epilog="Example: equiframe push runs/bec your-name/bert-bec")
+def push(
+    run: Run,
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="A new repository is for all to see.")] = False,
+) -> None:
+    """Put a debiased model with its card on the Hugging Face hub, private unless you say otherwise."""
+    from equiframe.runs.publish import push as push_model
+
+    sys.stdout.write(f"{push_model(run, repository, public=public)}\n")
+
+
 @app.command("benchmarks", epilog="Example: equiframe benchmarks --data my-data")
 def list_benchmarks(data: Data = None, as_json: Json = False) -> None:
     """What can be scored, what it needs, and whether that is at hand."""

@@ -1,0 +1,176 @@
+"""A run's numbers in the formats of others: a model card, model-index results, lm-evaluation-harness results."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import re
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from equiframe.benchmarks import BENCHMARKS, load_benchmark
+from equiframe.report.glossary import COLLAPSE, about, class_set_name, term
+from equiframe.report.numbers import ideal, interval
+from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
+from equiframe.runs.record import Comparison, RunRecord
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
+    """A model card in Markdown with its metadata in front: what was measured, what changed, what it does not show.
+
+    Args:
+        record: a run that scored benchmarks or measured collapse.
+        comparison: of a run of the model before with this one; its paired changes are told.
+    """
+    name, training = record.metrics.model.name, record.metrics.training
+    if training is not None:
+        name = f"{name} debiased with {training.method}"
+    if comparison is None:
+        verdicts = [run_verdict(record.metrics)]
+    else:
+        first = next(iter(comparison.runs))
+        verdicts = [comparison_verdict(first, later, found) for later, found in comparison.measures.items()]
+    of_suite: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
+    for result in record.metrics.benchmarks:
+        registered = BENCHMARKS.get(result.benchmark.partition(":")[0])
+        headline = load_benchmark(result.benchmark).headline
+        for key, estimate in result.estimates.items():
+            if key in headline:
+                row = [measure_name(result.benchmark, key), interval(estimate), ideal(estimate), str(estimate.count)]
+                of_suite["nlu" if registered and registered.suite == "nlu" else "fairness"].append(row)
+    collapse = [
+        [f"{class_set_name(result.class_set)}: {term(COLLAPSE, key).name}", interval(estimate), ideal(estimate)]
+        for result in record.metrics.collapse
+        for key, estimate in result.estimates.items()
+    ]
+    environment = record.config.get("environment", {})
+    body = (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            name=name,
+            model=record.metrics.model,
+            training=training,
+            method_options=record.config.get("method_options") or {},
+            verdicts=verdicts,
+            of_suite=of_suite,
+            collapse=collapse,
+            limits={about(r.benchmark).title: about(r.benchmark).does_not_show for r in record.metrics.benchmarks},
+            files=record.config.get("files", []),
+            packages=", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
+            date=environment.get("date", ""),
+        )
+    )
+    base = str(record.config.get("model", ""))
+    data = ModelCardData(
+        base_model=base if training and _HUB_NAME.fullmatch(base) else None,
+        library_name="transformers",
+        pipeline_tag="fill-mask" if record.metrics.model.kind == "masked" else "text-generation",
+        tags=["equiframe", "bias", "fairness"],
+        model_name=name,
+        eval_results=eval_results(record) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{body}"
+
+
+def eval_results(record: RunRecord) -> list[EvalResult]:
+    """Every headline measure as an entry of a model card's ``model-index``, its interval among the arguments."""
+    found = []
+    for result in record.metrics.benchmarks:
+        headline = load_benchmark(result.benchmark).headline
+        for key, estimate in result.estimates.items():
+            if key in headline:
+                interval_ends = {"interval_95": [estimate.low, estimate.high], "ideal": estimate.ideal}
+                found.append(
+                    EvalResult(
+                        task_type="fill-mask" if record.metrics.model.kind == "masked" else "text-generation",
+                        dataset_type=result.benchmark.partition(":")[0],
+                        dataset_name=about(result.benchmark).title,
+                        metric_type=key,
+                        metric_name=measure_name(result.benchmark, key),
+                        metric_value=estimate.value,
+                        metric_args={**interval_ends, "unit": estimate.unit, "items": estimate.count},
+                    )
+                )
+    return found
+
+
+def lm_eval_results(record: RunRecord) -> dict[str, Any]:
+    """A run in the layout of lm-evaluation-harness' results file (version 0.4), so that its tools read it.
+
+    Each benchmark is a task, each measure a metric without a filter. The standard error that the layout asks for is
+    the width of the 95 % interval over 2 * 1.96, ``N/A`` where there is none. Names start with ``equiframe_``, as
+    numbers of a harness' task of the same name are computed otherwise.
+    """
+    metrics = record.metrics
+    tasks = {f"equiframe_{result.benchmark.replace(':', '_')}": result for result in metrics.benchmarks}
+    results: dict[str, dict[str, Any]] = {}
+    for task, result in tasks.items():
+        results[task] = {"alias": task}
+        for key, estimate in result.estimates.items():
+            has_interval = estimate.low is not None and estimate.high is not None
+            results[task][f"{key},none"] = estimate.value
+            error = (estimate.high - estimate.low) / (2 * 1.96) if has_interval else "N/A"  # type: ignore[operator]
+            results[task][f"{key}_stderr,none"] = error
+    environment = record.config.get("environment", {})
+    date = environment.get("date")
+    return {
+        "results": results,
+        "group_subtasks": {task: [] for task in tasks},
+        "configs": {
+            task: {
+                "task": task,
+                "dataset_path": result.benchmark,
+                "output_type": result.scoring,
+                "num_fewshot": 0,
+                "metadata": {"version": result.version},
+            }
+            for task, result in tasks.items()
+        },
+        "versions": {task: result.version for task, result in tasks.items()},
+        "n-shot": dict.fromkeys(tasks, 0),
+        "higher_is_better": {
+            task: {key: estimate.higher_is_better for key, estimate in result.estimates.items()}
+            for task, result in tasks.items()
+        },
+        "n-samples": {
+            task: {"original": result.items, "effective": result.items - sum(result.excluded.values())}
+            for task, result in tasks.items()
+        },
+        "config": {
+            "model": "hf",
+            "model_args": f"pretrained={metrics.model.name}",
+            "model_num_parameters": metrics.model.parameters,
+            "model_sha": metrics.model.fingerprint,
+            "batch_size": None,
+            "limit": record.config.get("limit"),
+            "random_seed": record.config.get("seed"),
+        },
+        "date": datetime.datetime.fromisoformat(date).timestamp() if date else None,
+        "transformers_version": environment.get("packages", {}).get("transformers"),
+        "model_source": "hf",
+        "model_name": metrics.model.name,
+        "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),
+        "total_evaluation_time_seconds": str(sum(result.seconds for result in metrics.benchmarks)),
+    }
+
+
+def _plain(value: object) -> str:
+    """A text of data as Markdown that shows it as it is: one line, nothing of it markup."""
+    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("equiframe.report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_plain,
+    )

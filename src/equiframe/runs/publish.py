@@ -1,0 +1,105 @@
+"""A finished run for others: its model card, its numbers in other tools' layouts, its model on the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from equiframe.errors import RunError
+from equiframe.report.card import eval_results, lm_eval_results, model_card
+from equiframe.runs.compare import compare
+from equiframe.runs.record import RunRecord
+
+Layout: TypeAlias = Literal["lm-eval", "model-index"]
+_CARD = "README.md"
+
+
+def write_card(run: Path, out: Path | None = None, *, before: Path | None = None) -> Path:
+    """Write a run's model card.
+
+    Args:
+        run: folder of a finished run.
+        out: the file; by default README.md beside the run's model, or in the run's folder where it has none.
+        before: folder of a run of the model as it was, for the paired changes.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: no such run, the file exists, or it cannot be written.
+        InputError: the two runs share no measure.
+    """
+    record = RunRecord.read(run)
+    comparison = None
+    if before is not None:
+        comparison = compare({"before": RunRecord.read(before), "after": record})
+    file = out or (run / "model" if (run / "model").is_dir() else run) / _CARD
+    _write_new(file, model_card(record, comparison))
+    return file
+
+
+def export(run: Path, layout: Layout, out: Path) -> None:
+    """Write a run's numbers as other tools read them.
+
+    Args:
+        run: folder of a finished run.
+        layout: ``lm-eval``, the JSON results of lm-evaluation-harness; ``model-index``, YAML for a model card.
+        out: the file.
+
+    Raises:
+        RunError: no such run, the file exists, or it cannot be written.
+    """
+    record = RunRecord.read(run)
+    if layout == "lm-eval":
+        text = json.dumps(lm_eval_results(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        index = eval_results_to_model_index(record.metrics.model.name, eval_results(record))
+        text = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
+    _write_new(out, text)
+
+
+def push(run: Path, repository: str, *, public: bool = False) -> str:
+    """Put a run's model on the Hugging Face hub, with its card; the card is written first where there is none.
+
+    Args:
+        run: folder of a finished ``debias`` run.
+        repository: such as ``your-name/model-name``; made if it is missing.
+        public: whether a repository that is made is for all to see.
+
+    Returns:
+        Its address.
+
+    Raises:
+        RunError: the run has no model, or the hub refuses.
+    """
+    folder = run / "model"
+    if not folder.is_dir():
+        raise RunError(f"{run} has no model: only what equiframe debias made is pushed")
+    if not (folder / _CARD).exists():
+        write_card(run)
+    hub = HfApi()
+    try:
+        url = hub.create_repo(repository, private=not public, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model and card, by equiframe")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{repository}: {reason}; log in with: hf auth login") from error
+    return str(url)
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Under a temporary name first; what exists is not replaced."""
+    try:
+        if file.exists():
+            raise RunError(f"{file} exists: choose another --out, or remove it first")
+        scratch = file.with_name(file.name + ".partial")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(file)
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written ({error.strerror})") from error

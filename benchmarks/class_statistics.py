@@ -1,6 +1,6 @@
 """Speed of class statistics and pairwise metrics against the ways of the paper's code. One JSON object a line.
 
-python benchmarks/statistics.py
+python benchmarks/class_statistics.py
 """
 
 import json

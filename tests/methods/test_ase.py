@@ -409,7 +409,7 @@ def trainer_of(lm, file, folder):
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
-        args=arguments.training_arguments(folder, ASE.settings),
+        args=arguments.training_arguments(folder, ASE.settings, torch.device("cpu")),
         train_dataset=rows,
         data_collator=ASE().collator(lm),
     )

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.data import DataFile
-from equiframe.errors import RunError
+from equiframe.errors import DataError, RunError
 from equiframe.runs.record import (
     CollapseResult,
     Metrics,
@@ -177,7 +177,17 @@ def test_broken_files(tmp_path):
     with pytest.raises(RunError, match="Parquet"):
         RunRecord.read(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(RunError, match="JSON"):
+    with pytest.raises(DataError, match=r"metrics\.json, line 1: .*JSON"):
+        RunRecord.read(tmp_path)
+
+
+def test_a_small_table_that_says_it_is_huge_is_not_unpacked(tmp_path):
+    make_record().write(tmp_path)
+    bomb = pd.DataFrame({"item": pd.Categorical.from_codes([0] * 10_000_001, ["a"])})
+    file = tmp_path / "items" / "crows_pairs-changed.parquet"
+    bomb.to_parquet(file)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(RunError, match="10,000,001 rows"):
         RunRecord.read(tmp_path)
 
 

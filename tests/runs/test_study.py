@@ -183,7 +183,7 @@ def test_a_file_that_is_no_study(text, tmp_path):
     file.write_text(text)
     with pytest.raises(InputError, match=r"study\.yaml"):
         Study.read(file)
-    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+    with pytest.raises(DataError, match=r"nowhere\.yaml"):
         Study.read(tmp_path / "nowhere.yaml")
 
 

@@ -30,7 +30,7 @@ def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None):
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
-        args=arguments.training_arguments(folder, SETTINGS),
+        args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(lm.tokenizer),
     )
@@ -112,6 +112,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(masked_model, text, tmp_path):
     trainer.objective = Broken()
     with pytest.raises(ModelError, match="nan at step 1"):
         trainer.train()
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_every_precision_trains_on_a_processor(precision, masked_model, text, tmp_path):
+    arguments = FineTuning(max_steps=1, precision=precision)
+    trainer = DebiasingTrainer(
+        objective=LanguageModelling(masked_model, mask_share=0.3),
+        model=masked_model.model,
+        args=arguments.training_arguments(tmp_path, SETTINGS, torch.device("cpu")),
+        train_dataset=Dataset.from_dict({"input_ids": masked_model.tokenizer(text)["input_ids"]}),
+        data_collator=DataCollatorWithPadding(masked_model.tokenizer),
+    )
+    before = weights(masked_model.model)
+    trainer.train()
+    assert trainer.args.device.type == "cpu"
+    assert not torch.equal(before, weights(masked_model.model))
 
 
 def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):

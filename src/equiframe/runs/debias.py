@@ -101,7 +101,7 @@ def debias(
         return _project(language_model, method, unc3, fine_tuning, folder)
     model = language_model.model
     settings = method.settings
-    arguments = fine_tuning.training_arguments(checkpoints, settings)
+    arguments = fine_tuning.training_arguments(checkpoints, settings, language_model.device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     set_seed(arguments.seed)

@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.data import read_json
 from equiframe.errors import BusyError, RunError
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
@@ -154,6 +156,7 @@ class StudyResult(_Frozen):
 
 
 _ITEMS = "items"
+_MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ class RunRecord:
         """Read a finished run.
 
         Raises:
+            DataError: a file is not readable.
             RunError: no such run, or its files do not fit the schema.
         """
         metrics = _read_metrics(folder, Metrics)
@@ -230,12 +234,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} is not a finished run: it has no {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: not readable as JSON ({error})") from error
+    if not path.exists():
+        raise RunError(f"{path.parent} is not a finished run: it has no {path.name}")
+    return read_json(path)
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -258,14 +259,21 @@ def read_comparison(folder: Path) -> Comparison:
     """Read the numbers of a finished comparison.
 
     Raises:
-        RunError: no such run, or its files do not fit the schema.
+        DataError: its file is not readable.
+        RunError: no such run, or its file does not fit the schema.
     """
     return _read_metrics(folder, Comparison)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
+        said = pq.read_metadata(path)
+        size = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
+        if said.num_rows > _MOST_ROWS or size > _LARGEST:
+            raise RunError(f"{path}: {said.num_rows:,} rows, {size:,} bytes: no table of ours is so large")
         return pd.read_parquet(path)
+    except RunError:
+        raise
     except Exception as error:  # pandas and arrow raise of every kind on a damaged file
         raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error
 

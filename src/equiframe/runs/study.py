@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import stats
 
 from equiframe.benchmarks import load_benchmark
+from equiframe.data import read_text
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.methods import Method, load_method
 from equiframe.options import validated
@@ -117,12 +118,12 @@ class Study(_Read):
         """A study file.
 
         Raises:
-            InputError: not readable as YAML, or a field is unknown, missing or of another kind; it is named.
+            DataError: not readable.
+            InputError: not YAML, or a field is unknown, missing or of another kind; it is named.
         """
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return cls.model_validate(found)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return cls.model_validate(yaml.safe_load(read_text(path, largest=1 << 20)))
+        except yaml.YAMLError as error:
             raise InputError(f"{path}: not readable as YAML ({error})") from error
         except ValidationError as error:
             first = error.errors()[0]

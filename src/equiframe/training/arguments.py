@@ -27,7 +27,7 @@ class FineTuning:
         accumulation: steps whose gradients are added up.
         max_length: longest example in tokens.
         seed: of everything drawn at random.
-        precision: ``auto`` takes bf16 autocast where the hardware multiplies it natively, else float32.
+        precision: ``auto`` takes bf16 autocast where a GPU multiplies it natively, else float32.
         save_steps: a checkpoint every so many steps.
         lora_rank: rank of LoRA adapters on all linear layers, 0 to train all weights.
         report_to: trackers that the Trainer shall report to, such as ``tensorboard``.
@@ -65,8 +65,8 @@ class FineTuning:
         smaller = size // 2 if size % 2 == 0 else 1
         return replace(self, batch_size=smaller, accumulation=self.accumulation * (size // smaller))
 
-    def training_arguments(self, folder: Path, settings: Settings) -> TrainingArguments:
-        """Arguments for a Trainer that keeps its checkpoints in ``folder``."""
+    def training_arguments(self, folder: Path, settings: Settings, device: torch.device) -> TrainingArguments:
+        """Arguments for a Trainer on that kind of device that keeps its checkpoints in ``folder``."""
         precision = best_precision() if self.precision == "auto" else self.precision
         return TrainingArguments(
             output_dir=str(folder),
@@ -90,14 +90,13 @@ class FineTuning:
             eval_strategy="no",
             report_to=list(self.report_to),
             remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=device.type == "cuda",
+            use_cpu=device.type == "cpu",
             disable_tqdm=True,
         )
 
 
 def best_precision() -> Literal["fp32", "bf16"]:
-    """bf16 where a GPU or the CPU has instructions for it; emulated, it is many times slower than float32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    """bf16 where a GPU has instructions for it. Processors take float32, so that a command has one set of numbers."""
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_it else "fp32"

@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 _BEGUN = {
@@ -93,6 +96,31 @@ def test_two_ranks_give_the_numbers_of_one(commands, alone, tmp_path):
     printed = ended(start(commands["evaluate"], tmp_path, launcher))
     assert outcome(tmp_path / "run") == expected
     assert len(printed.splitlines()) == 1  # one rank speaks
+
+
+def weights(folder):
+    return load_file(folder / "run" / "model" / "model.safetensors")
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_weights_shared_out_train_as_whole_ones_and_a_killed_run_goes_on(commands, tmp_path):
+    """accelerate launch with the configurations that ship: DDP, and FSDP killed and given again."""
+    recipes = Path(__file__).parents[2] / "recipes" / "accelerate"
+    ddp, fsdp = (
+        ["-m", "accelerate.commands.launch", "--config_file", str(recipes / file)] for file in ("ddp.yaml", "fsdp.yaml")
+    )
+    command = (*commands["debias"], "--precision", "fp32", "--learning-rate", "1e-3")
+    ended(start(command, tmp_path / "ddp", ddp))
+    process = start(command, tmp_path / "fsdp", fsdp)
+    until_begun("debias", process, tmp_path / "fsdp")
+    process.terminate()
+    process.communicate()
+    assert not (tmp_path / "fsdp" / "run" / "metrics.json").exists()
+    ended(start(command, tmp_path / "fsdp", fsdp))
+    torch.testing.assert_close(weights(tmp_path / "fsdp"), weights(tmp_path / "ddp"), rtol=1e-5, atol=1e-5)
+    history = [pd.read_parquet(tmp_path / engine / "run" / "history.parquet") for engine in ("ddp", "fsdp")]
+    assert len(history[0]) == 20
+    pd.testing.assert_frame_equal(*history, rtol=1e-4)
 
 
 @pytest.mark.parametrize("verb", list(_BEGUN))

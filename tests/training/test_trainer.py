@@ -143,3 +143,19 @@ def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
 def test_impossible_settings_name_their_option(wrong):
     with pytest.raises(InputError, match="--"):
         FineTuning(**wrong)
+
+
+def test_an_objective_that_holds_weights_is_refused_where_they_are_shared_out(masked_model, tmp_path, monkeypatch):
+    class Holding(LanguageModelling):
+        works_sharded = False
+
+    def as_with_fsdp(self):
+        create(self)
+        self.is_fsdp_enabled = True
+
+    create = DebiasingTrainer.create_accelerator_and_postprocess
+    monkeypatch.setattr(DebiasingTrainer, "create_accelerator_and_postprocess", as_with_fsdp)
+    arguments = FineTuning(max_steps=1, precision="fp32").training_arguments(tmp_path, SETTINGS)
+    term = UNC3Regularizer(torch.tensor([5, 6]), 16, weight=1.0)
+    with pytest.raises(InputError, match=r"Holding does more with the model than call it.*ddp\.yaml"):
+        DebiasingTrainer(objective=WithUNC3(Holding(masked_model), term), model=masked_model.model, args=arguments)

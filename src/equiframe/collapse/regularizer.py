@@ -98,7 +98,8 @@ class UNC3Regularizer(nn.Module):
         Args:
             features: of all tokens of the batch, or of some, [tokens, dim].
             token_ids: the class of each, [tokens]; other classes are ignored.
-            classifier: the whole output embedding, [vocabulary, dim].
+            classifier: the whole output embedding, [vocabulary, dim]. Where FSDP2 shares its rows out over the
+                ranks (a DTensor), those of the words alone are brought together.
 
         Returns:
             A scalar >= 0. ``last_parts`` then holds, detached: ``unc3``, the spread itself; ``unc3_weight``;
@@ -124,7 +125,7 @@ class UNC3Regularizer(nn.Module):
         seen = self.counts > 0
         number = seen.sum()
         centre = (means * seen.unsqueeze(1)).sum(0) / number.clamp(min=1)
-        cosines = F.cosine_similarity(means - centre, classifier[self.class_ids].to(means.dtype), dim=1)
+        cosines = F.cosine_similarity(means - centre, rows(classifier, self.class_ids).to(means.dtype), dim=1)
         mean_cosine = (cosines * seen).sum() / number.clamp(min=1)
         variance = ((cosines - mean_cosine).square() * seen).sum() / (number - 1).clamp(min=1)
         spread = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)  # no infinite slope at 0
@@ -170,3 +171,27 @@ class UNC3Regularizer(nn.Module):
         self.counts.copy_(total)
         self.steps.add_(1)
         return means
+
+
+def rows(matrix: Tensor, at: Tensor) -> Tensor:
+    """Rows of a matrix [rows, dim] that may be shared out over ranks, on every rank.
+
+    The gradient of a matrix shared out by rows is that of the own rows, neither summed nor averaged: what is made of
+    the result must be the same on every rank, as (U)NC3 is.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return matrix[at]
+    from torch.distributed.tensor import DTensor, Shard
+
+    if not isinstance(matrix, DTensor):
+        return matrix[at]
+    if matrix.placements != (Shard(0),):
+        return matrix.full_tensor()[at]
+    local, mesh = matrix.to_local(), matrix.device_mesh
+    places = at - mesh.get_local_rank() * -(-len(matrix) // mesh.size())  # of the own rows; each rank has as many
+    is_own = (places >= 0) & (places < len(local))
+    own = torch.zeros(len(at), matrix.shape[1], dtype=local.dtype, device=at.device)
+    own = own.index_put((is_own,), local[places[is_own].to(local.device)].to(at.device))
+    every = own.detach().clone()
+    dist.all_reduce(every, group=mesh.get_group())
+    return every + (own - own.detach())

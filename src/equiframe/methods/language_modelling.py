@@ -33,6 +33,7 @@ class LanguageModelling(Objective):
     Reference: Devlin et al. 2019 (masking).
     """
 
+    works_sharded = True
     special_ids: Tensor
 
     def __init__(

@@ -30,7 +30,12 @@ class Objective(nn.Module, ABC):
     """A debiasing objective. It knows neither the trainer nor any regularizer put around it.
 
     It is a module so that what it learns or accumulates is moved, saved and resumed with the run.
+
+    ``works_sharded`` says that it does no more with the model than call it, so that its weights may be shared out
+    over ranks (FSDP) behind its back: it has no parameters of its own, keeps none of the model's, and calls no part.
     """
+
+    works_sharded: bool = False
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:

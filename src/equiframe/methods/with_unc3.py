@@ -28,6 +28,7 @@ class WithUNC3(Objective):
         super().__init__()
         self.objective = objective
         self.regularizer = regularizer
+        self.works_sharded = objective.works_sharded
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
         """The host's loss plus the weighted term; the parts of both for the log."""

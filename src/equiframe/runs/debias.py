@@ -147,12 +147,13 @@ def debias(
     began = time.perf_counter()
     use_cache = getattr(model.config, "use_cache", None)
     trainer.train_on()
+    model = trainer.whole_model()
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
     seconds = time.perf_counter() - began
     history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:
-        model = trained.merge_and_unload()
+        model = model.merge_and_unload()
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(

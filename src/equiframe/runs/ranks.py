@@ -23,7 +23,8 @@ def process_group() -> Iterator[int]:
     else:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # gloo beside nccl for what FSDP keeps in the processor's memory
+        dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo")
         try:
             yield dist.get_rank()
         finally:

@@ -13,6 +13,7 @@ from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, output_embedding, pair, unwrap
 from equiframe.scoring.requests import ModelKind
+from equiframe.training.sharding import check_version
 from equiframe.training.trainer import checkpoint_folder, load_state, save_state
 
 _FILE = "unc3.safetensors"
@@ -34,6 +35,7 @@ class UNC3Mixin:
         **kwargs: as for the Trainer.
 
     Raises:
+        InputError: the weights are shared out by the first FSDP.
         ModelError: the model has no output embedding, or a frozen one and a term that reaches nothing else; or (on
             training) computed its loss without it, as fused losses do.
 
@@ -45,6 +47,7 @@ class UNC3Mixin:
         ...     pass
     """
 
+    accelerator: Any
     args: Any
     model: Any
 
@@ -55,6 +58,8 @@ class UNC3Mixin:
                 "the output embedding is frozen, so the term would have no gradient: give"
                 " UNC3Regularizer(..., through_features=True), or train the embedding too"
             )
+        if getattr(self, "is_fsdp_enabled", False):
+            check_version(self.accelerator.state.fsdp_plugin.fsdp_version)
         self.unc3 = unc3.to(self.args.device)
         self.unc3_kind = unc3_kind
 
@@ -124,7 +129,7 @@ class UNC3Mixin:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        load_state(self.unc3, Path(resume_from_checkpoint) / _FILE, self.args.device)
+        load_state(self.unc3, Path(resume_from_checkpoint) / _FILE)
 
 
 def _backbone(model: nn.Module) -> nn.Module:

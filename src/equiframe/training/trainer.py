@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -16,8 +18,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from equiframe.errors import ModelError
+from equiframe.errors import InputError, ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.training.sharding import check_version, gather, is_sharding, shard
 
 _OBJECTIVE_FILE = "objective.safetensors"
 _COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
@@ -43,6 +46,19 @@ class LengthGrouped(LengthGroupedSampler):
 class ResumableTrainer(Trainer):
     """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`."""
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's; accelerate passes over FSDP on processors without a word, and would train by DDP."""
+        if is_sharding():
+            check_version(os.environ.get("FSDP_VERSION", "1"))
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if is_sharding() and state.distributed_type is DistributedType.MULTI_CPU:
+            state.fsdp_plugin = FullyShardedDataParallelPlugin()
+            if state.mixed_precision != "no":
+                state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
+            state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
+
     def train_on(self) -> None:
         """Train to the end, from the newest whole checkpoint if there is one.
 
@@ -61,6 +77,7 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each rank writes files of its own
         if self.args.should_save:
             folder = checkpoint_folder(self, trial)
             self._save_more(folder)
@@ -123,6 +140,18 @@ class DebiasingTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False  # the objective's loss is a mean of its own
         self._part_sums: dict[str, Tensor] = {}
         self._part_steps = 0
+        self._skeleton: nn.Module | None = None
+        if self.is_fsdp_enabled:
+            if not objective.works_sharded:
+                raise InputError(
+                    f"{type(getattr(objective, 'objective', objective)).__name__} does more with the model than call it,"
+                    " which its weights shared out (FSDP) do not allow: launch with recipes/accelerate/ddp.yaml"
+                )
+            self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
+
+    def whole_model(self) -> Any:
+        """The model with the weights it has now, whole on every rank."""
+        return self.model if self._skeleton is None else gather(self.model, self._skeleton)
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
         """The Trainer's, with the objective's own parameters in it."""
@@ -173,7 +202,7 @@ class DebiasingTrainer(ResumableTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_state(self.objective, Path(resume_from_checkpoint) / _OBJECTIVE_FILE, self.args.device)
+        load_state(self.objective, Path(resume_from_checkpoint) / _OBJECTIVE_FILE)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -196,10 +225,10 @@ def save_state(module: nn.Module, file: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
 
 
-def load_state(module: nn.Module, file: Path, device: torch.device) -> None:
+def load_state(module: nn.Module, file: Path) -> None:
     """What :func:`save_state` wrote, if it did."""
     if file.exists():
-        module.load_state_dict(load_file(file, device=str(device)))
+        module.load_state_dict(load_file(file))
 
 
 def complete_checkpoint(folder: Path) -> str | None:

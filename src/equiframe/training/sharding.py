@@ -1,0 +1,70 @@
+"""FSDP2: weights, gradients and optimizer state shared out over the ranks, and put together again."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from equiframe.errors import InputError
+
+
+def is_sharding() -> bool:
+    """Whether ``accelerate launch`` was told to share out the weights."""
+    return dist.is_initialized() and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def check_version(version: int | str) -> None:
+    """The first FSDP makes one flat tensor of many weights, in which no word has a row."""
+    if int(version) != 2:
+        raise InputError(f"fsdp_version: {version} in the configuration of accelerate: give 2")
+
+
+def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> nn.Module:
+    """Share out a model's weights, in place: each layer of the stack is a unit, all the rest is one.
+
+    accelerate makes a unit of the embeddings too, and fails on heads such as BERT's, which share a bias with
+    their last linear map. It leaves a model alone that is shared out already.
+
+    Args:
+        model: whole on every rank.
+        plugin: accelerate's settings.
+
+    Returns:
+        The same model without weights, for :func:`gather`.
+
+    Raises:
+        InputError: the settings are those of the first FSDP.
+    """
+    check_version(plugin.fsdp_version)
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    skeleton: nn.Module = copy.deepcopy(model, empty)
+    options: dict[str, Any] = {"mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy()}
+    if plugin.cpu_offload is not None:
+        options["offload_policy"] = plugin.cpu_offload
+    for layer in _layers(model):
+        fully_shard(layer, reshard_after_forward=plugin.reshard_after_forward, **options)
+    fully_shard(model, **options)
+    return skeleton
+
+
+def gather(model: nn.Module, skeleton: nn.Module) -> nn.Module:
+    """The weights of a model that was shared out, whole on every rank, in its skeleton."""
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    skeleton.load_state_dict(state, assign=True)
+    skeleton.tie_weights()  # type: ignore[operator]
+    return skeleton
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The members of the outermost lists of modules; what is nested in them, such as experts, may not be called."""
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [layer for child in module.children() for layer in _layers(child)]

@@ -79,7 +79,6 @@ class FineTuning:
             lr_scheduler_type="linear",
             adam_epsilon=1e-8,
             max_grad_norm=1.0,
-            use_cpu=not torch.accelerator.is_available(),  # without it bf16 on a processor is refused
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             train_sampling_strategy="group_by_length",

@@ -260,7 +260,7 @@ def debias(
         int | None, typer.Option(help="Seed of fine-tuning. Default: as published.", show_default=False)
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it.")
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 on a GPU that has it, else fp32.")
     ] = "auto",
     save_steps: Annotated[
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")

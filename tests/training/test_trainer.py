@@ -102,6 +102,20 @@ def test_parts_are_logged(masked_model, text, tmp_path):
     assert entry["loss"] == pytest.approx(entry["language_modelling"] + 5.0 * entry["unc3"], rel=1e-3)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has precisions of its own")
+def test_precision_without_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+
+    def made(precision):
+        return FineTuning(precision=precision).training_arguments(tmp_path, SETTINGS)
+
+    assert not made("auto").bf16
+    assert made("bf16").bf16
+    assert made("bf16").use_cpu
+    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+        made("fp16")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(masked_model, text, tmp_path):
     class Broken(Objective):
         def forward(self, model, batch):

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
@@ -27,7 +28,7 @@ class FineTuning:
         accumulation: steps whose gradients are added up.
         max_length: longest example in tokens.
         seed: of everything drawn at random.
-        precision: ``auto`` takes bf16 autocast where the hardware multiplies it natively, else float32.
+        precision: ``auto`` takes bf16 autocast on a GPU that multiplies it natively, else float32.
         save_steps: a checkpoint every so many steps.
         lora_rank: rank of LoRA adapters on all linear layers, 0 to train all weights.
         report_to: trackers that the Trainer shall report to, such as ``tensorboard``.
@@ -66,8 +67,14 @@ class FineTuning:
         return replace(self, batch_size=smaller, accumulation=self.accumulation * (size // smaller))
 
     def training_arguments(self, folder: Path, settings: Settings) -> TrainingArguments:
-        """Arguments for a Trainer that keeps its checkpoints in ``folder``."""
+        """Arguments for a Trainer that keeps its checkpoints in ``folder``.
+
+        Raises:
+            InputError: fp16 without a GPU.
+        """
         precision = best_precision() if self.precision == "auto" else self.precision
+        if precision == "fp16" and not torch.cuda.is_available():
+            raise InputError("--precision fp16 needs a GPU: choose fp32 or bf16")
         return TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=self.epochs or settings.epochs,
@@ -81,6 +88,7 @@ class FineTuning:
             max_grad_norm=1.0,
             bf16=precision == "bf16",
             fp16=precision == "fp16",
+            use_cpu=precision == "bf16" and not is_torch_bf16_gpu_available(),
             train_sampling_strategy="group_by_length",
             logging_steps=1,  # a mean over several would begin anew where a run goes on from a checkpoint
             logging_nan_inf_filter=False,
@@ -96,8 +104,6 @@ class FineTuning:
 
 
 def best_precision() -> Literal["fp32", "bf16"]:
-    """bf16 where a GPU or the CPU has instructions for it; emulated, it is many times slower than float32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    """bf16 on a GPU that has instructions for it, else float32: every processor then gives the same numbers."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if on_gpu else "fp32"

@@ -260,7 +260,7 @@ def debias(
         int | None, typer.Option(help="Seed of fine-tuning. Default: as published.", show_default=False)
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where a GPU has it.")
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 on a GPU that has it, else fp32.")
     ] = "auto",
     save_steps: Annotated[
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
@@ -376,7 +376,7 @@ def study(
     elif as_json:
         sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
     else:
-        console = Console() if Console().is_terminal else Console(width=200)
+        console = _console()
         for caption, table in study_tables(result).items():
             console.print(f"\n{caption}", style="bold", markup=False)
             _print_table(console, list(table.columns), table.to_numpy().tolist())
@@ -427,6 +427,21 @@ def push(
     sys.stdout.write(f"{push_model(run, repository, public=public)}\n")
 
 
+@app.command(epilog="Example: equiframe serve runs")
+def serve(
+    runs: Annotated[Path, typer.Argument(help="Folder in which finished runs lie.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to listen on; another lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+) -> None:
+    """Read and compare finished runs in a browser, and try pairs of sentences on their models."""
+    from equiframe.runs.serve import application, listen
+
+    web = application(runs)
+    sys.stdout.write(f"http://{host}:{port}\n")
+    sys.stdout.flush()
+    listen(web, host, port)
+
+
 @app.command("benchmarks", epilog="Example: equiframe benchmarks --data my-data")
 def list_benchmarks(data: Data = None, as_json: Json = False) -> None:
     """What can be scored, what it needs, and whether that is at hand."""
@@ -453,7 +468,7 @@ def list_benchmarks(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
         return
-    console = Console() if Console().is_terminal else Console(width=160)
+    console = _console()
     table = Table("benchmark", "suite", "data", "measures", box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("name", "suite", "data", "about")))
@@ -490,9 +505,7 @@ def _show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None
     if as_json:
         sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = _console()
     if isinstance(result, Comparison):
         headers, rows = comparison_table(_headlines(result))
         _print_table(console, headers, rows)
@@ -502,21 +515,25 @@ def _show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None
         console.print(f"{out / 'report.html'}", highlight=False)
 
 
+def _console() -> Console:
+    """Standard output; where it is no terminal, no line is broken."""
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
+
+
 def _headlines(comparison: Comparison) -> Comparison:
     """The measures by which each benchmark is known; all of them are in the record and the report."""
-    from equiframe.benchmarks import load_benchmark
-
-    headlines = {
-        measure.benchmark: load_benchmark(measure.benchmark).headline
-        for measures in comparison.measures.values()
-        for measure in measures
-        if not measure.benchmark.startswith("collapse:")
-    }
     kept = {
-        run: [m for m in measures if m.measure in headlines.get(m.benchmark, (m.measure,))]
+        run: [m for m in measures if _is_headline(m.benchmark, m.measure)]
         for run, measures in comparison.measures.items()
     }
     return comparison.model_copy(update={"measures": kept})
+
+
+def _is_headline(benchmark: str, measure: str) -> bool:
+    from equiframe.benchmarks import load_benchmark
+
+    return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
 
 
 def _print_metrics(console: Console, metrics: Metrics) -> None:
@@ -529,9 +546,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks
         for key, estimate in result.estimates.items()
+        if _is_headline(result.benchmark, key)
     ]
     if rows:
         _print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
+        others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
+        if others:
+            console.print(f"{others} more measures are in the report", highlight=False)
     for result in metrics.benchmarks:
         for reason, count in result.excluded.items():
             console.print(f"{result.benchmark}: {count} items left out: {reason}", highlight=False)

@@ -115,6 +115,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(masked_model, text, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there auto may be bf16")
 def test_every_precision_trains_on_a_processor(precision, masked_model, text, tmp_path):
     arguments = FineTuning(max_steps=1, precision=precision)
     trainer = DebiasingTrainer(
@@ -127,7 +128,13 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
     before = weights(masked_model.model)
     trainer.train()
     assert trainer.args.device.type == "cpu"
+    assert trainer.args.bf16 == (precision == "bf16")
     assert not torch.equal(before, weights(masked_model.model))
+
+
+def test_fp16_needs_a_gpu(tmp_path):
+    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+        FineTuning(precision="fp16").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
 
 
 def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
@@ -155,7 +162,7 @@ def test_an_objective_that_holds_weights_is_refused_where_they_are_shared_out(ma
 
     create = DebiasingTrainer.create_accelerator_and_postprocess
     monkeypatch.setattr(DebiasingTrainer, "create_accelerator_and_postprocess", as_with_fsdp)
-    arguments = FineTuning(max_steps=1, precision="fp32").training_arguments(tmp_path, SETTINGS)
+    arguments = FineTuning(max_steps=1, precision="fp32").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
     term = UNC3Regularizer(torch.tensor([5, 6]), 16, weight=1.0)
     with pytest.raises(InputError, match=r"Holding does more with the model than call it.*ddp\.yaml"):
         DebiasingTrainer(objective=WithUNC3(Holding(masked_model), term), model=masked_model.model, args=arguments)

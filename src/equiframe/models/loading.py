@@ -229,8 +229,9 @@ def save(language_model: LanguageModel, folder: Path) -> None:
     """Write model and tokenizer as safetensors, under a temporary name first; an older folder is replaced."""
     scratch = folder.with_name(folder.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    language_model.model.save_pretrained(scratch)
-    language_model.tokenizer.save_pretrained(scratch)
+    with _quiet():
+        language_model.model.save_pretrained(scratch)
+        language_model.tokenizer.save_pretrained(scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.replace(folder)
 
@@ -245,7 +246,10 @@ def _explained(name: str) -> Iterator[None]:
     except Exception as error:  # whatever a damaged file leads it to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "safetensors" in str(error):
-            reason = "it has no safetensors weights, and pickled ones are never read; convert it first"
+            reason = (
+                "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"
+                " transformers and write it anew by save_pretrained"
+            )
         raise ModelError(
             f"{name}: cannot be loaded as a language model ({reason}); give a hub name, a local directory, or"
             f" one of {', '.join(BUILTIN)}"

@@ -27,7 +27,7 @@ class FineTuning:
         accumulation: steps whose gradients are added up.
         max_length: longest example in tokens.
         seed: of everything drawn at random.
-        precision: ``auto`` takes bf16 autocast where a GPU multiplies it natively, else float32.
+        precision: ``auto`` takes bf16 autocast on a GPU that multiplies it natively, else float32.
         save_steps: a checkpoint every so many steps.
         lora_rank: rank of LoRA adapters on all linear layers, 0 to train all weights.
         report_to: trackers that the Trainer shall report to, such as ``tensorboard``.
@@ -66,8 +66,14 @@ class FineTuning:
         return replace(self, batch_size=smaller, accumulation=self.accumulation * (size // smaller))
 
     def training_arguments(self, folder: Path, settings: Settings, device: torch.device) -> TrainingArguments:
-        """Arguments for a Trainer on that kind of device that keeps its checkpoints in ``folder``."""
+        """Arguments for a Trainer on that kind of device that keeps its checkpoints in ``folder``.
+
+        Raises:
+            InputError: fp16 without a GPU.
+        """
         precision = best_precision() if self.precision == "auto" else self.precision
+        if precision == "fp16" and device.type == "cpu":
+            raise InputError("--precision fp16 needs a GPU: choose fp32 or bf16")
         return TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=self.epochs or settings.epochs,
@@ -97,6 +103,6 @@ class FineTuning:
 
 
 def best_precision() -> Literal["fp32", "bf16"]:
-    """bf16 where a GPU has instructions for it. Processors take float32, so that a command has one set of numbers."""
-    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_it else "fp32"
+    """bf16 on a GPU that has instructions for it, else float32: every processor then gives the same numbers."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if on_gpu else "fp32"

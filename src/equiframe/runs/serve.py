@@ -1,0 +1,201 @@
+"""Finished runs in a browser, side by side, and a pair of sentences typed in and scored by any of their models.
+
+The pages are those that the runs wrote, the comparison is that of ``equiframe compare``, and a pair is scored as by
+the benchmark ``pairs``. Gradio draws the controls and lets its page fetch nothing from elsewhere and tell nobody.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import html
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import pandas as pd
+
+from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
+from equiframe.errors import EquiframeError, InputError, RunError
+from equiframe.models import BUILTIN, LanguageModel, load
+from equiframe.report import comparison_page
+from equiframe.runs.compare import compare
+from equiframe.runs.record import RunRecord
+from equiframe.scoring.engine import answer
+
+_PAGE, _MODEL = "report.html", "model"
+
+
+def finished_runs(root: Path) -> dict[str, Path]:
+    """Folders below ``root`` that hold a report, by their path from there; nothing that a link leads out of it.
+
+    Raises:
+        RunError: no such folder.
+    """
+    if not root.is_dir():
+        raise RunError(f"{root} is no folder: name the one that your runs are in")
+    root = root.resolve()
+    pages = sorted(page for page in root.rglob(_PAGE) if page.resolve() == page)
+    return {page.parent.relative_to(root).as_posix(): page.parent for page in pages if page.parent != root}
+
+
+def page_of(root: Path, names: Sequence[str]) -> str:
+    """The report of one run, or the comparison of several with the first of them, as HTML.
+
+    Raises:
+        InputError: no run is named, or two have nothing in common.
+        RunError: a name is none of a finished run under ``root``.
+    """
+    runs = finished_runs(root)
+    if not names:
+        raise InputError("choose a run to read its report, or several to compare them with the first")
+    for name in names:
+        if name not in runs:
+            raise RunError(f"{name} is no finished run in {root}: choose one of {', '.join(runs) or 'none'}")
+    if len(names) == 1:
+        return (runs[names[0]] / _PAGE).read_text(encoding="utf-8")
+    records = {name: RunRecord.read(runs[name]) for name in names}
+    return comparison_page(records, compare(records), title=" / ".join(names))
+
+
+def models_of(root: Path) -> dict[str, str]:
+    """What ``load`` takes, by the name of the run whose model it is; the built-in models stand first."""
+    saved = {name: str(run / _MODEL) for name, run in finished_runs(root).items() if (run / _MODEL).is_dir()}
+    return {**{name: name for name in BUILTIN}, **saved}
+
+
+def score_pair(
+    language_model: LanguageModel, stereotype: str, anti_stereotype: str
+) -> tuple[float, float, pd.DataFrame]:
+    """Both scores of a pair, and what each token adds to them, as the benchmark ``pairs`` has it.
+
+    Returns:
+        Score of the stereotype, score of the other sentence, and a table with a row for each token in question: the
+        tokens of both sentences beside each other, their log-probabilities, and the difference.
+
+    Raises:
+        InputError: the sentences are empty or the same, or the model cannot score them.
+    """
+    pair = MinimalPair("1", "", "1", stereotype.strip(), anti_stereotype.strip())
+    if not pair.stereotype or not pair.anti_stereotype or pair.stereotype == pair.anti_stereotype:
+        raise InputError("give two sentences that differ")
+    benchmark, codec = MinimalPairs("typed"), language_model.codec
+    requests = benchmark.requests(pair, codec)
+    answers = answer(language_model, requests)
+    (outcome,) = benchmark.outcomes(pair, answers, codec)
+    if outcome.excluded is not None:
+        raise InputError(f"{language_model.name} cannot score this pair: {outcome.excluded}")
+    half = len(requests) // 2  # as many for the one as for the other
+    sides = []
+    for part in (slice(None, half), slice(half, None)):
+        targets = [target for request in requests[part] for target in request.targets]  # type: ignore[union-attr]
+        logs = list(itertools.chain.from_iterable(answers[part]))
+        sides.append([(codec.tokenizer.decode([token]), log) for token, log in zip(targets, logs, strict=True)])
+    rows = [(first, log, second, other) for (first, log), (second, other) in _beside(*sides)]
+    table = pd.DataFrame(rows, columns=["stereotype", "nats", "anti-stereotype", "nats (anti)"])
+    table["difference"] = table["nats"] - table["nats (anti)"]
+    return outcome.values["stereotype"], outcome.values["anti"], table
+
+
+_Token: TypeAlias = tuple[str, float]
+
+
+def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple[_Token, _Token]]:
+    """Tokens of two sentences beside each other; where one has more, nothing stands beside the rest."""
+    words, other_words = ([token for token, _ in side] for side in (first, second))
+    matcher = difflib.SequenceMatcher(None, words, other_words, autojunk=False)
+    for _, start, end, start_second, end_second in matcher.get_opcodes():
+        pieces = first[start:end], second[start_second:end_second]
+        yield from itertools.zip_longest(*pieces, fillvalue=("", math.nan))
+
+
+def application(root: Path) -> Any:
+    """The web application, for any ASGI server.
+
+    Raises:
+        InputError: Gradio is not installed.
+        RunError: no such folder.
+    """
+    finished_runs(root)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        import fastapi
+        import gradio
+        from starlette.responses import HTMLResponse, PlainTextResponse
+        from starlette.routing import Route
+    except ImportError as error:
+        raise InputError("serve needs Gradio: pip install 'equiframe[serve]'") from error
+
+    loaded = functools.lru_cache(maxsize=2)(load)
+
+    def report(request: Any) -> Any:
+        try:
+            return HTMLResponse(page_of(root, request.query_params.getlist("run")))
+        except EquiframeError as error:
+            return PlainTextResponse(str(error), 404)
+
+    def frame(names: list[str] | None) -> str:
+        if not names:
+            return ""
+        query = "&".join(f"run={quote(name, safe='')}" for name in names)
+        return f'<iframe src="report?{query}" sandbox="allow-scripts" title="report"></iframe>'
+
+    def score(model: str, stereotype: str, anti_stereotype: str) -> tuple[str, pd.DataFrame]:
+        try:
+            first, second, table = score_pair(loaded(models_of(root)[model]), stereotype, anti_stereotype)
+        except EquiframeError as error:
+            raise gradio.Error(html.escape(str(error))) from None
+        liked = "the stereotype" if first > second else "the anti-stereotype" if first < second else "neither"
+        sums = (
+            f"stereotype **{first:.3f}**, anti-stereotype **{second:.3f}**, difference **{first - second:+.3f}** nats"
+        )
+        return f"{sums}: the model prefers {liked}.", table.round(3)
+
+    def choices() -> tuple[Any, Any]:
+        return gradio.update(choices=list(finished_runs(root))), gradio.update(choices=list(models_of(root)))
+
+    with gradio.Blocks(title="equiframe", analytics_enabled=False, fill_width=True) as blocks:
+        with gradio.Tab("Runs"):
+            runs = gradio.Dropdown(
+                list(finished_runs(root)),
+                multiselect=True,
+                label="Runs",
+                info="One for its report; several to compare them, paired, with the first.",
+            )
+            runs.change(frame, runs, gradio.HTML(elem_id="report"), api_visibility="private")
+        with gradio.Tab("A pair of sentences"):
+            model = gradio.Dropdown(list(models_of(root)), value=BUILTIN[0], label="Model")
+            with gradio.Row():
+                stereotype = gradio.Textbox("The nurse said that she was late.", label="Stereotype")
+                anti = gradio.Textbox("The nurse said that he was late.", label="Anti-stereotype")
+            button = gradio.Button("Score", variant="primary")
+            outcome = gradio.Markdown()
+            tokens = gradio.Dataframe(label="What each token adds to the score, log-probabilities in nats")
+            button.click(score, [model, stereotype, anti], [outcome, tokens], api_visibility="private")
+            gradio.Markdown(
+                "Scored as `equiframe evaluate MODEL --benchmarks pairs:FILE` does it. A masked LM is asked for each"
+                " word that both sentences share, masked alone; a causal LM for every word. One pair shows how a score"
+                " is made, not how biased a model is."
+            )
+        blocks.load(choices, None, [runs, model], api_visibility="private")
+    return gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=[Route("/report", report)]),
+        blocks,
+        path="/",
+        footer_links=[],
+        theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css="#report iframe { width: 100%; height: 78vh; border: 0 }",
+        ssr_mode=False,
+        enable_monitoring=False,
+    )
+
+
+def listen(app: Any, host: str, port: int) -> None:
+    """Serve the application until it is stopped."""
+    import uvicorn
+
+    uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -42,6 +43,7 @@ def commands(model_folders, tmp_path_factory):
     sentences.write_text("she is a nurse and he is a doctor\nher brother is a cook , and his sister is a nurse\n" * 20)
     words.write_text("she\the\nher\this\n")
     return {
+        "audit": ("audit", model, "--text", str(sentences), "--words", str(words)),
         "evaluate": ("evaluate", model, "--benchmarks", "winogender,lpbs", "--token-budget", "2048"),
         "debias": (
             *("debias", model, "--method", "cda", "--set", f"text={sentences}"),
@@ -87,6 +89,23 @@ def alone(commands, tmp_path_factory):
         return known[verb]
 
     return of
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_two_and_four_ranks_audit_as_one_does(commands, tmp_path):
+    def audited(ranks):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        metrics = json.loads(ended(start(commands["audit"], tmp_path / str(ranks), launcher)))
+        return {result["class_set"]: result for result in metrics["collapse"]}
+
+    alone = audited(1)
+    for shared in (audited(2), audited(4)):
+        for class_set, expected in alone.items():
+            found = shared[class_set]
+            assert (found["classes"], found["tokens"]) == (expected["classes"], expected["tokens"])
+            defined = {key: value for key, value in expected["values"].items() if value is not None}
+            assert "nc4_agreement" in defined
+            assert {key: found["values"][key] for key in defined} == pytest.approx(defined, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError, ModelError
@@ -76,9 +77,9 @@ def collect(
 ) -> Collected:
     """Class statistics of a text under a model.
 
-    Every ``held_out_every``-th text is left out of the statistics, and its features are kept for NC4, whose
-    decisions need the final means, up to ``held_out_tokens``. With ``torch.distributed``, each rank reads
-    its share of the texts, and all ranks return the statistics of the whole; held-out features stay local.
+    Every ``held_out_every``-th text is left out of the statistics, and the features of the first of these are kept
+    for NC4, whose decisions need the final means. With ``torch.distributed`` the ranks share the batches of a text
+    that all of them are given, and each returns what one process would.
 
     Args:
         language_model: the model.
@@ -89,7 +90,7 @@ def collect(
         visibility: for a masked LM, whether a token's state is read with the token in sight (one pass), or
             masked (each token masked once, in seven passes). Causal LMs never see the token.
         held_out_every: share of the texts kept for NC4, as one in so many.
-        held_out_tokens: the most features kept.
+        held_out_tokens: no further text is kept after so many tokens.
         token_budget: places of one forward pass, padding included; a batch too large for the memory is halved,
             with a warning.
         progress: called with the number of texts read since the last call.
@@ -109,41 +110,66 @@ def collect(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     window = min(language_model.window, token_budget)
     read = truncated = kept = 0
-    states: list[Tensor] = []
-    ids: list[Tensor] = []
+    states = [torch.empty(0, dim, device=device)]
+    ids = [torch.empty(0, dtype=torch.int64, device=device)]
 
-    mine = itertools.islice(texts, rank, None, ranks)
-    while chunk := list(itertools.islice(mine, _CHUNK)):
-        sequences = tokenizer(chunk, add_special_tokens=True, verbose=False)["input_ids"]
+    stream = iter(texts)
+    while chunk := list(itertools.islice(stream, _CHUNK)):
+        sequences = _tokenised(tokenizer, chunk, rank, ranks)
         truncated += sum(len(sequence) > window for sequence in sequences)
-        sequences = [sequence[:window] for sequence in sequences]
-        held = [s for i, s in enumerate(sequences, start=read) if i % held_out_every == held_out_every - 1]
-        used = [s for i, s in enumerate(sequences, start=read) if i % held_out_every != held_out_every - 1]
+        used, held = [], []
+        for number, sequence in enumerate(sequences, start=read):
+            if number % held_out_every != held_out_every - 1:
+                used.append(sequence[:window])
+            elif kept < held_out_tokens:
+                held.append(sequence[:window])
+                kept += len(held[-1])
         read += len(chunk)
         for sequences, is_held in ((used, False), (held, True)):
-            for input_ids, mask in padded_batches([s for s in sequences if s], token_budget, pad_id):
-                if is_held and kept >= held_out_tokens:
-                    break
+            batches = padded_batches([s for s in sequences if s], token_budget, pad_id)
+            for input_ids, mask in itertools.islice(batches, rank, None, ranks):
                 how = (specials, pairing, feature, visibility)
                 for features, labels in _features_in_memory(language_model, input_ids, mask, how):
                     if is_held:
-                        kept += len(labels)
                         states.append(features)
                         ids.append(labels)
                     else:
                         statistics.update(features, labels)
         if progress is not None:
             progress(len(chunk))
-    if read == 0 and ranks == 1:
+    if read == 0:
         raise InputError("no text to read: give at least one sentence")
-    statistics.all_reduce()
     return Collected(
-        statistics=statistics,
-        held_out_states=torch.cat(states) if states else torch.empty(0, dim, device=device),
-        held_out_ids=torch.cat(ids) if ids else torch.empty(0, dtype=torch.int64, device=device),
+        statistics=statistics.all_reduce(),
+        held_out_states=_of_all_ranks(torch.cat(states), ranks),
+        held_out_ids=_of_all_ranks(torch.cat(ids), ranks),
         texts=read,
         truncated=truncated,
     )
+
+
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], rank: int, ranks: int) -> list[list[int]]:
+    """The ids of each text; the ranks share the work."""
+    own = texts[rank::ranks]
+    ids: list[list[int]] = tokenizer(own, add_special_tokens=True, verbose=False)["input_ids"] if own else []
+    if ranks == 1:
+        return ids
+    shares: list[list[list[int]]] = [[]] * ranks
+    dist.all_gather_object(shares, ids)
+    return [shares[number % ranks][number // ranks] for number in range(len(texts))]
+
+
+def _of_all_ranks(rows: Tensor, ranks: int) -> Tensor:
+    """The rows [own, ...] of every rank, one rank after the other."""
+    if ranks == 1:
+        return rows
+    numbers = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks)]
+    dist.all_gather(numbers, torch.tensor([len(rows)], device=rows.device))
+    padded = rows.new_zeros(max(map(int, numbers)), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    shares = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(shares, padded)
+    return torch.cat([share[: int(number)] for share, number in zip(shares, numbers, strict=True)])
 
 
 def _features_in_memory(

@@ -26,16 +26,20 @@ from equiframe.report.figures import (
     collapse_estimates,
     collapse_panels,
     cosine_panel,
+    duality_panels,
     history_panels,
     styles,
 )
 from equiframe.report.glossary import (
     COLLAPSE,
+    PRICE,
     About,
     about,
     class_set_name,
+    is_price,
     sentence_case,
 )
+from equiframe.report.plane import plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
@@ -53,23 +57,26 @@ def run_page(record: RunRecord, *, title: str) -> str:
     Returns:
         HTML that needs no network.
     """
-    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], {}, title)
+    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], {}, title, None)
 
 
-def comparison_page(records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> str:
+def comparison_page(
+    records: Mapping[str, RunRecord], comparison: Comparison, *, title: str, made: Mapping[str, Any] | None = None
+) -> str:
     """The report of several runs side by side, each later one against the first.
 
     Args:
         records: the runs by name, the reference first.
         comparison: their paired differences.
         title: heading of the page.
+        made: how the comparison was made: command, date, versions.
 
     Returns:
         HTML that needs no network.
     """
     first, *later = records
     verdicts = [comparison_verdict(first, name, comparison.measures.get(name, [])) for name in later]
-    return _page(records, verdicts, comparison.measures, title)
+    return _page(records, verdicts, comparison.measures, title, made)
 
 
 def study_page(result: StudyResult) -> str:
@@ -107,13 +114,17 @@ class _Table(NamedTuple):
 
 
 class _Section(NamedTuple):
-    """A benchmark, or the geometry: how it was measured, figures, tables, and items where it has any."""
+    """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
+
+    ``panels`` are by their heading, ``times`` are seconds by run, for each thing that took them.
+    """
 
     about: About
     notes: list[str]
-    panels: list[Panel]
+    panels: dict[str, list[Panel]]
     tables: list[_Table]
-    pairs: list[ScoredPair]
+    pairs: Sequence[ScoredPair] = ()
+    times: Mapping[str, Mapping[str, float]] = {}
 
 
 class _Run(NamedTuple):
@@ -132,11 +143,15 @@ def _page(
     verdicts: Sequence[Verdict],
     measures: Mapping[str, Sequence[ComparedMeasure]],
     title: str,
+    made: Mapping[str, Any] | None,
 ) -> str:
     compared = {(m.benchmark, run, m.measure): m for run, found in measures.items() for m in found}
     names = dict.fromkeys(r.benchmark for record in records.values() for r in record.metrics.benchmarks)
     looks = styles([*records])
-    sections = [_benchmark(name, records, looks, compared) for name in names]
+    sections = [_benchmark(name, records, looks, compared) for name in names if not is_price(name)]
+    prices = [_benchmark(name, records, looks, compared) for name in names if is_price(name)]
+    if prices or any(record.metrics.training for record in records.values()):
+        sections.append(_price(prices, records))
     if any(record.metrics.collapse for record in records.values()):
         sections.append(_geometry(records, looks, compared))
     histories = {name: r.history for name, r in records.items() if r.history is not None}
@@ -151,6 +166,7 @@ def _page(
             verdicts=verdicts,
             sections=sections,
             training=history_panels(histories, looks),
+            made=made,
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
             script_hashes=[_csp_hash(script) for script in scripts],
@@ -191,10 +207,32 @@ def _benchmark(
     return _Section(
         known,
         list(dict.fromkeys(notes)),
-        benchmark_panels(results, looks),
+        {"": benchmark_panels(results, looks)},
         [_Table(known.title, rows)],
         strongest_pairs(items, known.pair) if known.pair and items else [],
     )
+
+
+def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Section:
+    """What the model understands of language, and how long everything took, in one place."""
+    limits: dict[str, list[str]] = {}
+    for part in parts:
+        limits.setdefault(part.about.does_not_show, []).append(part.about.title)
+    known = About(
+        PRICE,
+        " ".join(f"{'; '.join(titles)}: {text}" for text, titles in limits.items()),
+        sources=tuple(dict.fromkeys(source for part in parts for source in part.about.sources)),
+    )
+    times: dict[str, dict[str, float]] = {}
+    for run, record in records.items():
+        if record.metrics.training is not None:
+            times.setdefault("Fine-tuning", {})[run] = record.metrics.training.seconds
+        for result in record.metrics.benchmarks:
+            times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
+    panels = [panel._replace(title=f"{p.about.title}: {panel.title}") for p in parts for panel in p.panels[""]]
+    notes = [f"{part.about.title}. {note}" for part in parts for note in part.notes]
+    tables = [table for part in parts for table in part.tables]
+    return _Section(known, notes, {"": panels}, tables, times=times)
 
 
 def _geometry(
@@ -217,11 +255,25 @@ def _geometry(
             f"{sentence_case(name)}, {run}: {result.classes:,} words, {result.tokens:,} tokens."
             for run, result in results.items()
         ]
-    panels = collapse_panels({run: record.metrics.collapse for run, record in records.items()}, looks)
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
-    if classes:
-        panels.insert(0, cosine_panel(classes, looks))
-    return _Section(about(COLLAPSE), notes, panels, tables, [])
+    vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
+    histories = {run: r.history for run, r in records.items() if r.history is not None}
+    panels = {
+        "Fairness words one by one": [cosine_panel(classes, looks)] if classes else [],
+        "Counterparts in a plane": plane_panels(vectors, looks),
+        "NC1 to NC4": collapse_panels({run: record.metrics.collapse for run, record in records.items()}, looks),
+        "Over the steps of fine-tuning": duality_panels(histories, looks),
+    }
+    ends = [
+        run
+        for run, record in records.items()
+        if record.metrics.training is not None and (run not in histories or "unc3" not in histories[run])
+    ]
+    if ends:
+        notes.append(
+            f"{', '.join(ends)}: measured after fine-tuning alone; only the (U)NC3 term is logged step by step."
+        )
+    return _Section(about(COLLAPSE), notes, panels, tables)
 
 
 def _rows(

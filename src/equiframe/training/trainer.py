@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equiframe.errors import ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.models.loading import quiet
 
 _OBJECTIVE_FILE = "objective.safetensors"
 _COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
@@ -60,7 +61,8 @@ class ResumableTrainer(Trainer):
         self.train(resume_from_checkpoint=checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with quiet():
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = checkpoint_folder(self, trial)
             self._save_more(folder)

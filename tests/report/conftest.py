@@ -176,6 +176,7 @@ def make_record():
         return RunRecord(
             config={
                 "model": HOSTILE,
+                "model_before": "e" * 64,
                 "files": [
                     {
                         "name": HOSTILE,
@@ -254,5 +255,5 @@ def pages(make_record, make_comparison):
         "comparison": comparison_page(
             records, make_comparison(records), title=title, made={"command": f"equiframe compare {HOSTILE}"}
         ),
-        "study": study_page(_study()),
+        "study": study_page(_study(), records.values(), made={"command": f"equiframe study {HOSTILE}"}),
     }

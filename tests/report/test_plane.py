@@ -65,9 +65,9 @@ def test_the_axes_are_unit_and_orthogonal_directions():
 def test_a_fine_tuned_run_is_drawn_on_the_axes_of_the_first():
     runs = {"before": tables(), "after": tables()}
     moved = runs["after"][0]
-    moved["embedding"] = [row + [0, 0, 1.5, 0, 0, 0] for row in moved["embedding"]]
+    moved["embedding"] = [row + 1.5 * np.eye(6)[2] for row in moved["embedding"]]
     first, second = plane_panels(runs, styles([*runs]))
-    assert second.note == "On the axes of before."
+    assert second.note == "on the axes of before"
     assert marks(first)[1].tolist() == marks(second)[1].tolist()  # the means did not move
     assert first.figure.layout.xaxis.range == second.figure.layout.xaxis.range
 
@@ -77,7 +77,7 @@ def test_a_model_of_another_origin_has_axes_of_its_own():
     turn = np.roll(turn, 1, axis=1) @ np.diag([1, -1, 1, -1, 1, -1])
     runs = {"a": tables(), "b": tables(turn=turn), "c": tables(dim=8)}
     notes = [panel.note for panel in plane_panels(runs, styles([*runs]))]
-    assert all(note.startswith("A mark a word") for note in notes)
+    assert all(note.startswith("on axes of its own") for note in notes)
 
 
 def test_without_pairs_there_is_no_plane():

@@ -269,6 +269,7 @@ def dots(
             line={"color": _INK, "width": 1.5, "dash": "4px 3px"},
         )
     finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))
+    figure.update_xaxes(nticks=4)
     figure.update_yaxes(_rows([text_of(name) for name in rows]))
     return Panel(sentence_case(about.name), "; ".join(filter(None, (about.reading, unit, way))), figure)
 
@@ -318,7 +319,7 @@ def finish(figure: go.Figure, *, height: int, runs: int) -> None:
         "gridcolor": _FAINT,
         "nticks": 5,
     }
-    figure.update_xaxes(axis)
+    figure.update_xaxes(axis, tickangle=0)
     figure.update_yaxes(axis)
 
 

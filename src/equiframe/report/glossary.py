@@ -56,7 +56,8 @@ COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
 
 _BLODGETT = ("Blodgett et al. 2021", "https://aclanthology.org/2021.acl-long.81")
 
-PRICE = "Price: language and time"
+PRICE = "Price in language and time"
+"""What the section of language understanding and time is called."""
 
 BENCHMARKS: dict[str, About] = {
     COLLAPSE: About(

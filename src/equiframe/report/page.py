@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ from equiframe.report.glossary import (
     is_price,
     sentence_case,
 )
-from equiframe.report.plane import plane_panels
+from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
@@ -79,15 +79,20 @@ def comparison_page(
     return _page(records, verdicts, comparison.measures, title, made)
 
 
-def study_page(result: StudyResult) -> str:
-    """The report of a study: its tables, collapse against gain, and the study file it was made from.
+def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mapping[str, Any]) -> str:
+    """The report of a study: its tables, collapse against gain, the data and the study file it was made from.
 
     Args:
         result: its figures.
+        records: its cells.
+        made: how its summary was made: command, date, versions.
 
     Returns:
         HTML that needs no network.
     """
+    configs = [record.config for record in records]
+    files = {(file["name"], file["sha256"]): file for config in configs for file in config.get("files", [])}
+    models = {str(config["model"]): config["model_before"] for config in configs}
     scripts = [get_plotlyjs(), _source("page.js")]
     return (
         _environment()
@@ -98,6 +103,8 @@ def study_page(result: StudyResult) -> str:
             headline_panels=headline_panels(result),
             panels=study_panels(result),
             headlines=study_headlines(result),
+            made={**made, "models": models},
+            files=list(files.values()),
             study=json.dumps(result.study, indent=2, ensure_ascii=False),
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
@@ -113,15 +120,23 @@ class _Table(NamedTuple):
     rows: list[Row]
 
 
+class _Figures(NamedTuple):
+    """Panels that belong together, under their heading and with what they share, where they have it."""
+
+    panels: list[Panel]
+    heading: str = ""
+    note: str = ""
+
+
 class _Section(NamedTuple):
     """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
 
-    ``panels`` are by their heading, ``times`` are seconds by run, for each thing that took them.
+    ``times`` are seconds by run, for each thing that took them.
     """
 
     about: About
     notes: list[str]
-    panels: dict[str, list[Panel]]
+    figures: list[_Figures]
     tables: list[_Table]
     pairs: Sequence[ScoredPair] = ()
     times: Mapping[str, Mapping[str, float]] = {}
@@ -207,7 +222,7 @@ def _benchmark(
     return _Section(
         known,
         list(dict.fromkeys(notes)),
-        {"": benchmark_panels(results, looks)},
+        [_Figures(benchmark_panels(results, looks))],
         [_Table(known.title, rows)],
         strongest_pairs(items, known.pair) if known.pair and items else [],
     )
@@ -223,16 +238,19 @@ def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Sect
         " ".join(f"{'; '.join(titles)}: {text}" for text, titles in limits.items()),
         sources=tuple(dict.fromkeys(source for part in parts for source in part.about.sources)),
     )
-    times: dict[str, dict[str, float]] = {}
+    trained = {run: record.metrics.training for run, record in records.items()}
+    times = {"Fine-tuning": {run: training.seconds for run, training in trained.items() if training is not None}}
     for run, record in records.items():
-        if record.metrics.training is not None:
-            times.setdefault("Fine-tuning", {})[run] = record.metrics.training.seconds
         for result in record.metrics.benchmarks:
             times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
-    panels = [panel._replace(title=f"{p.about.title}: {panel.title}") for p in parts for panel in p.panels[""]]
+    panels = [
+        panel._replace(title=f"{part.about.title}: {panel.title[:1].lower()}{panel.title[1:]}")
+        for part in parts
+        for panel in part.figures[0].panels
+    ]
     notes = [f"{part.about.title}. {note}" for part in parts for note in part.notes]
     tables = [table for part in parts for table in part.tables]
-    return _Section(known, notes, {"": panels}, tables, times=times)
+    return _Section(known, notes, [_Figures(panels)], tables, times={what: by for what, by in times.items() if by})
 
 
 def _geometry(
@@ -251,19 +269,20 @@ def _geometry(
         estimates = {run: collapse_estimates(result) for run, result in results.items()}
         name = class_set_name(class_set)
         tables.append(_Table(sentence_case(name), _rows(records, f"{COLLAPSE}:{class_set}", estimates, compared)))
-        notes += [
-            f"{sentence_case(name)}, {run}: {result.classes:,} words, {result.tokens:,} tokens."
-            for run, result in results.items()
-        ]
+        sizes = {run: f"{result.classes:,} words, {result.tokens:,} tokens." for run, result in results.items()}
+        if len(set(sizes.values())) == 1:
+            notes.append(f"{sentence_case(name)}: {next(iter(sizes.values()))}")
+        else:
+            notes += [f"{sentence_case(name)}, {run}: {size}" for run, size in sizes.items()]
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}
-    panels = {
-        "Fairness words one by one": [cosine_panel(classes, looks)] if classes else [],
-        "Counterparts in a plane": plane_panels(vectors, looks),
-        "NC1 to NC4": collapse_panels({run: record.metrics.collapse for run, record in records.items()}, looks),
-        "Over the steps of fine-tuning": duality_panels(histories, looks),
-    }
+    figures = [
+        _Figures([cosine_panel(classes, looks)] if classes else []),
+        _Figures(plane_panels(vectors, looks), "Counterparts in a plane", PLANE),
+        _Figures(collapse_panels({run: r.metrics.collapse for run, r in records.items()}, looks), "NC1 to NC4"),
+        _Figures(duality_panels(histories, looks), "Over the steps of fine-tuning"),
+    ]
     ends = [
         run
         for run, record in records.items()
@@ -271,9 +290,9 @@ def _geometry(
     ]
     if ends:
         notes.append(
-            f"{', '.join(ends)}: measured after fine-tuning alone; only the (U)NC3 term is logged step by step."
+            f"{', '.join(ends)}: measured after fine-tuning alone; step by step (U)NC3 is known where the term is on."
         )
-    return _Section(about(COLLAPSE), notes, panels, tables)
+    return _Section(about(COLLAPSE), notes, figures, tables)
 
 
 def _rows(

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from equiframe.report.figures import Panel, Style, as_list, finish, text_of
 from equiframe.report.glossary import plain
 
-_LABELS, _ROOM = 8, 0.2  # words named in the figure, and the space each needs, as a share of the plane
+PLANE = (
+    "A mark is a word that has a counterpart: filled, the mean of its states, less the mean of all the words' means;"
+    " open, its embedding; a line joins the two. All are set to length 1. Across runs the direction from the mean"
+    " embedding of one group to that of the other; up, the first principal component of what this leaves."
+)
+"""How the plane is to be read."""
+
+_LABELS = 12
+_WIDTH, _ROOM = 0.3, 0.07  # of a word's name in the figure, as shares of the plane's
 _SAME_SPACE = 0.5  # mean cosine of a word's embeddings in two runs; of unrelated models it is near 0
 
 Vectors = NDArray[np.float64]
@@ -59,16 +67,10 @@ def plane_panels(runs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], looks: M
         points = np.concatenate([v @ plane.axes for w in fellows for v in (w.means, w.embeddings)])
         origin = next(other for other in found if planes[other] is plane)
         if origin == run:
-            left, right = (_side(group) for group in plane.words.groups)
-            note = (
-                f"A mark a word, as a direction of length 1: filled, the mean of its states, less the mean of all"
-                f" words'; open, its embedding; a line joins the two. Across, from the mean of the {left} embeddings to"
-                f" that of the {right}; up, the first principal component of what is left. The plane holds"
-                f" {plane.share:.0%} of the variance."
-            )
+            note = f"on axes of its own, which hold {100 * plane.share:.0f} % of the variance of its marks"
         else:
-            note = f"On the axes of {origin}."
-        panels.append(Panel(f"Words in pairs, {run}", note, _draw(words, plane, points, looks[run])))
+            note = f"on the axes of {origin}"
+        panels.append(Panel(f"Counterparts, {run}", note, _draw(words, plane, points, looks[run])))
     return panels
 
 
@@ -151,28 +153,35 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
     low, high = points.min(axis=0), points.max(axis=0)
     for token in _labelled(plane, high - low):
         if token in table.index:
-            at = embeddings[table.index.get_loc(token)]
-            figure.add_annotation(x=at[0], y=at[1], text=text_of(table["word"][token]), yshift=11, showarrow=False)
+            (x, y), is_right = embeddings[table.index.get_loc(token)], table["side"][token] == 1
+            anchor = {"xanchor": "left", "xshift": 6} if is_right else {"xanchor": "right", "xshift": -6}
+            figure.add_annotation(anchor, x=x, y=y, text=text_of(table["word"][token]), showarrow=False)
     finish(figure, height=340, runs=1)
     figure.update_layout(margin={"r": 8})
-    pad = 0.06 * (high - low)
+    pad = (0.3, 0.06) * (high - low)
     left, right = (text_of(_side(group)) for group in words.groups)
     figure.update_xaxes(
         title={"text": f"← {left}       {right} →", "standoff": 6}, range=as_list([low[0] - pad[0], high[0] + pad[0]])
     )
-    figure.update_yaxes(range=as_list([low[1] - pad[1], high[1] + 2 * pad[1]]), scaleanchor="x")
+    figure.update_yaxes(range=as_list([low[1] - pad[1], high[1] + pad[1]]))
     return figure
 
 
 def _labelled(plane: _Plane, extent: Vectors) -> list[int]:
-    """The most frequent words whose names do not meet, by where their embeddings lie in the first run."""
-    table, places = plane.words.table, plane.words.embeddings @ plane.axes / extent
+    """The most frequent words with room for their names, by where the marks lie in the first run."""
+    table = plane.words.table
+    places = plane.words.embeddings @ plane.axes / extent
+    marks = np.concatenate([places, plane.words.means @ plane.axes / extent])
+    sides = table["side"].to_numpy()
     kept: list[int] = []
     for at in np.argsort(-table["count"].to_numpy(), kind="stable"):
-        near = [abs(places[at] - places[other]) for other in kept]
-        if len(kept) < _LABELS and all(x > _ROOM or y > _ROOM / 2 for x, y in near):
+        outward = (marks[:, 0] - places[at, 0]) * (1 if sides[at] else -1)
+        in_line = abs(marks[:, 1] - places[at, 1]) < _ROOM / 2
+        is_clear = not (in_line & (outward > 0) & (outward < _WIDTH)).any()
+        below_or_above = [abs(places[at, 1] - places[k, 1]) > _ROOM for k in kept if sides[k] == sides[at]]
+        if is_clear and all(below_or_above):
             kept.append(int(at))
-    return [int(table.index[at]) for at in kept]
+    return [int(table.index[at]) for at in kept[:_LABELS]]
 
 
 def _side(group: str) -> str:

@@ -242,7 +242,7 @@ def test_hover_shows_text_and_runs_none(opened, title):
     )
     assert any("samples" in text or "items" in text for text in said)
     if title.startswith("Counter"):
-        assert any("she (female), with he" in text for text in said)
+        assert any("she (female)with he" in text for text in said)
         assert any("<script>" in text for text in said)
 
 

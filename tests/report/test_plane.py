@@ -44,7 +44,7 @@ def test_the_groups_with_most_pairs_are_shown_on_their_sides():
     assert list(panel.figure.data[1].marker.symbol) == ["triangle-left", "triangle-right"] * 2
     assert np.sign(embeddings[:, 0]).tolist() == np.sign(means[:, 0]).tolist() == [-1, 1, -1, 1]
     assert panel.figure.layout.xaxis.title.text.split() == ["←", "female", "male", "→"]
-    assert panel.figure.data[1].text[3].startswith("<b>man</b> (g/male, jobs), with woman<br>mean of its states<br>")
+    assert panel.figure.data[1].text[3].startswith("<b>man</b> (g/male, jobs)<br>with woman<br>mean of its states<br>")
     lines = np.array(panel.figure.data[0].x, dtype=float).reshape(4, 3)
     assert lines[:, :2] == pytest.approx(np.stack([means[:, 0], embeddings[:, 0]], axis=1), abs=1e-4)
 

@@ -52,6 +52,11 @@ def test_tables_hold_each_number_once(result):
     assert tables["Collapse against gain"].iloc[0].tolist() == ["(U)NC3 with pooled gain", "−0.400 [−0.800, 0.100]"]
 
 
+def test_without_a_second_arm_there_is_no_table_of_differences(result):
+    plain = result.model_copy(update={"figures": [f for f in result.figures if f.arm in ("before", "plain")]})
+    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding, points"]
+
+
 def test_no_text_of_data_is_markup(result):
     page = study_page(result, [], made={})
     assert EVIL not in page

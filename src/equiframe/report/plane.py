@@ -144,8 +144,8 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
             mode="markers",
             marker={"color": style.colour, "symbol": [s + suffix for s in pointing], "size": 9},
             text=[
-                f"<b>{text_of(row.word)}</b> ({text_of(row.groups)}), with {text_of(row.partner)}<br>{what}<br>"
-                f"cosine of mean and embedding {row.cosine:.3f}, {row.samples:,} samples"
+                f"<b>{text_of(row.word)}</b> ({text_of(row.groups)})<br>with {text_of(row.partner)}<br>{what}<br>"
+                f"cosine of mean and embedding {row.cosine:.3f}<br>{row.samples:,} samples"
                 for row in table.rename(columns={"count": "samples"}).itertuples()
             ],
             hovertemplate="%{text}<extra></extra>",

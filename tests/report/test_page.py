@@ -194,7 +194,9 @@ def test_a_run_that_lacks_a_benchmark_leaves_a_gap(make_record, make_comparison)
 def test_fine_tuning_without_logged_steps_is_still_told(make_record):
     record = make_record("collapse", "training")
     bare = RunRecord(config=record.config, metrics=record.metrics)
-    assert "final loss 2.000" in run_page(bare, title="t")
+    page = Page(run_page(bare, title="t"))
+    assert "final loss 2.000" in section(page, "Training")
+    assert "does not show" not in section(page, "Price in language and time")  # time alone
 
 
 def test_the_same_record_gives_the_same_page(make_record):

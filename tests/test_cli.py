@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -94,6 +95,15 @@ def test_audit_writes_a_record_and_prints_json(masked_model, model_folders, sent
     assert record.metrics == printed
     assert [c.class_set for c in printed.collapse] == ["vocabulary", str(words)]
     assert set(record.classes["word"]) <= {"she", "he", "her", "his", "woman", "man", "nurse"}
+    both = record.classes.merge(record.vectors, on="token_id").set_index("token_id")
+    assert 2 <= len(both) == len(record.vectors)
+    means, embeddings = (np.stack(both[name]) for name in ("mean", "embedding"))
+    assert means.dtype == embeddings.dtype == np.float32
+    lengths = np.linalg.norm(means, axis=1)
+    assert lengths == pytest.approx(both["norm"], rel=1e-5)
+    cosines = (means * embeddings).sum(axis=1) / lengths / np.linalg.norm(embeddings, axis=1)
+    assert cosines == pytest.approx(both["cosine"], abs=1e-5)
+    assert all(token in both["partners"][partner] for token, found in both["partners"].items() for partner in found)
     assert (out / "report.html").read_text().startswith("<!")
     assert record.config["files"][0]["sha256"]
 

@@ -43,6 +43,11 @@ def test_saved_model_loads_the_same(language_model, tmp_path):
     assert {path.suffix for path in (tmp_path / "model").iterdir()} & {".bin", ".pt", ".pkl"} == set()
 
 
+def test_saving_is_silent(masked_model, tmp_path, capfd):
+    save(masked_model, tmp_path / "model")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_such_directory():
     with pytest.raises(ModelError, match="no such directory"):
         load("./nowhere")

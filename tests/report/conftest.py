@@ -14,6 +14,9 @@ from equiframe.runs.record import (
     Metrics,
     ModelDescription,
     RunRecord,
+    StudyCell,
+    StudyFigure,
+    StudyResult,
     TrainingResult,
 )
 from equiframe.uncertainty import Difference, Estimate
@@ -46,6 +49,16 @@ def _benchmarks(score):
         },
         seconds=1.0,
     )
+    held_out = BenchmarkResult(
+        benchmark="lm_loss",
+        version=1,
+        scoring=f"in a few words {HOSTILE}",
+        files=(),
+        items=4,
+        excluded={},
+        estimates={"overall.loss": _estimate(2.0, 0.1, ideal=None, higher=False, unit="nats")},
+        seconds=12.5,
+    )
     unknown = BenchmarkResult(
         benchmark=f"mine{HOSTILE}",
         version=1,
@@ -67,7 +80,9 @@ def _benchmarks(score):
             "excluded": [None, None, "too long", None],
         }
     )
-    return [stereoset, unknown], {"stereoset:dev": items, unknown.benchmark: pd.DataFrame({"item": ["a"]})}
+    nothing = pd.DataFrame({"item": ["a"]})
+    tables = {"stereoset:dev": items, "lm_loss": nothing, unknown.benchmark: nothing}
+    return [stereoset, held_out, unknown], tables
 
 
 def _collapse(unc3):
@@ -88,14 +103,36 @@ def _collapse(unc3):
             "token_id": [1, 2, 3],
             "token": ["she", "he", "x"],
             "word": ["she", "he", HOSTILE],
-            "groups": ["female", "male", HOSTILE],
+            "groups": ["female", "male", f"male, {HOSTILE}"],
             "count": [10, 11, 9],
             "variance": [1.0, 1.0, 1.0],
             "norm": [1.0, 1.0, 1.0],
             "cosine": [0.1, 0.2, 0.6],
         }
     )
-    return results, classes
+    vectors = pd.DataFrame(
+        {
+            "token_id": [1, 2, 3],
+            "partners": [[2, 3], [1], [1]],
+            "mean": [[-2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, -3.0, 1.0]],
+            "embedding": [[-1.0, 0.5, 0.5], [1.0, 0.5, unc3], [1.0, -0.5, 0.5]],
+        }
+    )
+    return results, classes, vectors
+
+
+def _study():
+    """Two arms of one method, whose name, model and benchmark are hostile."""
+    shared = {"model": f"model{HOSTILE}", "method": f"bec{HOSTILE}"}
+    figures = [
+        StudyFigure(**shared, arm=arm, kind=kind, name=name, unit=unit, value=0.1, sd=None, low=0.0, high=0.2)
+        for arm in ("plain", "unc3")
+        for kind, name, unit in (("gain", f"one{HOSTILE}", "share"), ("mean gain", "", "share"))
+    ]
+    correlation = {"arm": "all", "kind": "rank correlation", "name": HOSTILE, "unit": "", "value": -0.4}
+    figures.append(StudyFigure(**{**shared, "method": ""}, **correlation, sd=None, low=-0.8, high=0.1))
+    cells = [StudyCell(**shared, arm=arm, seed=0, unc3=0.05, gain=0.1) for arm in ("plain", "unc3")]
+    return StudyResult(study={"note": HOSTILE}, figures=figures, cells=cells)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +151,7 @@ def make_record():
 
     def make(*parts, score=60.0, unc3=0.2):
         results, items = _benchmarks(score) if "benchmarks" in parts else ([], {})
-        collapse, classes = _collapse(unc3) if "collapse" in parts else ([], None)
+        collapse, classes, vectors = _collapse(unc3) if "collapse" in parts else ([], None, None)
         training, history = None, None
         if "training" in parts:
             training = TrainingResult(method=f"bec{HOSTILE}", unc3_weight=100.0, steps=3, seconds=1.5, final_loss=2.0)
@@ -139,8 +176,21 @@ def make_record():
         return RunRecord(
             config={
                 "model": HOSTILE,
-                "files": [{"name": HOSTILE, "origin": "by hand", "sha256": "0" * 64, "is_known_version": True}],
-                "environment": {"date": "2026-01-01", "packages": {"torch": HOSTILE}},
+                "model_before": "e" * 64,
+                "files": [
+                    {
+                        "name": HOSTILE,
+                        "origin": "by hand",
+                        "sha256": "0" * 64,
+                        "is_known_version": True,
+                        "licence": "MIT",
+                    }
+                ],
+                "environment": {
+                    "command": f"equiframe debias {HOSTILE}",
+                    "date": "2026-01-01",
+                    "packages": {"torch": HOSTILE},
+                },
             },
             metrics=Metrics(
                 verb="debias" if training else "evaluate",
@@ -151,6 +201,7 @@ def make_record():
             ),
             items=items,
             classes=classes,
+            vectors=vectors,
             history=history,
         )
 
@@ -188,7 +239,7 @@ def make_comparison():
 @pytest.fixture(scope="session")
 def pages(make_record, make_comparison):
     """One page of each kind, by name."""
-    from equiframe.report import comparison_page, run_page
+    from equiframe.report import comparison_page, run_page, study_page
 
     everything = ("benchmarks", "collapse", "training")
     records = {
@@ -201,5 +252,8 @@ def pages(make_record, make_comparison):
         "audit": run_page(make_record("collapse"), title=title),
         "evaluate": run_page(make_record("benchmarks"), title=title),
         "debias": run_page(make_record(*everything), title=title),
-        "comparison": comparison_page(records, make_comparison(records), title=title),
+        "comparison": comparison_page(
+            records, make_comparison(records), title=title, made={"command": f"equiframe compare {HOSTILE}"}
+        ),
+        "study": study_page(_study(), records.values(), made={"command": f"equiframe study {HOSTILE}"}),
     }

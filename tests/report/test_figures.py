@@ -10,6 +10,7 @@ from equiframe.report.figures import (
     benchmark_panels,
     collapse_panels,
     cosine_panel,
+    duality_panels,
     history_panels,
     styles,
 )
@@ -58,7 +59,7 @@ def test_benchmark_panels(records):
 
 
 def test_a_measure_without_interval_ideal_or_direction(records):
-    (panel,) = benchmark_panels({"before": records["before"].metrics.benchmarks[1]}, styles(["before"]))
+    (panel,) = benchmark_panels({"before": records["before"].metrics.benchmarks[2]}, styles(["before"]))
     assert list(panel.figure.data[0].error_x.array) == [0]
     assert not panel.figure.layout.shapes
     assert panel.note == "points"
@@ -97,12 +98,22 @@ def test_cosines_are_shares_and_marks(records):
 def test_history_shows_parts_and_the_loss_only_where_there_are_none(records):
     history = records["before"].history
     panels = history_panels({"before": history}, styles(RUNS))
-    assert [panel.title for panel in panels][:2] == ["Language-modelling loss", "(U)NC3"]
-    assert len(panels) == 3
+    assert [panel.title for panel in panels][:1] == ["Language-modelling loss"]
+    assert len(panels) == 2
     assert list(panels[0].figure.data[0].x) == [1.0, 2.0]  # the third is not logged
     bare = history_panels({"before": history[["step", "loss", "unc3"]]}, styles(RUNS))
-    assert [panel.title for panel in bare] == ["Loss", "(U)NC3"]
+    assert [panel.title for panel in bare] == ["Loss"]
     assert history_panels({}, styles(RUNS)) == []
+
+
+def test_duality_over_the_steps_of_runs_with_the_term(records):
+    histories = {RUNS[0]: records[RUNS[0]].history.drop(columns="unc3"), RUNS[1]: records[RUNS[1]].history}
+    (panel,) = duality_panels(histories, styles(RUNS))
+    assert panel.title == "(U)NC3 over fine-tuning"
+    (line,) = panel.figure.data
+    assert (list(line.x), list(line.y)) == ([1.0, 2.0, 3.0], [0.2, 0.15, 0.1])
+    assert line.marker.symbol == styles(RUNS)[RUNS[1]].symbol
+    assert duality_panels({RUNS[0]: histories[RUNS[0]]}, styles(RUNS)) == []
 
 
 def test_a_run_keeps_its_look_where_others_have_nothing_to_show(records):
@@ -121,7 +132,7 @@ def test_a_run_keeps_its_look_where_others_have_nothing_to_show(records):
 
 def test_text_of_data_is_no_markup(records):
     panels = [
-        *benchmark_panels({r: record.metrics.benchmarks[1] for r, record in records.items()}, styles(RUNS)),
+        *benchmark_panels({r: record.metrics.benchmarks[2] for r, record in records.items()}, styles(RUNS)),
         *collapse_panels({r: record.metrics.collapse for r, record in records.items()}, styles(RUNS)),
         cosine_panel({r: record.classes for r, record in records.items()}, styles(RUNS)),
         *history_panels({r: record.history for r, record in records.items()}, styles(RUNS)),

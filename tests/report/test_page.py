@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -169,7 +170,7 @@ def test_strongest_items_can_be_filtered(parsed):
     options = [option["value"] for option in page.all("option")]
     assert options[0] == ""
     assert {"gender", "race"} <= set(options)
-    rows = [row for row in page.all("tr") if "data-group" in row]
+    rows = [row for row in page.all("tr") if row.get("data-group", "overall") != "overall"]
     assert {row["data-group"] for row in rows} == set(options) - {""}
     assert "Left out." not in page.all("main")[0]["text"]
     assert page.all("label")[0]["text"].startswith("Bias type")
@@ -193,7 +194,9 @@ def test_a_run_that_lacks_a_benchmark_leaves_a_gap(make_record, make_comparison)
 def test_fine_tuning_without_logged_steps_is_still_told(make_record):
     record = make_record("collapse", "training")
     bare = RunRecord(config=record.config, metrics=record.metrics)
-    assert "final loss 2.000" in run_page(bare, title="t")
+    page = Page(run_page(bare, title="t"))
+    assert "final loss 2.000" in section(page, "Training")
+    assert "does not show" not in section(page, "Price in language and time")  # time alone
 
 
 def test_the_same_record_gives_the_same_page(make_record):
@@ -201,7 +204,38 @@ def test_the_same_record_gives_the_same_page(make_record):
     assert first == again
 
 
-def test_configuration_and_versions_are_told(parsed):
+def test_command_configuration_versions_and_licences_are_told(parsed):
     made = next(e for e in parsed["debias"].all("section") if e["id"] == "made")["text"]
-    for text in ("f" * 64, "0" * 64, "2026-01-01", "1,234,567", '"model":'):
-        assert text in made
+    for text in ("f" * 64, "0" * 64, "equiframe debias <", "2026-01-01", "1,234,567", "MIT", '"model":'):
+        assert text.replace("<", "</script>") in made
+    made = next(e for e in parsed["comparison"].all("section") if e["id"] == "made")["text"]
+    assert "equiframe compare </script>" in made
+
+
+def section(page, title):
+    return next(e["text"] for e in page.all("section") if title in e["text"][:80])
+
+
+def test_price_stands_together(parsed):
+    assert "Price in language and time" not in headings(parsed["audit"])
+    assert headings(parsed["comparison"]).index("Price in language and time") == 3  # after verdict and both benchmarks
+    price = section(parsed["comparison"], "Price in language and time")
+    for text in ("Held-out text: language-modelling loss", "Webster et al. 2018", "Fine-tuning–1.51.5", "12.512.512.5"):
+        assert text in "".join(price.split("\n")).replace("  ", "")
+    assert "12.5" not in section(parsed["comparison"], "StereoSet")
+
+
+def test_collapse_over_the_steps_or_that_only_the_ends_are_known(make_record):
+    record = make_record("collapse", "training")
+    assert "Over the steps of fine-tuning" in run_page(record, title="t")
+    assert "measured after fine-tuning alone" not in run_page(record, title="t")
+    plain = dataclasses.replace(record, history=record.history.drop(columns="unc3"))
+    assert "Over the steps of fine-tuning" not in run_page(plain, title="t")
+    assert "measured after fine-tuning alone" in run_page(plain, title="t")
+
+
+def test_a_record_of_an_older_version_has_no_plane(make_record):
+    record = make_record("collapse")
+    assert "Counterparts in a plane" in run_page(record, title="t")
+    older = dataclasses.replace(record, vectors=None)
+    assert "Counterparts in a plane" not in run_page(older, title="t")

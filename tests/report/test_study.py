@@ -52,8 +52,13 @@ def test_tables_hold_each_number_once(result):
     assert tables["Collapse against gain"].iloc[0].tolist() == ["(U)NC3 with pooled gain", "−0.400 [−0.800, 0.100]"]
 
 
+def test_without_a_second_arm_there_is_no_table_of_differences(result):
+    plain = result.model_copy(update={"figures": [f for f in result.figures if f.arm in ("before", "plain")]})
+    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding, points"]
+
+
 def test_no_text_of_data_is_markup(result):
-    page = study_page(result)
+    page = study_page(result, [], made={})
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "fairness gain +12.3 [−50.0, +50.0] %, language understanding −0.2 [−1.2, +0.8] points" in page
@@ -62,10 +67,19 @@ def test_no_text_of_data_is_markup(result):
 def test_a_figure_without_a_value_says_so(result):
     undefined = result.figures[7].model_copy(update={"value": None, "low": None, "high": None})
     broken = result.model_copy(update={"figures": [*result.figures[:7], undefined, *result.figures[8:]]})
-    assert "undefined" in study_page(broken)
+    assert "undefined" in study_page(broken, [], made={})
 
 
 def test_what_a_table_cannot_show_is_nought(result):
     gone = figure(EVIL, "unc3", "gain", "one", -3e-15, "share", low=-0.0004, high=0.5, sd=2e-9)
     result = result.model_copy(update={"figures": [f for f in result.figures if f.name != "one"] + [gone]})
     assert study_tables(result)["Fairness gain, %"].iloc[1]["one"] == "+0.0 ± 0.0 [+0.0, +50.0]"
+
+
+def test_the_page_says_how_it_was_made(result, make_record):
+    record = make_record("collapse")
+    record.config["model_before"] = "a" * 64
+    page = study_page(result, [record, record], made={"command": f"equiframe study {EVIL}"})
+    assert "equiframe study &lt;script&gt;" in page
+    assert page.count("0" * 64) == page.count("by hand") == 1
+    assert "a" * 64 in page

@@ -78,7 +78,8 @@ def test_comparison_sorts_and_counts(estimate, compared):
     verdict = comparison_verdict("before", "after", measures)
     assert verdict.title == "after against before"
     assert verdict.summary.startswith(
-        "Of 3 measures, 1 moved in the wanted direction, 1 in the unwanted; 1 cannot be told from chance."
+        "Of 3 measures on bias benchmarks, 1 moved in the wanted direction, 1 in the unwanted; 1 cannot be told from"
+        " chance."
     )
     assert "about 0.2 of 3" in verdict.summary  # 3 of 20
     wanted, unwanted, geometry = (group.findings for group in verdict.groups)
@@ -92,27 +93,46 @@ def test_comparison_sorts_and_counts(estimate, compared):
 
 
 def test_what_restates_another_measure_is_not_counted(estimate, compared):
-    pair = estimate(60, ideal=None, higher=False), estimate(55, ideal=None, higher=False)
-    measures = [compared(*pair, benchmark="lm_loss", measure=f"overall.{key}") for key in ("loss", "perplexity")]
+    pair = estimate(60), estimate(55)
+    keys = ("gender.metric", "gender.stereotype_score")
+    measures = [compared(*pair, benchmark="crows_pairs", measure=key) for key in keys]
     verdict = comparison_verdict("a", "b", measures)
-    assert verdict.summary.startswith("Of 1 measure, 1 moved in the wanted direction")
+    assert verdict.summary.startswith("Of 1 measure on bias benchmarks, 1 moved in the wanted direction")
     assert [f.measure for group in verdict.groups for f in group.findings] == [
-        "Held-out text, overall: language-modelling loss"
+        "CrowS-Pairs, gender: preference for the stereotyping sentence"
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "half", "text"),
+    [
+        (2.5, 0.1, "rose from 2.000 to 2.500 nats: worse"),
+        (1.5, 0.1, "fell from 2.000 to 1.500 nats: better"),
+        (2.05, 0.1, "went from 2.000 to 2.050 nats, not told from chance"),
+    ],
+)
+def test_price_stands_apart(estimate, compared, after, half, text):
+    pair = (estimate(value, 0.1, ideal=None, higher=False, unit="nats") for value in (2.0, after))
+    measure = compared(*pair, half=half, benchmark="lm_loss", measure="overall.loss")
+    verdict = comparison_verdict("a", "b", [compared(estimate(60), estimate(55)), measure])
+    assert verdict.summary.startswith("Of 1 measure on bias benchmarks")
+    (finding,) = next(group for group in verdict.groups if group.title.startswith("Price")).findings
+    assert (finding.measure, finding.text) == ("Held-out text, overall: language-modelling loss", text)
 
 
 def test_comparison_of_geometry_alone(estimate, compared):
     measure = compared(estimate(0.2), estimate(0.1), benchmark="collapse:gender", measure="unc3")
-    assert "share no benchmark" in comparison_verdict("a", "b", [measure]).summary
+    assert "share no measure of bias" in comparison_verdict("a", "b", [measure]).summary
 
 
 def test_run_stands_above_below_or_cannot_be_told(make_record):
     metrics = make_record("benchmarks", score=46.5).metrics  # overall 44.5 to 48.5, gender 48.5 to 52.5
     verdict = run_verdict(metrics)
     assert verdict.summary.startswith("Of 2 measures of preference, 0 lie above neutral, 1 below; 1 cannot")
-    (below,) = verdict.groups
+    below, price = verdict.groups
     assert below.title == "Below neutral"
     assert [f.measure for f in below.findings] == ["StereoSet (dev), overall: stereotype score (SS)"]
+    assert [f.text for f in price.findings] == ["measured 2.000 nats"]
     assert [f.measure for f in verdict.unclear.findings] == ["StereoSet (dev), gender: stereotype score (SS)"]
     above = run_verdict(make_record("benchmarks", score=60.0).metrics).groups[0]
     assert (above.title, len(above.findings)) == ("Above neutral", 2)

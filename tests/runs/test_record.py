@@ -7,6 +7,7 @@ import errno
 import json
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
@@ -19,6 +20,7 @@ from equiframe.runs.record import (
     Metrics,
     ModelDescription,
     RunRecord,
+    environment,
     file_name,
     run_folder,
 )
@@ -58,7 +60,23 @@ def test_round_trip(tmp_path):
     pd.testing.assert_frame_equal(
         again.items["crows_pairs:changed"], record.items["crows_pairs:changed"], check_dtype=False
     )
-    assert again.classes is None
+    assert again.classes is again.vectors is again.history is None
+
+
+def test_vectors_keep_their_numbers(tmp_path):
+    rows = [np.float32([0.1, -2.5]), np.float32([3e-8, 1.0])]
+    vectors = pd.DataFrame({"token_id": [5, 7], "partners": [[7], [5]], "mean": rows, "embedding": rows[::-1]})
+    dataclasses.replace(make_record(), vectors=vectors).write(tmp_path)
+    again = RunRecord.read(tmp_path).vectors
+    for name in ("partners", "mean", "embedding"):
+        assert [list(row) for row in again[name]] == [list(row) for row in vectors[name]]
+
+
+def test_the_environment_names_the_command(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/site-packages/equiframe/__main__.py", "audit", "a model", "--out", "x"])
+    assert environment()["command"] == "equiframe audit 'a model' --out x"
+    monkeypatch.setattr("sys.argv", ["examples/study.py"])
+    assert environment()["command"] == "study.py"
 
 
 def test_a_number_that_is_not_finite_is_never_written(tmp_path):

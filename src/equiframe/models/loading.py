@@ -121,7 +121,7 @@ def load(
     common: dict[str, Any] = {} if source.is_dir() else {"revision": revision}
     common["trust_remote_code"] = trust_remote_code
     where = str(source) if source.is_dir() else name
-    with _explained(name), _quiet():
+    with _explained(name), quiet():
         config = AutoConfig.from_pretrained(where, **common)
         kind = kind or _kind(config, name)
         auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
@@ -210,7 +210,7 @@ def _smollm2() -> Path:
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise ModelError(f"builtin:smollm2-135m needs its data wheel: {mend}") from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet():
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet():
         arguments: dict[str, Any] = {"gguf_file": gguf.name}
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
@@ -229,7 +229,7 @@ def save(language_model: LanguageModel, folder: Path) -> None:
     """Write model and tokenizer as safetensors, under a temporary name first; an older folder is replaced."""
     scratch = folder.with_name(folder.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    with _quiet():
+    with quiet():
         language_model.model.save_pretrained(scratch)
         language_model.tokenizer.save_pretrained(scratch)
     shutil.rmtree(folder, ignore_errors=True)
@@ -257,7 +257,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' reports and progress bars; as they were afterwards."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -30,7 +30,7 @@ from equiframe.uncertainty import Estimate
 _LANE, _ROW_GAP, _MARGIN = 17, 12, 34  # pixels: one run in a row, between rows, below the rows
 _INK, _FAINT = "#1b1f24", "#d5dae0"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_OF_THE_TERM = {"unc3", "mean_cosine"}
+_OF_THE_TERM = ("unc3", "mean_cosine")
 _BOOKKEEPING = {"step", "epoch", "loss", "learning_rate", "grad_norm", "unc3_weight", "classes_seen"}
 
 
@@ -135,8 +135,8 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
         cosines = table["cosine"].to_numpy(dtype=np.float64)
         shares = np.histogram(cosines, edges)[0] / max(len(cosines), 1)
         figure.add_scatter(
-            x=_list([edges[0], *edges]),
-            y=_list([0.0, *shares, 0.0]),
+            x=as_list([edges[0], *edges]),
+            y=as_list([0.0, *shares, 0.0]),
             mode="lines",
             line={"shape": "hv", "color": style.colour, "width": 1.6},
             fill="tozeroy",
@@ -148,8 +148,8 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
         )
         scatter = (np.arange(len(cosines)) * 0.618 % 1 - 0.5) * 0.62
         figure.add_scatter(
-            x=_list(cosines),
-            y=_list(lane + scatter),
+            x=as_list(cosines),
+            y=as_list(lane + scatter),
             mode="markers",
             marker={"color": style.colour, "symbol": style.symbol, "size": 5, "opacity": 0.6},
             name=text_of(run),
@@ -179,7 +179,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
 
 
 def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
-    """The parts of the loss over the steps of fine-tuning: a panel a part, a line a run.
+    """The parts of the host's loss over the steps of fine-tuning: a panel a part, a line a run.
 
     The whole loss is shown where its host method names no part: with (U)NC3 in it, it compares with nothing.
 
@@ -187,30 +187,41 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
         runs: the logged steps, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
-    columns = [c for c in dict.fromkeys(str(c) for t in runs.values() for c in t) if c not in _BOOKKEEPING]
-    if runs and set(columns) <= _OF_THE_TERM:
-        columns.insert(0, "loss")
-    panels = []
-    for column in columns:
-        figure = go.Figure()
-        for run, table in runs.items():
-            if column not in table:
-                continue
-            seen = table[["step", column]].dropna()
-            figure.add_scatter(
-                x=_list(seen["step"]),
-                y=_list(seen[column]),
-                mode="lines+markers",
-                line={"color": looks[run].colour, "width": 1.6},
-                marker={"symbol": looks[run].symbol, "size": 5},
-                name=text_of(run),
-                hovertemplate="step %{x}: %{y:.4g}",
-            )
-        finish(figure, height=230, runs=len(looks))
-        figure.update_xaxes(title={"text": "step", "standoff": 6})
-        named = HISTORY.get(column, Term(sentence_case(plain(column)), "part of the loss"))
-        panels.append(Panel(named.name, named.reading, figure))
-    return panels
+    logged = dict.fromkeys(str(column) for table in runs.values() for column in table)
+    parts = [column for column in logged if column not in (*_BOOKKEEPING, *_OF_THE_TERM)]
+    return [_over_steps(column, runs, looks) for column in parts or ["loss"] if column in logged]
+
+
+def duality_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
+    """(U)NC3 and NC3 over the steps of fine-tuning, of the runs whose loss had the term.
+
+    Args:
+        runs: the logged steps, by run.
+        looks: a style for each run, as :func:`styles` gives them for all runs of a page.
+    """
+    return [_over_steps(column, runs, looks) for column in _OF_THE_TERM if any(column in t for t in runs.values())]
+
+
+def _over_steps(column: str, runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> Panel:
+    """One logged number: a line a run."""
+    figure = go.Figure()
+    for run, table in runs.items():
+        if column not in table:
+            continue
+        seen = table[["step", column]].dropna()
+        figure.add_scatter(
+            x=as_list(seen["step"]),
+            y=as_list(seen[column]),
+            mode="lines+markers",
+            line={"color": looks[run].colour, "width": 1.6},
+            marker={"symbol": looks[run].symbol, "size": 5},
+            name=text_of(run),
+            hovertemplate="step %{x}: %{y:.4g}",
+        )
+    finish(figure, height=230, runs=len(looks))
+    figure.update_xaxes(title={"text": "step", "standoff": 6})
+    named = HISTORY.get(column, Term(sentence_case(plain(column)), "part of the loss"))
+    return Panel(named.name, named.reading, figure)
 
 
 def dots(
@@ -258,6 +269,7 @@ def dots(
             line={"color": _INK, "width": 1.5, "dash": "4px 3px"},
         )
     finish(figure, height=height * len(rows) + _MARGIN, runs=len(looks))
+    figure.update_xaxes(nticks=4)
     figure.update_yaxes(_rows([text_of(name) for name in rows]))
     return Panel(sentence_case(about.name), "; ".join(filter(None, (about.reading, unit, way))), figure)
 
@@ -307,7 +319,7 @@ def finish(figure: go.Figure, *, height: int, runs: int) -> None:
         "gridcolor": _FAINT,
         "nticks": 5,
     }
-    figure.update_xaxes(axis)
+    figure.update_xaxes(axis, tickangle=0)
     figure.update_yaxes(axis)
 
 
@@ -316,6 +328,6 @@ def text_of(value: object) -> str:
     return html.escape(str(value), quote=False)
 
 
-def _list(values: Iterable[Any]) -> list[float]:
+def as_list(values: Iterable[Any]) -> list[float]:
     """Numbers as a list, which a page holds as readable JSON."""
     return [round(float(value), 6) for value in values]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from equiframe.benchmarks import suite
+
 
 class Term(NamedTuple):
     """A number's plain name, how to read it, and whether it splits or restates another of its benchmark."""
@@ -53,6 +55,9 @@ COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
 """The principal collapse values in the order shown: the ideal, and whether higher is more collapsed."""
 
 _BLODGETT = ("Blodgett et al. 2021", "https://aclanthology.org/2021.acl-long.81")
+
+PRICE = "Price in language and time"
+"""What the section of language understanding and time is called."""
 
 BENCHMARKS: dict[str, About] = {
     COLLAPSE: About(
@@ -358,8 +363,8 @@ BENCHMARKS: dict[str, About] = {
 HISTORY: dict[str, Term] = {
     "loss": Term("Loss", "of the whole objective"),
     "language_modelling": Term("Language-modelling loss", "the host method's own loss"),
-    "unc3": Term("(U)NC3", "of the running word means, before its weight"),
-    "mean_cosine": Term("NC3", "mean cosine of the running word means and word embeddings"),
+    "unc3": Term("(U)NC3 over fine-tuning", "of the term's running word means, before its weight"),
+    "mean_cosine": Term("NC3 over fine-tuning", "mean cosine of the running word means and word embeddings"),
 }
 """Columns of the training history."""
 
@@ -378,6 +383,11 @@ def about(benchmark: str) -> About:
 def is_geometry(benchmark: str) -> bool:
     """Whether a compared benchmark is a class set."""
     return benchmark.partition(":")[0] == COLLAPSE
+
+
+def is_price(benchmark: str) -> bool:
+    """Whether a benchmark measures what the model understands of language, which debiasing may cost."""
+    return benchmark.partition(":")[0] in suite("nlu")
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -26,16 +26,20 @@ from equiframe.report.figures import (
     collapse_estimates,
     collapse_panels,
     cosine_panel,
+    duality_panels,
     history_panels,
     styles,
 )
 from equiframe.report.glossary import (
     COLLAPSE,
+    PRICE,
     About,
     about,
     class_set_name,
+    is_price,
     sentence_case,
 )
+from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
@@ -53,34 +57,42 @@ def run_page(record: RunRecord, *, title: str) -> str:
     Returns:
         HTML that needs no network.
     """
-    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], {}, title)
+    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], {}, title, None)
 
 
-def comparison_page(records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> str:
+def comparison_page(
+    records: Mapping[str, RunRecord], comparison: Comparison, *, title: str, made: Mapping[str, Any] | None = None
+) -> str:
     """The report of several runs side by side, each later one against the first.
 
     Args:
         records: the runs by name, the reference first.
         comparison: their paired differences.
         title: heading of the page.
+        made: how the comparison was made: command, date, versions.
 
     Returns:
         HTML that needs no network.
     """
     first, *later = records
     verdicts = [comparison_verdict(first, name, comparison.measures.get(name, [])) for name in later]
-    return _page(records, verdicts, comparison.measures, title)
+    return _page(records, verdicts, comparison.measures, title, made)
 
 
-def study_page(result: StudyResult) -> str:
-    """The report of a study: its tables, collapse against gain, and the study file it was made from.
+def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mapping[str, Any]) -> str:
+    """The report of a study: its tables, collapse against gain, the data and the study file it was made from.
 
     Args:
         result: its figures.
+        records: its cells.
+        made: how its summary was made: command, date, versions.
 
     Returns:
         HTML that needs no network.
     """
+    configs = [record.config for record in records]
+    files = {(file["name"], file["sha256"]): file for config in configs for file in config.get("files", [])}
+    models = {str(config["model"]): config["model_before"] for config in configs}
     scripts = [get_plotlyjs(), _source("page.js")]
     return (
         _environment()
@@ -91,6 +103,8 @@ def study_page(result: StudyResult) -> str:
             headline_panels=headline_panels(result),
             panels=study_panels(result),
             headlines=study_headlines(result),
+            made={**made, "models": models},
+            files=list(files.values()),
             study=json.dumps(result.study, indent=2, ensure_ascii=False),
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
@@ -106,14 +120,26 @@ class _Table(NamedTuple):
     rows: list[Row]
 
 
+class _Figures(NamedTuple):
+    """Panels that belong together, under their heading and with what they share, where they have it."""
+
+    panels: list[Panel]
+    heading: str = ""
+    note: str = ""
+
+
 class _Section(NamedTuple):
-    """A benchmark, or the geometry: how it was measured, figures, tables, and items where it has any."""
+    """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
+
+    ``times`` are seconds by run, for each thing that took them.
+    """
 
     about: About
     notes: list[str]
-    panels: list[Panel]
+    figures: list[_Figures]
     tables: list[_Table]
-    pairs: list[ScoredPair]
+    pairs: Sequence[ScoredPair] = ()
+    times: Mapping[str, Mapping[str, float]] = {}
 
 
 class _Run(NamedTuple):
@@ -132,11 +158,15 @@ def _page(
     verdicts: Sequence[Verdict],
     measures: Mapping[str, Sequence[ComparedMeasure]],
     title: str,
+    made: Mapping[str, Any] | None,
 ) -> str:
     compared = {(m.benchmark, run, m.measure): m for run, found in measures.items() for m in found}
     names = dict.fromkeys(r.benchmark for record in records.values() for r in record.metrics.benchmarks)
     looks = styles([*records])
-    sections = [_benchmark(name, records, looks, compared) for name in names]
+    sections = [_benchmark(name, records, looks, compared) for name in names if not is_price(name)]
+    prices = [_benchmark(name, records, looks, compared) for name in names if is_price(name)]
+    if prices or any(record.metrics.training for record in records.values()):
+        sections.append(_price(prices, records))
     if any(record.metrics.collapse for record in records.values()):
         sections.append(_geometry(records, looks, compared))
     histories = {name: r.history for name, r in records.items() if r.history is not None}
@@ -151,6 +181,7 @@ def _page(
             verdicts=verdicts,
             sections=sections,
             training=history_panels(histories, looks),
+            made=made,
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
             script_hashes=[_csp_hash(script) for script in scripts],
@@ -191,10 +222,35 @@ def _benchmark(
     return _Section(
         known,
         list(dict.fromkeys(notes)),
-        benchmark_panels(results, looks),
+        [_Figures(benchmark_panels(results, looks))],
         [_Table(known.title, rows)],
         strongest_pairs(items, known.pair) if known.pair and items else [],
     )
+
+
+def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Section:
+    """What the model understands of language, and how long everything took, in one place."""
+    limits: dict[str, list[str]] = {}
+    for part in parts:
+        limits.setdefault(part.about.does_not_show, []).append(part.about.title)
+    known = About(
+        PRICE,
+        " ".join(f"{'; '.join(titles)}: {text}" for text, titles in limits.items()),
+        sources=tuple(dict.fromkeys(source for part in parts for source in part.about.sources)),
+    )
+    trained = {run: record.metrics.training for run, record in records.items()}
+    times = {"Fine-tuning": {run: training.seconds for run, training in trained.items() if training is not None}}
+    for run, record in records.items():
+        for result in record.metrics.benchmarks:
+            times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
+    panels = [
+        panel._replace(title=f"{part.about.title}: {panel.title[:1].lower()}{panel.title[1:]}")
+        for part in parts
+        for panel in part.figures[0].panels
+    ]
+    notes = [f"{part.about.title}. {note}" for part in parts for note in part.notes]
+    tables = [table for part in parts for table in part.tables]
+    return _Section(known, notes, [_Figures(panels)], tables, times={what: by for what, by in times.items() if by})
 
 
 def _geometry(
@@ -213,15 +269,30 @@ def _geometry(
         estimates = {run: collapse_estimates(result) for run, result in results.items()}
         name = class_set_name(class_set)
         tables.append(_Table(sentence_case(name), _rows(records, f"{COLLAPSE}:{class_set}", estimates, compared)))
-        notes += [
-            f"{sentence_case(name)}, {run}: {result.classes:,} words, {result.tokens:,} tokens."
-            for run, result in results.items()
-        ]
-    panels = collapse_panels({run: record.metrics.collapse for run, record in records.items()}, looks)
+        sizes = {run: f"{result.classes:,} words, {result.tokens:,} tokens." for run, result in results.items()}
+        if len(set(sizes.values())) == 1:
+            notes.append(f"{sentence_case(name)}: {next(iter(sizes.values()))}")
+        else:
+            notes += [f"{sentence_case(name)}, {run}: {size}" for run, size in sizes.items()]
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
-    if classes:
-        panels.insert(0, cosine_panel(classes, looks))
-    return _Section(about(COLLAPSE), notes, panels, tables, [])
+    vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
+    histories = {run: r.history for run, r in records.items() if r.history is not None}
+    figures = [
+        _Figures([cosine_panel(classes, looks)] if classes else []),
+        _Figures(plane_panels(vectors, looks), "Counterparts in a plane", PLANE),
+        _Figures(collapse_panels({run: r.metrics.collapse for run, r in records.items()}, looks), "NC1 to NC4"),
+        _Figures(duality_panels(histories, looks), "Over the steps of fine-tuning"),
+    ]
+    ends = [
+        run
+        for run, record in records.items()
+        if record.metrics.training is not None and (run not in histories or "unc3" not in histories[run])
+    ]
+    if ends:
+        notes.append(
+            f"{', '.join(ends)}: measured after fine-tuning alone; step by step (U)NC3 is known where the term is on."
+        )
+    return _Section(about(COLLAPSE), notes, figures, tables)
 
 
 def _rows(

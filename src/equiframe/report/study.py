@@ -39,15 +39,17 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
         of_benchmarks = [f for f in differences if f.kind == "gain"]
         if of_benchmarks:
             tables["Fairness gain with (U)NC3 minus without, %" + behind] = _table(of_benchmarks, {})
-        tables["With (U)NC3 minus without" + behind] = _table(
-            [f for f in differences if f.kind != "gain"],
-            {
-                "mean gain": "mean gain",
-                "pooled gain": "pooled gain",
-                "mean change": "mean change",
-                "collapse": "(U)NC3",
-            },
-        )
+        of_all = [f for f in differences if f.kind != "gain"]
+        if of_all:
+            tables["With (U)NC3 minus without" + behind] = _table(
+                of_all,
+                {
+                    "mean gain": "mean gain",
+                    "pooled gain": "pooled gain",
+                    "mean change": "mean change",
+                    "collapse": "(U)NC3",
+                },
+            )
         correlations = [f for f in found if f.kind == "rank correlation"]
         if correlations:
             rows = [{"rank correlation": f.name, "Spearman": _cell(f)} for f in correlations]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.report.glossary import COLLAPSE, about, is_geometry, split_key, term
+from equiframe.report.glossary import COLLAPSE, about, is_geometry, is_price, split_key, term
 from equiframe.report.numbers import bounds, change, number
 from equiframe.runs.record import ComparedMeasure, Metrics
 from equiframe.uncertainty import Difference, Estimate
@@ -72,13 +72,15 @@ def side(estimate: Estimate) -> int:
 
 
 def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasure]) -> Verdict:
-    """What moved between two runs. Measures that split or restate another are not counted."""
-    scored = [m for m in measures if not is_geometry(m.benchmark) and not term(m.benchmark, m.measure).is_derived]
+    """What moved between two runs. Measures that split or restate another are not counted; price stands apart."""
+    counted = [m for m in measures if not is_geometry(m.benchmark) and not term(m.benchmark, m.measure).is_derived]
+    scored = [m for m in counted if not is_price(m.benchmark)]
+    price = [m for m in counted if is_price(m.benchmark)]
     geometry = [m for m in measures if is_geometry(m.benchmark)]
     by: dict[Direction, list[Finding]] = {"wanted": [], "unwanted": [], "open": [], "unclear": []}
     for measure in scored:
         by[direction(measure)].append(_moved(measure))
-    summary = "The runs share no benchmark: what follows is geometry alone."
+    summary = "The runs share no measure of bias."
     if scored:
         told = [
             f"{len(by['wanted'])} moved in the wanted direction",
@@ -86,14 +88,15 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
             *([f"{len(by['open'])} with no wanted direction"] if by["open"] else []),
         ]
         summary = (
-            f"Of {_count(scored, 'measure')}, {', '.join(told)}; {len(by['unclear'])} cannot be told from"
-            f" chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to have"
-            " moved."
+            f"Of {_count(scored, 'measure')} on bias benchmarks, {', '.join(told)}; {len(by['unclear'])} cannot be"
+            f" told from chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to"
+            " have moved."
         )
     groups = [
         Group("✓", "Moved in the wanted direction", by["wanted"]),
         Group("✕", "Moved in the unwanted direction", by["unwanted"]),
         Group("↔", "Moved, with no wanted direction", by["open"]),
+        Group("¤", "Price: understanding of language", [_priced(m) for m in price]),
         Group("∠", "Geometry, not itself a measure of fairness", [*map(_moved, geometry)]),
     ]
     unclear = Group("≈", "Cannot be told from chance", by["unclear"])
@@ -107,10 +110,15 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
 def run_verdict(metrics: Metrics) -> Verdict:
     """Where a run stands: on which side of neutral its intervals lie, and how collapsed its words are."""
     by: dict[int, list[Finding]] = {1: [], -1: [], 0: []}
+    price = []
     for result in metrics.benchmarks:
         for key, estimate in result.estimates.items():
             is_preference = estimate.ideal is not None and estimate.higher_is_better is None
-            if is_preference and not term(result.benchmark, key).is_derived:
+            if term(result.benchmark, key).is_derived:
+                continue
+            if is_price(result.benchmark):
+                price.append(_measured(result.benchmark, key, estimate))
+            elif is_preference:
                 by[side(estimate)].append(_measured(result.benchmark, key, estimate))
     geometry = [
         _measured(f"{COLLAPSE}:{result.class_set}", key, estimate)
@@ -134,6 +142,7 @@ def run_verdict(metrics: Metrics) -> Verdict:
     groups = [
         Group("↑", "Above neutral", by[1]),
         Group("↓", "Below neutral", by[-1]),
+        Group("¤", "Understanding of language", price),
         Group("∠", "Geometry, not itself a measure of fairness", geometry),
     ]
     unclear = Group("≈", "Cannot be told from neutral", by[0])
@@ -159,6 +168,12 @@ def _moved(compared: ComparedMeasure) -> Finding:
     verb = "fell from" if moved.value < 0 else "rose from"
     text = f"{verb} {values}" if _is_told(moved) else f"went from {values}, not told from chance"
     return Finding(measure_name(compared.benchmark, compared.measure), text, change(moved, second.unit))
+
+
+def _priced(compared: ComparedMeasure) -> Finding:
+    """As :func:`_moved`, and whether that is for the better."""
+    finding, way = _moved(compared), {"wanted": ": better", "unwanted": ": worse"}.get(direction(compared), "")
+    return finding._replace(text=finding.text + way)
 
 
 def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,11 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class Audit:
-    """Collapse over the vocabulary and over the words, the table of the words, and the files read."""
+    """Collapse over the vocabulary and over the words, the tables of the words, and the files read."""
 
     results: list[CollapseResult]
     classes: pd.DataFrame
+    vectors: pd.DataFrame
     files: tuple[DataFile, ...]
     words: ResolvedWords
 
@@ -117,13 +118,15 @@ def audit(
             f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    classes = _class_table(language_model, chosen, classifier(language_model.model), words)
+    weight = classifier(language_model.model)
+    classes = _class_table(language_model, chosen, weight, words)
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
         _result("vocabulary", every, head, collected),
         _result(options.words, chosen, head, collected).model_copy(update={"estimates": estimates}),
     ]
-    return Audit(results=results, classes=classes, files=text.files, words=words)
+    vectors = _vector_table(chosen, weight, words.pairs)
+    return Audit(results=results, classes=classes, vectors=vectors, files=text.files, words=words)
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
@@ -185,5 +188,27 @@ def _class_table(
             "variance": statistics.variances.tolist(),
             "norm": centred.norm(dim=-1).tolist(),
             "cosine": duality_cosines(statistics.means, weight[statistics.class_ids]).tolist(),
+        }
+    )
+
+
+@torch.inference_mode()
+def _vector_table(statistics: ClassStatistics, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """One row a class whose counterpart occurs too: its centred mean and its word embedding, in float32."""
+    ids = statistics.class_ids.tolist()
+    partners: dict[int, list[int]] = {}
+    for first, second in pairs:
+        if first in ids and second in ids:
+            partners.setdefault(first, []).append(second)
+            partners.setdefault(second, []).append(first)
+    rows = torch.tensor([i in partners for i in ids], device=weight.device)
+    means = (statistics.means - statistics.means.mean(dim=0))[rows]
+    embeddings = weight[statistics.class_ids[rows]]
+    return pd.DataFrame(
+        {
+            "token_id": [i for i in ids if i in partners],
+            "partners": [partners[i] for i in ids if i in partners],
+            "mean": list(means.float().cpu().numpy()),
+            "embedding": list(embeddings.float().cpu().numpy()),
         }
     )

@@ -13,7 +13,7 @@ from equiframe.benchmarks import load_benchmark
 from equiframe.errors import InputError
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
-from equiframe.runs.record import ComparedMeasure, Comparison, RunRecord, run_folder, write_json
+from equiframe.runs.record import ComparedMeasure, Comparison, RunRecord, environment, run_folder, write_json
 from equiframe.uncertainty import Estimate, Measure, paired_difference
 
 
@@ -150,4 +150,6 @@ def write_comparison(work: Path, records: Mapping[str, RunRecord], comparison: C
     """Numbers and report of a comparison, into an existing folder."""
     write_json(work / "config.json", {name: record.config for name, record in records.items()})
     write_json(work / "metrics.json", comparison.model_dump(mode="json"))
-    (work / "report.html").write_text(comparison_page(records, comparison, title=title), encoding="utf-8")
+    (work / "report.html").write_text(
+        comparison_page(records, comparison, title=title, made=environment()), encoding="utf-8"
+    )

@@ -4,6 +4,7 @@
     metrics.json         the numbers, by the schema below
     items/NAME.parquet   one row an item of each benchmark
     classes.parquet      one row a class of the audited word set
+    vectors.parquet      mean and embedding of those classes that stand in pairs
     history.parquet      one row a logged step of fine-tuning
     model/               the fine-tuned model, safetensors
     report.html          the same for a reader
@@ -21,7 +22,9 @@ import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,6 +159,7 @@ class StudyResult(_Frozen):
 
 
 _ITEMS = "items"
+_TABLES = ("classes", "vectors", "history")
 _MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
 
 
@@ -168,6 +172,8 @@ class RunRecord:
         metrics: the numbers.
         items: per-item table of each benchmark, by its name with variant.
         classes: the audited classes: ``token_id, token, word, groups, count, variance, norm, cosine``.
+        vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
+            ``mean`` and the ``embedding``; None in records of older versions.
         history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts.
     """
 
@@ -175,6 +181,7 @@ class RunRecord:
     metrics: Metrics
     items: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     classes: pd.DataFrame | None = None
+    vectors: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
 
     def write(self, folder: Path) -> None:
@@ -184,8 +191,8 @@ class RunRecord:
         for name, table in self.items.items():
             (folder / _ITEMS).mkdir(exist_ok=True)
             table.to_parquet(folder / _ITEMS / _item_file(name), index=False)
-        for name, extra in (("classes", self.classes), ("history", self.history)):
-            if extra is not None:
+        for name in _TABLES:
+            if (extra := getattr(self, name)) is not None:
                 extra.to_parquet(folder / f"{name}.parquet", index=False)
 
     @classmethod
@@ -202,7 +209,7 @@ class RunRecord:
             items[result.benchmark] = _read_table(folder / _ITEMS / _item_file(result.benchmark))
         optional = {
             name: _read_table(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
-            for name in ("classes", "history")
+            for name in _TABLES
         }
         return cls(config=_read_json(folder / "config.json"), metrics=metrics, items=items, **optional)
 
@@ -333,9 +340,12 @@ def _refuse_existing(out: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to know to run it again: date, platform, versions."""
+    """What a reader needs to know to run it again: command, date, platform, versions."""
+    program = Path(sys.argv[0])
+    name = "equiframe" if program.parts[-2:] == ("equiframe", "__main__.py") else program.name
     packages = ("equiframe", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
     return {
+        "command": shlex.join([name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -171,6 +171,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
             ),
             items={name: table for name, (_, table) in scored.items()},
             classes=None if measured is None else measured.classes,
+            vectors=None if measured is None else measured.vectors,
             history=None if debiased is None else debiased.history,
         )
         if rank == 0:

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,7 +39,7 @@ from equiframe.runs.gain import (
     pooled_gain,
     replicates,
 )
-from equiframe.runs.record import RunRecord, StudyCell, StudyFigure, StudyResult, file_name, write_json
+from equiframe.runs.record import RunRecord, StudyCell, StudyFigure, StudyResult, environment, file_name, write_json
 from equiframe.runs.run import Progress, RunConfig, run
 from equiframe.training import FineTuning
 from equiframe.uncertainty import RESAMPLES
@@ -222,7 +222,7 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
         return None
     records = {key: RunRecord.read(out / "cells" / _cell_name(*key)) for key in cells}
     result = summarise_study(spec, records)
-    _write(spec, result, out)
+    _write(spec, result, records.values(), out)
     return result
 
 
@@ -369,7 +369,7 @@ def _figure(
     )
 
 
-def _write(spec: Study, result: StudyResult, out: Path) -> None:
+def _write(spec: Study, result: StudyResult, records: Iterable[RunRecord], out: Path) -> None:
     """Every file of the summary, each whole or not at all."""
     tables = study_tables(result)
     texts = {
@@ -380,7 +380,7 @@ def _write(spec: Study, result: StudyResult, out: Path) -> None:
             table.style.hide(axis="index").format(escape="latex").to_latex(caption=name, hrules=True)
             for name, table in tables.items()
         ),
-        "report.html": study_page(result),
+        "report.html": study_page(result, records, made=environment()),
         "figures.csv": pd.DataFrame([figure.model_dump() for figure in result.figures]).to_csv(index=False),
         "study.yaml": yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
     }

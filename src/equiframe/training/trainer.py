@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.models.loading import quiet
 from equiframe.training.sharding import check_version, gather, is_sharding, shard
 
 _OBJECTIVE_FILE = "objective.safetensors"
@@ -76,7 +77,8 @@ class ResumableTrainer(Trainer):
         self.train(resume_from_checkpoint=checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with quiet():
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each rank writes files of its own
         if self.args.should_save:
             folder = checkpoint_folder(self, trial)

@@ -14,10 +14,18 @@ for (const plot of plots) {
 const fit = () => plots.forEach((plot) => Plotly.Plots.resize(plot));
 matchMedia("print").addEventListener("change", fit);
 for (const select of document.querySelectorAll("select[data-filter]")) {
-  const rows = document.getElementById(select.dataset.filter).tBodies[0].rows;
+  const section = document.getElementById(select.dataset.filter);
   select.addEventListener("change", () => {
-    for (const row of rows) {
-      row.hidden = select.value ? row.dataset.group !== select.value : !("first" in row.dataset);
+    const chosen = select.value;
+    for (const row of section.querySelectorAll("tr[data-group]")) {
+      row.hidden = chosen ? row.dataset.group !== chosen : "more" in row.dataset;
+    }
+    for (const plot of section.querySelectorAll(".plot")) {
+      const { height, margin, yaxis } = JSON.parse(plot.querySelector("script").textContent).layout;
+      const at = chosen ? yaxis.ticktext.indexOf(chosen) : -1;
+      const row = (height - margin.t - margin.b) / yaxis.ticktext.length;
+      const narrow = { "yaxis.range": [at + 0.5, at - 0.5], height: row + margin.t + margin.b };
+      Plotly.relayout(plot, at < 0 ? { "yaxis.range": yaxis.range, height } : narrow);
     }
   });
 }

@@ -55,6 +55,7 @@ class AUL(Benchmark[WholePair]):
 
     name = "aul"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"),)
     headline = ("overall.metric", "gender.metric")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("crows_pairs", "stereoset"), "weights": ("aul", "aula")}
 

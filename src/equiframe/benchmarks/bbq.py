@@ -111,6 +111,7 @@ class BBQ(Benchmark[Question]):
 
     name = "bbq"
     version: ClassVar[int] = 1
+    decisions = (ANSWERS,)
     headline = (
         "overall.bias_ambiguous",
         "overall.bias_disambiguated",

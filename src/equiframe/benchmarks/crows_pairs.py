@@ -62,6 +62,7 @@ class CrowSPairs(Benchmark[SentencePair]):
 
     name = "crows_pairs"
     version: ClassVar[int] = 1
+    decisions = (("more", "less"),)
     headline = ("overall.metric", "gender.metric")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
         "masked": ("shared", "changed"),

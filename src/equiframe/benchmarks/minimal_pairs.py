@@ -64,6 +64,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
 
     name = "pairs"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"),)
     headline = (f"{_ALL}.prefers_stereotype",)
 
     def __init__(self, path: Path | str) -> None:

@@ -70,6 +70,7 @@ class RedditBias(Benchmark[GroupPair]):
 
     name = "redditbias"
     version: ClassVar[int] = 1
+    decisions = (("minoritised", "dominant"),)
     headline = ("overall.prefers_minoritised", "gender.prefers_minoritised")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("test", "valid")}
 

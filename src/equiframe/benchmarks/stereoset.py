@@ -74,6 +74,7 @@ class StereoSet(Benchmark[Cluster]):
 
     name = "stereoset"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"), ("stereotype", "unrelated"), ("anti", "unrelated"))
     headline = ("gender.ss", "gender.lms", "gender.icat", "overall.icat")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("test", "dev")}
     part: ClassVar[str] = "intrasentence"

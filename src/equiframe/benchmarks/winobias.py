@@ -81,6 +81,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
 
     name = "winobias_pronoun"
     version: ClassVar[int] = 1
+    decisions = (("pro",), ("anti",), ("pro", "anti"))
     headline = ("type1.gap", "type2.gap", "overall.stereotype_preference")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
 

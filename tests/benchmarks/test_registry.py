@@ -10,15 +10,15 @@ from equiframe.scoring.engine import answer
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_loads_and_says_what_it_is(name):
+def test_every_benchmark_loads_and_says_what_it_is(name, masked_model, causal_model):
     benchmark = load_benchmark(name)
     assert benchmark.name == benchmark.spec == name
     assert benchmark.version >= 1
     assert benchmark.headline
     assert isinstance(benchmark, FineTunedBenchmark) == BENCHMARKS[name].fine_tunes
     if isinstance(benchmark, Benchmark):
-        for kind in ("masked", "causal"):
-            assert benchmark.scoring(kind)
+        for language_model in (masked_model, causal_model):
+            assert benchmark.scoring(language_model.codec)
     frame = type(benchmark).__doc__
     for part in ("Source:", "Measures:", "Ideal:", "Known faults:"):
         assert part in frame

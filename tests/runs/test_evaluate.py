@@ -41,7 +41,7 @@ class TwoTokens(Benchmark[int]):
     def items(self, folder=None):
         return list(range(self.count)), ()
 
-    def scoring(self, kind):
+    def scoring(self, codec):
         return "log-probability"
 
     def requests(self, item, codec):

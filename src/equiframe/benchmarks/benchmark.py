@@ -14,7 +14,7 @@ import pandas as pd
 
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
+from equiframe.scoring.requests import Answer, Request, TextCodec
 from equiframe.uncertainty import Estimate, estimate
 from equiframe.uncertainty import Measure as Measure
 
@@ -142,7 +142,7 @@ class Benchmark(Scored, Generic[Item]):
         """
 
     @abstractmethod
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How items are scored with such a model, in a few words."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _FEMALE = {"she", "her", "herself"}
@@ -106,9 +106,9 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
             files += (pro_file.file, anti_file.file)
         return pairs, tuple(files)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How pronouns are compared."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-likelihood of the sentence with either gender's pronouns, behind a start token"
         return "log-probability of either gender's pronouns, all masked at once"
 

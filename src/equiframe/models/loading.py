@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    BertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -35,6 +36,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import ModelError
+from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.scoring.requests import ModelKind, TextCodec
@@ -72,7 +74,7 @@ class LanguageModel:
     @property
     def codec(self) -> TextCodec:
         """How the model reads text."""
-        return TextCodec(self.tokenizer, self.kind, self.window)
+        return TextCodec(self.tokenizer, self.kind, self.window, has_next_sentence_head(self.model))
 
     @property
     def window(self) -> int:
@@ -121,7 +123,9 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a language model with its head, in float32, and with its projection if it was saved with one.
+    """Load a language model with its head, in float32.
+
+    With it come the projection that it was saved with, and BERT's next-sentence head, where there is one.
 
     Args:
         name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
@@ -154,6 +158,9 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
         if (key := f"{model.base_model_prefix}.{BUFFER}") in info["unexpected_keys"]:
             project(model, _tensor(where, key, common.get("revision")))
+        if isinstance(model, BertForMaskedLM) and set(TENSORS) <= set(info["unexpected_keys"]):
+            found = {key: _tensor(where, key, common.get("revision")) for key in TENSORS}
+            add_next_sentence_head(model, found)
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint has no weights for {missing[0]} (and {len(missing) - 1} more): it was"

@@ -78,7 +78,7 @@ def score(
             [outcome for i in sample for outcome in found[i]],
             [outcome for part in again for outcome in part],
         )
-    in_words = benchmark.scoring(language_model.kind)
+    in_words = benchmark.scoring(language_model.codec)
     return summarise(
         benchmark,
         outcomes,

@@ -18,7 +18,7 @@ from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Measure
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.runs.evaluate import score
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
+from equiframe.scoring.requests import Answer, Request, TextCodec
 
 PAIRS = """\
 stereotype,anti_stereotype,group
@@ -43,9 +43,9 @@ class PronounGap(Benchmark[str]):
         """The occupations; a benchmark that reads a file returns it too."""
         return ["doctor", "nurse", "teacher", "lawyer", "cook", "driver", "writer", "farmer"], ()
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """In a few words, for the report."""
-        return "log-likelihood of the sentence" if kind == "causal" else "sum of its tokens, each masked alone"
+        return "log-likelihood of the sentence" if codec.kind == "causal" else "sum of its tokens, each masked alone"
 
     def requests(self, item: str, codec: TextCodec) -> Sequence[Request]:
         """What the model is asked: one request a sentence, or one a token of it."""

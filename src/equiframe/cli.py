@@ -189,6 +189,10 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Score this many items of each, spread evenly: a quick look.", show_default=False)
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(help="Of scoring; what half precision changes is counted on a sample. Fine-tuning keeps its own."),
+    ] = "fp32",
     seed: Seed = 0,
     token_budget: Budget = 4096,
     as_json: Json = False,
@@ -216,6 +220,7 @@ def evaluate(
             self_debias=self_debias,
             heads=_settings("--head", heads or []),
             limit=limit,
+            precision=precision,
             seed=seed,
             token_budget=token_budget,
         ),
@@ -554,6 +559,8 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         if others:
             console.print(f"{others} more measures are in the report", highlight=False)
     for result in metrics.benchmarks:
+        if result.half_precision is not None:
+            console.print(f"{result.benchmark}: {result.half_precision}", highlight=False)
         for reason, count in result.excluded.items():
             console.print(f"{result.benchmark}: {count} items left out: {reason}", highlight=False)
 

@@ -209,7 +209,7 @@ def test_masked_models_are_asked_what_crows_pairs_asks(masked_model):
     theirs = SentencePair("0", "", "stereo", pair.stereotype, pair.anti_stereotype)
     own = MinimalPairs("x.csv")
     assert own.requests(pair, masked_model.codec) == CrowSPairs().requests(theirs, masked_model.codec)
-    assert own.scoring("masked") == CrowSPairs().scoring("masked")
+    assert own.scoring(masked_model.codec) == CrowSPairs().scoring(masked_model.codec)
 
 
 def test_what_cannot_be_scored_says_why(masked_model, causal_model):

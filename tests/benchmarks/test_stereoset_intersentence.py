@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import BertForNextSentencePrediction, BertForPreTraining
 
 from equiframe.benchmarks.stereoset import Cluster, StereoSet
 from equiframe.benchmarks.stereoset_intersentence import StereoSetIntersentence
 from equiframe.errors import DataError
+from equiframe.models import load
 from equiframe.runs.evaluate import score
 
 
@@ -144,6 +147,48 @@ def test_scores_are_those_of_one_sentence_and_one_mask_at_a_time(name, by_hand, 
         expected = [by_hand(language_model, context, sentence) for sentence in item.sentences]
         found = [row["stereotype"], row["anti"], row["unrelated"]]
         np.testing.assert_allclose(np.log(found), np.log(expected), atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_head_says_what_transformers_says_one_pair_at_a_time(bert, behind, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    BertForPreTraining(bert.model.config).save_pretrained(tmp_path)
+    bert.tokenizer.save_pretrained(tmp_path)
+    language_model = load(str(tmp_path), device="cpu")
+    reference = BertForNextSentencePrediction.from_pretrained(tmp_path).eval()
+    benchmark = StereoSetIntersentence("dev")
+    items = behind[::35][:60]
+    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    result, outcomes = score(language_model, benchmark, resamples=20, token_budget=300)
+    assert "next-sentence head" in result.scoring
+    assert not result.excluded
+    by_hand = []
+    for item, row in zip(items, outcomes.to_dict("records"), strict=True):
+        options = {"return_tensors": "pt", "return_token_type_ids": True}
+        pairs = [bert.tokenizer(item.context, sentence, **options) for sentence in item.sentences]
+        assert all(pair["token_type_ids"].any() for pair in pairs)
+        by_hand.append([reference(**pair).logits.double().softmax(dim=-1)[0, 0].item() for pair in pairs])
+        found = [row["stereotype"], row["anti"], row["unrelated"]]
+        np.testing.assert_allclose(np.log(found), np.log(by_hand[-1]), atol=1e-4)
+    assert np.ptp(np.log(by_hand)) > 0.1  # the pairs differ, and by more than is allowed
+
+
+def test_likelihood_is_asked_of_a_model_with_the_head_too(masked_model):
+    codec = replace(masked_model.codec, has_next_sentence=True)
+    with_head, by_likelihood = StereoSetIntersentence(), StereoSetIntersentence(by="likelihood")
+    tokens = codec.tokenizer.convert_ids_to_tokens
+    first, *_ = requests = with_head.requests(cluster("she is a nurse"), codec)
+    assert len(requests) == 3
+    assert tokens(first.input_ids) == "[CLS] she is a nurse [SEP] he likes it [SEP]".split()
+    assert first.token_types == (0,) * 6 + (1,) * 4
+    assert by_likelihood.spec == "stereoset_intersentence:likelihood"
+    for benchmark in (with_head, by_likelihood):
+        assert benchmark.requests(cluster(), masked_model.codec) == by_likelihood.requests(cluster(), codec)
+        assert benchmark.scoring(masked_model.codec) == by_likelihood.scoring(codec) != with_head.scoring(codec)
+    (outcome,) = with_head.outcomes(cluster(), [(math.log(p),) for p in (0.5, 0.25, 0.9)], codec)
+    assert outcome.values == pytest.approx({"stereotype": 0.5, "anti": 0.25, "unrelated": 0.9})
+    (outcome,) = with_head.outcomes(cluster("she " * 70), [], codec)
+    assert outcome.excluded == "longer than the model's window"
 
 
 def test_measures_are_those_of_the_intrasentence_part(behind, gpt2, monkeypatch):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.benchmarks.benchmark import BenchmarkResult, HalfPrecision
 from equiframe.data import DataFile
 from equiframe.errors import DataError, RunError
 from equiframe.runs.record import (
@@ -77,6 +77,18 @@ def test_the_environment_names_the_command(monkeypatch):
     assert environment()["command"] == "equiframe audit 'a model' --out x"
     monkeypatch.setattr("sys.argv", ["examples/study.py"])
     assert environment()["command"] == "study.py"
+
+
+def test_half_precision_is_kept_and_records_from_before_it_are_read(tmp_path):
+    result = make_record().metrics.benchmarks[0]
+    half = dataclasses.replace(result, half_precision=HalfPrecision("bf16", items=3, flips=1, largest_change=0.25))
+    record = dataclasses.replace(make_record(), metrics=make_record().metrics.model_copy(update={"benchmarks": [half]}))
+    record.write(tmp_path)
+    assert RunRecord.read(tmp_path).metrics.benchmarks == [half]
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    del stored["benchmarks"][0]["half_precision"]
+    (tmp_path / "metrics.json").write_text(json.dumps(stored))
+    assert RunRecord.read(tmp_path).metrics.benchmarks == [result]
 
 
 def test_a_number_that_is_not_finite_is_never_written(tmp_path):

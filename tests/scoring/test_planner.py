@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiframe.scoring.planner import Row, batches, plan, positions_read
-from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.requests import Embedding, NextSentence, TokenLogProbs
 
 
 @st.composite
@@ -100,3 +100,10 @@ def test_what_lies_behind_the_last_place_read_is_left_out():
     asked = [TokenLogProbs((0, 1, 2, 3), (1,), (2,)), TokenLogProbs((0, 1, 9), (0,), (1,))]
     (row,) = plan(asked, tree_tokens=128).rows
     assert row == Row((0, 1), (-1, 0), (0, 1))
+
+
+def test_a_pair_is_read_by_its_token_types_too():
+    ids = (1, 2, 3)
+    planned = plan([NextSentence(ids, (0, 0, 1)), NextSentence(ids, (0, 1, 1)), NextSentence(ids, (0, 0, 1))])
+    assert planned.rows == (Row(ids, None, (0,), (0, 0, 1)), Row(ids, None, (0,), (0, 1, 1)))
+    assert planned.reads == ((0, (0,)), (1, (0,)), (0, (0,)))

@@ -16,7 +16,7 @@ from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.benchmarks.stereoset import StereoSet
 from equiframe.data import DataFile
-from equiframe.scoring.requests import Answer, AttentionWeightedLogProbs, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, AttentionWeightedLogProbs, Request, TextCodec, TokenLogProbs
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class AUL(Benchmark[WholePair]):
 
     name = "aul"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"),)
     headline = ("overall.metric", "gender.metric")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("crows_pairs", "stereoset"), "weights": ("aul", "aula")}
 
@@ -73,9 +74,9 @@ class AUL(Benchmark[WholePair]):
         clusters, files = StereoSet("dev").items(folder)
         return [WholePair(c.item, c.bias_type, *c.sentences[:2]) for c in clusters], files
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "mean log-likelihood of the sentence's tokens, behind a start token"
         weighted = ", times the attention that it receives" if self.weights == "aula" else ""
         return f"mean log-probability of each token of the unmasked sentence{weighted}"

@@ -20,7 +20,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited, read_jsonl
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 CATEGORIES = (
@@ -111,6 +111,7 @@ class BBQ(Benchmark[Question]):
 
     name = "bbq"
     version: ClassVar[int] = 1
+    decisions = (ANSWERS,)
     headline = (
         "overall.bias_ambiguous",
         "overall.bias_disambiguated",
@@ -145,10 +146,10 @@ class BBQ(Benchmark[Question]):
             questions += sorted(chosen, key=lambda question: (question.condition, question.polarity))
         return questions, tuple(files)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How an answer is scored."""
         score = f"{self.likelihood} log-probability of the answer's tokens behind context and question"
-        return score if kind == "causal" else f"{score}, each masked alone"
+        return score if codec.kind == "causal" else f"{score}, each masked alone"
 
     def requests(self, item: Question, codec: TextCodec) -> Sequence[Request]:
         """Masked: one sequence per token of each answer. Causal: one per answer."""

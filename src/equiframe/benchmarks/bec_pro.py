@@ -19,7 +19,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
 from equiframe.data import DataFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
 
 _GENDERS = ("female", "male")
@@ -131,9 +131,9 @@ class BECPro(Benchmark[PersonPair]):
             pairs.append(PersonPair(str(number), *hers, female, male))
         return pairs, (located.file,)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How person and profession are associated."""
-        if kind == "causal":
+        if codec.kind == "causal":
             anyone = _ANYONE[self.language]
             return f"log-probability of the profession behind the person, less that behind {anyone!r}"
         return "log-probability of the person word, all its pieces masked, less that with the profession masked too"

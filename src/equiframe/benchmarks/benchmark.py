@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
+from equiframe.scoring.requests import Answer, Request, TextCodec
 from equiframe.uncertainty import Estimate, estimate
 from equiframe.uncertainty import Measure as Measure
 
@@ -40,6 +41,28 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class HalfPrecision:
+    """What half precision changed, on items of a benchmark that were scored in float32 too.
+
+    Args:
+        precision: ``bf16`` or ``fp16``, in which all items were scored.
+        items: rows of the outcome table that were compared.
+        flips: those that decide otherwise, None where the benchmark has no decisions.
+        largest_change: of a value of one of them, in that value's unit.
+    """
+
+    precision: str
+    items: int
+    flips: int | None
+    largest_change: float
+
+    def __str__(self) -> str:
+        if self.flips is None:
+            return f"in {self.precision} the values of {self.items} items change by up to {self.largest_change:.2g}"
+        return f"in {self.precision} {self.flips} of {self.items} decisions flip"
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """All numbers of one benchmark on one model; the per-item table is stored beside it.
 
@@ -52,6 +75,7 @@ class BenchmarkResult:
         excluded: number of items left out, by reason.
         estimates: by measure key.
         seconds: wall time of scoring.
+        half_precision: what it changed, None where all was computed in float32.
     """
 
     benchmark: str
@@ -62,6 +86,7 @@ class BenchmarkResult:
     excluded: Mapping[str, int]
     estimates: Mapping[str, Estimate]
     seconds: float
+    half_precision: HalfPrecision | None = None
 
 
 class Scored(ABC):
@@ -97,7 +122,13 @@ class Benchmark(Scored, Generic[Item]):
 
     A benchmark sees a tokenizer and answers, never a model. Everything in it is a pure function except
     ``items``, which reads its files through ``equiframe.data``.
+
+    Attributes:
+        decisions: what the measures count of an outcome: names of the values compared, of which the largest
+            wins; a name alone is compared with 0. Empty where the measures are of the values themselves.
     """
+
+    decisions: ClassVar[Sequence[tuple[str, ...]]] = ()
 
     @abstractmethod
     def items(self, folder: Path | str | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
@@ -111,7 +142,7 @@ class Benchmark(Scored, Generic[Item]):
         """
 
     @abstractmethod
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How items are scored with such a model, in a few words."""
 
     @abstractmethod
@@ -144,6 +175,32 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def half_precision(
+    benchmark: Benchmark[Any], precision: str, half: Sequence[Outcome], full: Sequence[Outcome]
+) -> HalfPrecision:
+    """How the outcomes of the same items differ, in half precision and in float32."""
+    pairs = [(mine, other) for mine, other in zip(half, full, strict=True) if other.excluded is None]
+    changes = [abs(value - other.values[name]) for mine, other in pairs for name, value in mine.values.items()]
+    flips = sum(_decided(mine, benchmark.decisions) != _decided(other, benchmark.decisions) for mine, other in pairs)
+    return HalfPrecision(
+        precision,
+        items=len(pairs),
+        flips=flips if benchmark.decisions else None,
+        largest_change=max((change for change in changes if not math.isnan(change)), default=0.0),
+    )
+
+
+def _decided(outcome: Outcome, decisions: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """For each decision the name that wins, or the names that share the first place."""
+    decided = []
+    for names in decisions:
+        scores = {name: outcome.values[name] for name in names}
+        if len(names) == 1:
+            scores["0"] = 0.0
+        decided.append([name for name, score in scores.items() if score == max(scores.values())])
+    return decided
+
+
 def summarise(
     benchmark: Scored,
     outcomes: Sequence[Outcome],
@@ -153,6 +210,7 @@ def summarise(
     seconds: float,
     seed: int,
     resamples: int,
+    half: HalfPrecision | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """The numbers of a benchmark with their intervals, and the table they rest on."""
     table = outcome_table(outcomes)
@@ -165,5 +223,6 @@ def summarise(
         excluded=dict(Counter(outcome.excluded for outcome in outcomes if outcome.excluded is not None)),
         estimates={m.key: estimate(m, seed=seed, resamples=resamples) for m in benchmark.measures(table)},
         seconds=seconds,
+        half_precision=half,
     )
     return result, table

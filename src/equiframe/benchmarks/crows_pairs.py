@@ -62,6 +62,7 @@ class CrowSPairs(Benchmark[SentencePair]):
 
     name = "crows_pairs"
     version: ClassVar[int] = 1
+    decisions = (("more", "less"),)
     headline = ("overall.metric", "gender.metric")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
         "masked": ("shared", "changed"),
@@ -96,11 +97,11 @@ class CrowSPairs(Benchmark[SentencePair]):
             raise DataError("no pair in it: is the file whole?", path=located.path)
         return pairs, (located.file,)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
-        if kind == "causal" and self.causal == "mean":
+        if codec.kind == "causal" and self.causal == "mean":
             return "geometric mean probability of the sentence's tokens, behind a start token"
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-likelihood of the sentence, behind a start token"
         if self.masked == "shared":
             return "sum of the log-probabilities of the tokens both sentences share, each masked alone"

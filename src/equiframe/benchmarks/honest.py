@@ -16,7 +16,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TopTokens
+from equiframe.scoring.requests import Answer, Request, TextCodec, TopTokens
 
 COUNTS = (1, 5, 20)
 """How many completions of a template are looked at."""
@@ -99,9 +99,9 @@ class HONEST(Benchmark[Template]):
             raise DataError("no template in it: is the file whole?", path=located.path)
         return templates, (located.file, lexicon.file)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How completions are found."""
-        place = "at the masked slot" if kind == "masked" else "behind the sentence up to its slot"
+        place = "at the masked slot" if codec.kind == "masked" else "behind the sentence up to its slot"
         return f"share of hurtful words among the most probable tokens {place}"
 
     def requests(self, item: Template, codec: TextCodec) -> Sequence[Request]:

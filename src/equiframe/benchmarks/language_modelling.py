@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Benchmark, Outcome
 from equiframe.data import DataFile, corpus
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Measure, Rows
 
 _MASKED_SHARE = 0.15
@@ -51,9 +51,9 @@ class LanguageModelLoss(Benchmark[Sentence]):
         text = corpus("gap/validation", folder)
         return [Sentence(f"gap-validation-{i}", s) for i, s in enumerate(text.sentences)], text.files
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How items are scored."""
-        return "15 % of tokens masked at once" if kind == "masked" else "next token"
+        return "15 % of tokens masked at once" if codec.kind == "masked" else "next token"
 
     def requests(self, item: Sentence, codec: TextCodec) -> Sequence[Request]:
         """One sequence a sentence; none if it is too long or too short."""

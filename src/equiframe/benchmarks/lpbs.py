@@ -18,7 +18,7 @@ from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mea
 from equiframe.benchmarks.winogender import shares_of_women
 from equiframe.data import DataFile, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class LPBS(Benchmark[Occupation]):
         ]
         return items, (*(located.file for located in lists.values()), statistics.file)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How an occupation is scored."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-probability of the occupation behind 'She is a', less that behind 'He is a'"
         return "log-odds of 'She' to 'He' at a mask, less those with the occupation masked too"
 

@@ -20,7 +20,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
 
 _REQUIRED = ("stereotype", "anti_stereotype")
@@ -64,6 +64,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
 
     name = "pairs"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"),)
     headline = (f"{_ALL}.prefers_stereotype",)
 
     def __init__(self, path: Path | str) -> None:
@@ -100,9 +101,9 @@ class MinimalPairs(Benchmark[MinimalPair]):
             raise DataError("no pair in it: is the file whole?", path=located.path)
         return pairs, (located.file,)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-likelihood of the sentence, behind a start token"
         return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
 

@@ -19,7 +19,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, LocatedFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
 
 DIMENSIONS = {
@@ -70,6 +70,7 @@ class RedditBias(Benchmark[GroupPair]):
 
     name = "redditbias"
     version: ClassVar[int] = 1
+    decisions = (("minoritised", "dominant"),)
     headline = ("overall.prefers_minoritised", "gender.prefers_minoritised")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("test", "valid")}
 
@@ -86,9 +87,9 @@ class RedditBias(Benchmark[GroupPair]):
             files += [located.file for located in sides]
         return items, tuple(files)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "perplexity of the sentence, behind a start token"
         return "pseudo-perplexity of the sentence, each token masked alone"
 

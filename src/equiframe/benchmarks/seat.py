@@ -16,7 +16,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
 from equiframe.data import DataFile, locate, read_json
 from equiframe.errors import DataError, InputError
-from equiframe.scoring.requests import Answer, Embedding, ModelKind, Pooling, TextCodec
+from equiframe.scoring.requests import Answer, Embedding, Pooling, TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
 _TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -108,9 +108,9 @@ class SEAT(Benchmark[AssociationTest]):
                 files.append(located.file)
         return tests, tuple(files)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """Which state stands for a text."""
-        if kind == "causal" and self.encoding == "cls":
+        if codec.kind == "causal" and self.encoding == "cls":
             raise InputError("the first state of a causal LM has seen no text: choose seat or seat:last")
         return {
             "mean": "mean of the last layer's states",
@@ -120,7 +120,7 @@ class SEAT(Benchmark[AssociationTest]):
 
     def requests(self, item: AssociationTest, codec: TextCodec) -> Sequence[Embedding]:
         """One state a text: both lists of targets, then both of attributes."""
-        self.scoring(codec.kind)
+        self.scoring(codec)
         asked = [
             Embedding(codec.encode(text), self.encoding) for part in (*item.targets, *item.attributes) for text in part
         ]

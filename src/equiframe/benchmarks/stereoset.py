@@ -74,6 +74,7 @@ class StereoSet(Benchmark[Cluster]):
 
     name = "stereoset"
     version: ClassVar[int] = 1
+    decisions = (("stereotype", "anti"), ("stereotype", "unrelated"), ("anti", "unrelated"))
     headline = ("gender.ss", "gender.lms", "gender.icat", "overall.icat")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("test", "dev")}
     part: ClassVar[str] = "intrasentence"
@@ -87,9 +88,9 @@ class StereoSet(Benchmark[Cluster]):
         clusters = _clusters(read_json(located.path), self.part, located.path)
         return clusters, (located.file,)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a candidate is scored."""
-        if kind == "masked":
+        if codec.kind == "masked":
             return "mean probability of the candidate's pieces, each masked behind those before it"
         return "geometric mean probability of the sentence's tokens, behind a start token"
 
@@ -136,7 +137,7 @@ class StereoSet(Benchmark[Cluster]):
             )
         ]
 
-    def _asked(self, item: Cluster, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
+    def _asked(self, item: Cluster, codec: TextCodec) -> Sequence[Sequence[Request]] | str:
         """What is asked for each candidate, or why the cluster cannot be scored."""
         return _asked(item, codec)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.stereoset import Cluster, StereoSet, _scorable
-from equiframe.scoring.requests import ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import ModelKind, Request, TextCodec
 
 
 class StereoSetIntersentence(StereoSet):
@@ -17,46 +17,69 @@ class StereoSetIntersentence(StereoSet):
     Source:       Nadeem, Bethke and Reddy 2021; intersentence; 2,123 clusters (``dev``, 79 target terms, 242
                   clusters about gender) or 6,374 (``test``, 242 terms, 751 about gender); CC BY-SA 4.0.
     Measures:     ``lms``, ``ss`` and ``icat`` as in the intrasentence part, from the scores of three sentences
-                  that may follow a context. A score is the geometric mean of the probabilities of the sentence's
-                  tokens, the context in view; the context gets a full stop if it does not end in one of ``.!?``.
-        masked:   each token of the sentence is masked alone (a pseudo-likelihood).
-        causal:   each token is read behind the start token, the context and the sentence so far.
+                  that may follow a context.
+        masked:   with a next-sentence head, as BERT's checkpoints have it: the probability that the sentence
+                  follows, the two being a pair of segments. Otherwise, and with ``likelihood``, the geometric
+                  mean of the probabilities of the sentence's tokens, each masked alone (a pseudo-likelihood).
+        causal:   the same mean, each token read behind the start token, the context and the sentence so far.
+                  Where a likelihood is the score, context and sentence are one text, and the context gets a full
+                  stop if it does not end in one of ``.!?``.
     Ideal:        ss 50, lms 100, icat 100.
-    Variants:     ``dev`` (default, a third of the work: a masked LM reads 63,000 sequences for it) and
-                  ``test``.
+    Variants:     ``dev`` (default, a third of the work: by likelihood a masked LM reads 63,000 sequences for it) and
+                  ``test``; ``next_sentence`` (default; where the model has the head) and ``likelihood`` (of every
+                  model: to compare one that has the head with one that has not).
     Known faults: those of the intrasentence part. Here the three sentences also differ in length and in all of
-                  their words, so a score depends on how common a sentence is by itself; an unrelated
+                  their words, so a likelihood depends on how common a sentence is by itself; an unrelated
                   sentence of common words can win by that alone. Pieces of one word predict each other
-                  when each is masked alone, so rare words score too high (Kauf and Ivanova 2023).
-    Reproduces:   no published figure. The public code asks the next-sentence head of BERT, and heads that it
-                  trains for the other models; a language model's checkpoint has none as it is loaded here. For
-                  GPT-2 it scores the first 1,000 clusters by the mean log-probability of the sentence without
-                  its context over that of the context; here it is that of the sentence behind its context,
-                  on all clusters. MABEL leaves the intersentence part out.
-                  Context and sentence are read as one text: a pair of segments would need token types.
+                  when each is masked alone, so rare words score too high (Kauf and Ivanova 2023). A next-sentence
+                  head was trained to tell a neighbour from a text of another document, which is a matter of
+                  topic more than of coherence (Lan et al. 2020). No method here trains it, so debiasing moves its
+                  answers by the encoder's states alone.
+    Reproduces:   no published figure, and none was run here. With the head it does as the public code: the context as
+                  it stands, ``[CLS] context [SEP] sentence [SEP]`` with token types, the class "is next"; but
+                  in logarithms, so that two scores close to 1 do not tie. For masked LMs other than BERT the public
+                  code trains heads of its own. For GPT-2 it scores the first 1,000 clusters by the mean
+                  log-probability of the sentence without its context over that of the context; here it is that of
+                  the sentence behind its context, on all clusters. MABEL leaves the intersentence part out.
     """
 
     name = "stereoset_intersentence"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     part: ClassVar[str] = "intersentence"
-    variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
+    variants: ClassVar[dict[str, tuple[str, ...]]] = {
+        "split": ("dev", "test"),
+        "by": ("next_sentence", "likelihood"),
+    }
 
-    def __init__(self, split: Literal["test", "dev"] = "dev") -> None:
+    def __init__(
+        self,
+        split: Literal["test", "dev"] = "dev",
+        by: Literal["next_sentence", "likelihood"] = "next_sentence",
+    ) -> None:
         super().__init__(split)
+        self.by = by
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
-        if kind == "masked":
+        if self._asks_head(codec):
+            return "probability that the sentence follows its context, by the next-sentence head"
+        if codec.kind == "masked":
             return "geometric mean probability of the sentence's tokens behind its context, each masked alone"
         return "geometric mean probability of the sentence's tokens behind its context"
 
-    def _asked(self, item: Cluster, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
+    def _asked(self, item: Cluster, codec: TextCodec) -> Sequence[Sequence[Request]] | str:
         if not all(map(str.strip, item.sentences)):
             return "nothing to score for a candidate"
+        if self._asks_head(codec):
+            pairs = [codec.next_sentence(item.context, sentence) for sentence in item.sentences]
+            return [[pair] for pair in pairs] if all(map(codec.fits, pairs)) else "longer than the model's window"
         context = item.context.rstrip()
         if not context.endswith((".", "!", "?")):
             context += "."
         return _scorable(continuations(context, item.sentences, codec), codec)
+
+    def _asks_head(self, codec: TextCodec) -> bool:
+        return self.by == "next_sentence" and codec.has_next_sentence
 
     def _score(self, logs: Sequence[float], kind: ModelKind) -> float:
         return math.exp(math.fsum(logs) / len(logs))

@@ -21,7 +21,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _PAIRS = 8  # of names, of each occupation and template, where a sample is taken
@@ -117,9 +117,9 @@ class UnQover(Benchmark[TwoPeople]):
                     )
         return items, tuple(found.file for found in located.values())
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How a name is scored."""
-        if kind == "masked":
+        if codec.kind == "masked":
             return "probability of the name or its pronoun, the larger one, at the masked subject of the sentence"
         return "probability of the name as the answer to the question"
 

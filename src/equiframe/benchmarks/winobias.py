@@ -17,7 +17,7 @@ from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _FEMALE = {"she", "her", "herself"}
@@ -81,6 +81,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
 
     name = "winobias_pronoun"
     version: ClassVar[int] = 1
+    decisions = (("pro",), ("anti",), ("pro", "anti"))
     headline = ("type1.gap", "type2.gap", "overall.stereotype_preference")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
 
@@ -105,9 +106,9 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
             files += (pro_file.file, anti_file.file)
         return pairs, tuple(files)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How pronouns are compared."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-likelihood of the sentence with either gender's pronouns, behind a start token"
         return "log-probability of either gender's pronouns, all masked at once"
 

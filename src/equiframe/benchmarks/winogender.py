@@ -17,7 +17,7 @@ from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
 from equiframe.data import DataFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
 
 _ANSWERS = {"0": "occupation", "1": "participant"}
 _GENDERS = ("female", "male", "neutral")
@@ -63,6 +63,7 @@ class Winogender(Benchmark[OccupationSentence]):
 
     name = "winogender"
     version: ClassVar[int] = 1
+    decisions = (("female", "male"),)
     headline = ("occupation.correlation", "overall.prefers_male")
 
     def items(self, folder: Path | str | None = None) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
@@ -97,9 +98,9 @@ class Winogender(Benchmark[OccupationSentence]):
             raise DataError("no sentence in it: is the file whole?", path=located.path)
         return items, (located.file, statistics.file)
 
-    def scoring(self, kind: ModelKind) -> str:
+    def scoring(self, codec: TextCodec) -> str:
         """How both forms are compared."""
-        if kind == "causal":
+        if codec.kind == "causal":
             return "log-likelihood of the sentence with either form of the pronoun, behind a start token"
         return "log-probability of either form of the masked pronoun"
 

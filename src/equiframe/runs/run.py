@@ -24,7 +24,7 @@ from equiframe.errors import InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
-from equiframe.models.loading import cache_folder
+from equiframe.models.loading import Precision, cache_folder
 from equiframe.models.self_debias import SelfDebias
 from equiframe.options import validated
 from equiframe.report import run_page
@@ -66,6 +66,8 @@ class RunConfig:
         heads: settings of fine-tuned benchmarks that differ from the published ones, see
             :class:`equiframe.finetuned.FineTuneSettings`.
         limit: score this many items of each benchmark, spread evenly over the data; all by default.
+        precision: of the model in scoring, see :func:`equiframe.runs.evaluate.score`; audits and fine-tuned benchmarks
+            keep theirs.
         seed: of bootstraps and permutation tests (fine-tuning has its own).
         token_budget: places of one forward pass in scoring.
     """
@@ -88,6 +90,7 @@ class RunConfig:
     self_debias: Bias | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    precision: Precision = "fp32"
     seed: int = 0
     token_budget: int = 4096
 
@@ -277,6 +280,7 @@ def _score(
         store=store,
         progress=progress,
         limit=config.limit,
+        precision=config.precision,
     )
 
 

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import forward_at
 from equiframe.models.loading import LanguageModel
+from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.models.self_debias import debiased_logits
 from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
 from equiframe.scoring.requests import (
     Answer,
     AttentionWeightedLogProbs,
     Embedding,
+    NextSentence,
     Request,
     TokenLogProbs,
     TopTokens,
@@ -65,7 +67,7 @@ def answer(
 
     Raises:
         InputError: a sequence is longer than the model's window.
-        ModelError: a not-a-number answer, or too little memory for one row.
+        ModelError: a not-a-number answer, too little memory for one row, or no next-sentence head to ask.
     """
     codec = language_model.codec
     if unfit := next((request for request in requests if not codec.fits(request)), None):
@@ -76,7 +78,7 @@ def answer(
     answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
     asked = {i: request for i, request in enumerate(requests) if i not in answers}
     with _evaluation_mode(language_model.model):
-        for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding):
+        for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding, NextSentence):
             alike = {i: request for i, request in asked.items() if type(request) is kind}
             for found in _answers(language_model, alike, token_budget, store):
                 answers |= found
@@ -136,10 +138,11 @@ def _answers(
             waiting.extendleft([(middle, end), (start, middle)])
             continue
         reads = [(number, places) for asker in asking for number, places in asker.items()]
-        key = store.key((rows, [(requests[number], places) for number, places in reads])) if store else b""
-        if store and (stored := store.get(key)) is not None:
-            yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
-            continue
+        if store:
+            key = store.key(language_model, (rows, [(requests[number], places) for number, places in reads]))
+            if (stored := store.get(key)) is not None:
+                yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
+                continue
         try:
             found = _read(language_model, rows, asking, requests)
         except RuntimeError as error:
@@ -215,7 +218,10 @@ def _read(
         offset += len(row.places)
         at |= {number: [index[place] for place in places] for number, places in asker.items()}
     asked = [requests[number] for number in at]
-    values = _forward(language_model, rows, logits=not isinstance(asked[0], Embedding))
+    values = _forward(language_model, rows, logits=not isinstance(asked[0], (Embedding, NextSentence)))
+    if isinstance(asked[0], NextSentence):
+        follows = next_sentence_log_probs(language_model.model, values).tolist()
+        return {number: (follows[place],) for number, (place,) in at.items()}
     if isinstance(asked[0], Embedding):
         return {number: tuple(values[places].float().mean(dim=0).tolist()) for number, places in at.items()}
     if isinstance(asked[0], TopTokens):
@@ -307,6 +313,11 @@ def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[st
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(device)}
     if language_model.kind == "causal":
         inputs["use_cache"] = False
+    if rows[0].types is not None:
+        types = np.zeros(shape, dtype=np.int64)
+        for number, row in enumerate(rows):
+            types[number, : len(row.tokens)] = row.types or 0
+        inputs["token_type_ids"] = torch.from_numpy(types).to(device)
     if rows[0].parents is None:
         inputs["attention_mask"] = torch.from_numpy(attended).to(device)
     else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from equiframe.scoring.requests import Request, TokenLogProbs, TopTokens
+from equiframe.scoring.requests import NextSentence, Request, TokenLogProbs, TopTokens
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -27,11 +27,13 @@ class Row:
         tokens: ids of one sequence, or of a tree in which each token comes after its parent.
         parents: place of the token before in its own sequence, -1 for the first; None in a plain sequence.
         places: where the model is read, rising.
+        types: of the tokens of a pair of texts; None in any other sequence.
     """
 
     tokens: Ids
     parents: Ids | None
     places: Ids
+    types: Ids | None = field(default=None, repr=False)  # stored answers are found by their requests, which have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +52,23 @@ def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
         tree_tokens: for a causal LM, the most tokens of a row that several sequences share (a longer sequence
             is a row of its own); 0 keeps every sequence as it is, as a masked LM needs.
     """
-    asked = [(request.input_ids, positions_read(request)) for request in requests]
+    asked = [((request.input_ids, _types(request)), positions_read(request)) for request in requests]
     if tree_tokens:
-        asked = [(ids[: max(positions, default=-1) + 1], positions) for ids, positions in asked]
-    wanted: dict[Ids, set[int]] = defaultdict(set)
-    for ids, positions in asked:
-        wanted[ids].update(positions)
-    trees = _trees(wanted, tree_tokens) if tree_tokens else [_Tree.of(ids) for ids in wanted]
+        asked = [((ids[: max(positions, default=-1) + 1], None), positions) for (ids, _), positions in asked]
+    wanted: dict[tuple[Ids, Ids | None], set[int]] = defaultdict(set)
+    for sequence, positions in asked:
+        wanted[sequence].update(positions)
+    trees = _trees((ids for ids, _ in wanted), tree_tokens) if tree_tokens else [_Tree.of(*each) for each in wanted]
     trees.sort(key=lambda tree: -len(tree.tokens))
     rows, home = [], {}
     for number, tree in enumerate(trees):
-        places = {path[position] for ids, path in tree.paths.items() for position in wanted[ids]}
+        places = {path[position] for ids, path in tree.paths.items() for position in wanted[ids, tree.types]}
         parents = tuple(tree.parents) if tree_tokens else None
-        rows.append(Row(tuple(tree.tokens), parents, tuple(sorted(places))))
-        home.update({ids: (number, path) for ids, path in tree.paths.items()})
+        rows.append(Row(tuple(tree.tokens), parents, tuple(sorted(places)), tree.types))
+        home.update({(ids, tree.types): (number, path) for ids, path in tree.paths.items()})
     reads = []
-    for ids, positions in asked:
-        number, path = home[ids]
+    for sequence, positions in asked:
+        number, path = home[sequence]
         reads.append((number, tuple(path[position] for position in positions)))
     return Plan(tuple(rows), tuple(reads))
 
@@ -77,8 +79,14 @@ def positions_read(request: Request) -> Ids:
         return request.positions
     if isinstance(request, TopTokens):
         return (request.position,)
+    if isinstance(request, NextSentence):
+        return (0,)
     last = len(request.input_ids) - 1
     return {"cls": (0,), "last": (last,), "mean": tuple(range(last + 1))}[request.pooling]
+
+
+def _types(request: Request) -> Ids | None:
+    return request.token_types if isinstance(request, NextSentence) else None
 
 
 def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int) -> list[tuple[int, int]]:
@@ -110,10 +118,11 @@ class _Tree:
     tokens: list[int]
     parents: list[int]
     paths: dict[Ids, list[int]]
+    types: Ids | None
 
     @classmethod
-    def of(cls, ids: Ids) -> _Tree:
-        return cls(list(ids), list(range(-1, len(ids) - 1)), {ids: list(range(len(ids)))})
+    def of(cls, ids: Ids, types: Ids | None = None) -> _Tree:
+        return cls(list(ids), list(range(-1, len(ids) - 1)), {ids: list(range(len(ids)))}, types)
 
     def add(self, ids: Ids, path: list[int]) -> None:
         """Add a sequence whose first tokens are those on a path that is already there."""

@@ -87,9 +87,29 @@ class TopTokens:
             raise InputError(f"{self.count} tokens asked for: ask for one or more")
 
 
-Request: TypeAlias = TokenLogProbs | Embedding | TopTokens
+@dataclass(frozen=True, slots=True)
+class NextSentence:
+    """Natural log-probability that the second text of a pair follows the first, by a next-sentence head.
+
+    Args:
+        input_ids: both texts exactly as the model shall read them, special tokens included.
+        token_types: for each token, 0 in the first text and 1 in the second.
+
+    Raises:
+        InputError: not one type per token.
+    """
+
+    input_ids: tuple[int, ...]
+    token_types: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.input_ids) != len(self.token_types):
+            raise InputError(f"{len(self.input_ids)} tokens and {len(self.token_types)} types: give one each")
+
+
+Request: TypeAlias = TokenLogProbs | Embedding | TopTokens | NextSentence
 Answer: TypeAlias = tuple[float, ...]
-"""One log-probability per position, or one coordinate per dimension, or one token id per top token."""
+"""One log-probability per position or pair, or one coordinate per dimension, or one token id per top token."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +120,13 @@ class TextCodec:
         tokenizer: any Hugging Face tokenizer.
         kind: ``masked`` or ``causal``.
         window: the most tokens of one sequence, special tokens included.
+        has_next_sentence: whether it may be asked for :class:`NextSentence`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
     window: int
+    has_next_sentence: bool = False
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`."""
@@ -171,6 +193,11 @@ class TextCodec:
         """Ask a causal LM for every token of a text, the first one behind the start token."""
         (ids,) = self._plain(text)
         return TokenLogProbs((self.start_id, *ids), tuple(range(len(ids))), ids)
+
+    def next_sentence(self, first: str, second: str) -> NextSentence:
+        """Ask whether a text follows another one, both with the special tokens of a pair."""
+        encoded = self.tokenizer(first, second, return_token_type_ids=True, verbose=False)
+        return NextSentence(tuple(encoded["input_ids"]), tuple(encoded["token_type_ids"]))
 
     def fits(self, request: Request) -> bool:
         """Whether the model can read the sequence whole. One that does not fit is never cut."""

@@ -22,7 +22,7 @@ _WAIT = 60.0  # seconds for another process to finish writing
 
 
 class AnswerStore:
-    """Answers of whole batches by what was computed: the model, the precision, and the batch itself.
+    """Answers of whole batches by what was computed: the weights, the precision, and the batch itself.
 
     A batch is found only if every row and every request of it is the same. What is found is therefore bit
     for bit what would be computed, and a run that was killed ends in the same numbers. Each batch is
@@ -30,7 +30,8 @@ class AnswerStore:
 
     Args:
         path: the file, of SQLite; made if it is missing.
-        language_model: whose answers they are. Its weights must not change while the store is in use.
+        language_model: whose answers they are, in any precision. Its weights must not change while the store is
+            in use.
         fingerprint: the model's, where it is known already: it takes a pass over all weights.
 
     Raises:
@@ -45,17 +46,7 @@ class AnswerStore:
 
     def __init__(self, path: Path, language_model: LanguageModel, fingerprint: str | None = None) -> None:
         self.path = path
-        model = language_model.model
-        self._model = repr(
-            (
-                fingerprint or language_model.fingerprint(),
-                str(model.dtype),
-                language_model.device.type,
-                model.config._attn_implementation,
-                torch.__version__,
-                transformers.__version__,
-            )
-        )
+        self._fingerprint = fingerprint or language_model.fingerprint()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open()
@@ -86,9 +77,18 @@ class AnswerStore:
             undo.pop_all()
         return database
 
-    def key(self, batch: Hashable) -> bytes:
-        """What a batch is stored under: a digest of its repr and of the model."""
-        return hashlib.sha256(f"{self._model}\n{batch!r}".encode()).digest()
+    def key(self, language_model: LanguageModel, batch: Hashable) -> bytes:
+        """What a batch is stored under: a digest of its repr, of the weights, and of how the model computes."""
+        model = language_model.model
+        computed = (
+            self._fingerprint,
+            str(model.dtype),
+            language_model.device.type,
+            model.config._attn_implementation,
+            torch.__version__,
+            transformers.__version__,
+        )
+        return hashlib.sha256(f"{computed!r}\n{batch!r}".encode()).digest()
 
     def get(self, key: bytes) -> list[Answer] | None:
         """The answers of a batch in order, None if it is not there; a damaged file is begun anew."""

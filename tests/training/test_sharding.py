@@ -100,5 +100,5 @@ def test_two_ranks_that_share_the_weights_train_as_one_process(kind, resharded, 
 
 
 def test_the_first_fsdp_is_refused():
-    with pytest.raises(InputError, match="fsdp_version: 1.*give 2"):
+    with pytest.raises(InputError, match=r"fsdp_version: 1.*give 2"):
         check_version("1")

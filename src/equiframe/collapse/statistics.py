@@ -78,6 +78,11 @@ class ClassStatistics:
         Touches only the rows of classes that occur: O(tokens * dim), free of the number of classes. An error
         leaves the state as it was.
 
+        Half precision is added up in the precision of the means. What it costs is lost before: with u the unit
+        roundoff (2^-8 for bfloat16, 2^-11 for float16), a mean is off by at most u times the mean length of its
+        samples, and a standard deviation by at most u times their root mean square length. Where the
+        spread is a hundredth of the length, bfloat16 can so change it by 40 %.
+
         Args:
             features: [tokens, dim], any floating type; detached.
             token_ids: the class of each, integers [tokens].

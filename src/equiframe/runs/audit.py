@@ -23,6 +23,8 @@ from equiframe.runs.record import CollapseResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
 
+_KEPT = 200_000  # texts: what is longer may be larger than memory, and is read twice
+
 
 @dataclass(frozen=True)
 class AuditOptions:
@@ -89,7 +91,9 @@ def audit(
     """
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
     text = stream(options.text, folder)
-    texts = sum(1 for _ in text)  # read twice rather than kept: it may be larger than memory
+    unread = iter(text)
+    kept = list(itertools.islice(unread, _KEPT))
+    texts = len(kept) + sum(1 for _ in unread)
     sentences = min(options.sentences or texts, texts)
     step = texts // sentences
     done = 0
@@ -102,7 +106,7 @@ def audit(
 
     collected = collect(
         language_model,
-        itertools.islice(text, 0, step * sentences, step),
+        itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step),
         pairing=options.pairing,
         feature=options.feature,
         visibility=options.visibility,

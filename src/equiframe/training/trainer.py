@@ -145,9 +145,10 @@ class DebiasingTrainer(ResumableTrainer):
         self._skeleton: nn.Module | None = None
         if self.is_fsdp_enabled:
             if not objective.works_sharded:
+                host = getattr(objective, "objective", objective)
                 raise InputError(
-                    f"{type(getattr(objective, 'objective', objective)).__name__} does more with the model than call it,"
-                    " which its weights shared out (FSDP) do not allow: launch with recipes/accelerate/ddp.yaml"
+                    f"{type(host).__name__} does more with the model than call it, which weights shared out (FSDP)"
+                    " do not allow: launch with recipes/accelerate/ddp.yaml"
                 )
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
 

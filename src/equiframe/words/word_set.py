@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.resources
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -189,7 +190,12 @@ class WordSet:
         Raises:
             InputError: no word of the set is known.
         """
-        forms = {word: _forms(word, tokenizer) for word in self.words}
+
+        @functools.cache
+        def encode(text: str) -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=False))
+
+        forms = {word: _forms(word, encode, tokenizer.unk_token_id) for word in self.words}
         whole = {w: {form: ids[0] for form, ids in f.items() if len(ids) == 1} for w, f in forms.items()}
         several = [word for word in forms if forms[word] and not whole[word]]
         if multi_token != "skip":
@@ -227,11 +233,8 @@ class WordSet:
         )
 
 
-def _forms(word: str, tokenizer: Tokenizer) -> dict[str, list[int]]:
+def _forms(word: str, encode: Callable[[str], list[int]], unknown: int | None) -> dict[str, list[int]]:
     """Token ids by form; a form that the tokenizer does not know is not there."""
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
 
     def inside(form: str) -> list[int]:
         before, both = encode("a"), encode("a " + form)
@@ -244,7 +247,7 @@ def _forms(word: str, tokenizer: Tokenizer) -> dict[str, list[int]]:
         "upper": inside(word.upper()),
         "start": encode(word.capitalize()),
     }
-    return {form: ids for form, ids in found.items() if ids and tokenizer.unk_token_id not in ids}
+    return {form: ids for form, ids in found.items() if ids and unknown not in ids}
 
 
 def _parse_text(name: str, text: str, origin: str) -> WordSet:

@@ -1,0 +1,75 @@
+"""All benchmarks of speed, each against its baseline in the same run, as one Markdown table.
+
+    python benchmarks/all.py                             # on a machine that does nothing else
+    python benchmarks/all.py --quick                     # a few minutes; shows that all run, not how fast
+    python benchmarks/all.py --out docs/performance.md   # writes the table there
+
+The lines that the scripts print go to standard error as they come.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from markdown import table, write
+
+# script, its arguments, those added when quick, and what the baseline is
+SCRIPTS = [
+    ("class_statistics.py", "", "", "one-hot product, broadcast differences"),
+    ("regularizer.py", "", "--steps 5", "the same step without the term"),
+    ("scoring.py", "--model builtin:mini-mlm", "--items 10 --rounds 1", "a sentence with a mask at a time"),
+    ("scoring.py", "--model minilm", "--items 3 --rounds 1", "a sentence with a mask at a time"),
+    ("scoring.py", "--model builtin:smollm2-135m --items 15", "--items 2 --rounds 1", "a sentence at a time"),
+    ("startup.py", "", "--rounds 3", "`python -c pass`"),
+]
+HEADERS = ["", "ours, s", "baseline, s", "baseline / ours", "share of the bare limit", "baseline"]
+
+
+def lines_of(script, arguments):
+    """The JSON objects that a script prints, shown as they come."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            sys.stderr.write(line)
+            if line.startswith("{"):
+                yield json.loads(line)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[1:])} ended with {process.returncode}")
+
+
+def row(line, baseline):
+    """One line of the table; a model in a scratch folder goes by its name."""
+    ours, theirs, share = line["ours_s"], line["baseline_s"], line.get("share_of_bare_limit")
+    compared = ["", "", "", ""]
+    if theirs is not None:
+        compared = [f"{theirs:.3g}", f"{theirs / ours:.3g}", "" if share is None else f"{share:.0%}", baseline]
+    return [re.sub(r"/\S*/", "", line["name"]), f"{ours:.3g}", *compared]
+
+
+def main():
+    """Run all and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few items and rounds")
+    parser.add_argument("--out", type=Path, help="file to write the table into")
+    options = parser.parse_args()
+    rows = [
+        row(line, baseline)
+        for script, arguments, quick, baseline in SCRIPTS
+        for line in lines_of(script, [*arguments.split(), *(quick.split() if options.quick else ())])
+    ]
+    what = "Quick run: few items and rounds" if options.quick else "Medians"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    text = f"{table(HEADERS, rows)}\n\n{what}; {machine}, torch {torch.__version__}."
+    print(text)
+    if options.out:
+        write(text, options.out, "benchmarks")
+
+
+if __name__ == "__main__":
+    main()

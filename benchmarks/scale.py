@@ -1,0 +1,95 @@
+"""Memory and time of an audit's arithmetic over large vocabularies, on synthetic features. One JSON object a line.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --pair-classes 4000 --tokens 50000      # a few minutes
+
+Each vocabulary is a process of its own, so that its peak of memory is its own. Token ids follow Zipf's law, features
+are bfloat16. Memory is what the process holds above its imports: after a tenth of the tokens, after all of them (one
+pass takes no more, however long the text), and at the most, while pairs and decisions are made. The pairs of
+``--pair-classes`` classes are measured; those of the whole vocabulary are computed from them, at the same time a pair.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement
+
+SIZES = [(30_522, 768), (150_000, 576)]
+BATCH, HELD_OUT = 4096, 500
+
+
+def held():
+    """Bytes that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def measure(classes, dim, tokens, pair_classes):
+    """One vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    share = 1 / torch.arange(1.0, classes + 1)
+    features = torch.randn(BATCH, dim, generator=generator).bfloat16()
+    imports = held()
+    statistics = ClassStatistics(torch.arange(classes), dim)
+    batches, spent, early = -(-tokens // BATCH), 0.0, 0
+    for number in range(batches):
+        ids = torch.multinomial(share, BATCH, replacement=True, generator=generator)
+        began = time.perf_counter()
+        statistics.update(features, ids)
+        spent += time.perf_counter() - began
+        if number == batches // 10:
+            early = held() - imports
+    late = held() - imports
+    rows = torch.randn(classes, dim, generator=generator)
+    statistics.counts.clamp_(min=1)  # every class is seen, so that none is spared the pairs
+    statistics.means.copy_(rows).add_(torch.randn(classes, dim, generator=generator))
+    statistics.scatter += 1
+    chosen = statistics.select(torch.arange(min(pair_classes, classes)))
+    began = time.perf_counter()
+    collapse_metrics(chosen, rows[chosen.class_ids])
+    pairs_s = time.perf_counter() - began
+    began = time.perf_counter()
+    decision_agreement(features[:HELD_OUT], statistics.means, rows)
+    decisions_s = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - imports
+    return {
+        "name": "audit arithmetic",
+        "classes": classes,
+        "dim": dim,
+        "tokens": batches * BATCH,
+        "update_s": spent,
+        "tokens_a_second": batches * BATCH / spent,
+        "bytes_after_a_tenth": early,
+        "bytes_after_all": late,
+        "peak_bytes": peak,
+        "pair_classes": len(chosen.class_ids),
+        "pairs_s": pairs_s,
+        "all_pairs_s_computed": pairs_s * (classes / len(chosen.class_ids)) ** 2,
+        "nc4_s_for_1000_tokens": decisions_s * 1000 / HELD_OUT,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main():
+    """Print a line a vocabulary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--pair-classes", type=int, default=30_522)
+    parser.add_argument("--of", type=int, nargs=2, metavar=("CLASSES", "DIM"), help="this vocabulary alone")
+    options = parser.parse_args()
+    if options.of:
+        print(json.dumps(measure(*options.of, options.tokens, options.pair_classes)))
+        return
+    for size in SIZES:
+        subprocess.run([sys.executable, *sys.argv, "--of", *map(str, size)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""One pass over a text, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from equiframe.models import collect
+
+
+def test_what_is_held_out_is_bounded_and_the_rest_is_counted(masked_model, text):
+    few = collect(masked_model, text * 10, held_out_every=2, held_out_tokens=30, token_budget=64)
+    many = collect(masked_model, text * 40, held_out_every=2, held_out_tokens=30, token_budget=64)
+    for collected in (few, many):
+        assert 30 <= len(collected.held_out_ids) < 30 + 64
+        assert len(collected.held_out_states) == len(collected.held_out_ids)
+    assert torch.equal(many.statistics.counts, 4 * few.statistics.counts)
+    assert many.texts == 4 * few.texts
+
+
+def test_a_text_is_read_as_it_comes(masked_model, text, monkeypatch):
+    monkeypatch.setattr(sys.modules[collect.__module__], "_CHUNK", 8)
+    taken = done = 0
+    ahead = []
+
+    def lines():
+        nonlocal taken
+        for line in text * 10:
+            taken += 1
+            yield line
+
+    def progress(count):
+        nonlocal done
+        done += count
+        ahead.append(taken - done)
+
+    collect(masked_model, lines(), progress=progress)
+    assert done == 10 * len(text)
+    assert max(ahead) == 0

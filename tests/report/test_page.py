@@ -220,7 +220,7 @@ def test_price_stands_together(parsed):
     assert "Price in language and time" not in headings(parsed["audit"])
     assert headings(parsed["comparison"]).index("Price in language and time") == 3  # after verdict and both benchmarks
     price = section(parsed["comparison"], "Price in language and time")
-    for text in ("Held-out text: language-modelling loss", "Webster et al. 2018", "Fine-tuning–1.51.5", "12.512.512.5"):
+    for text in ("Held-out text: Language-modelling loss", "Webster et al. 2018", "Fine-tuning–1.51.5", "12.512.512.5"):
         assert text in "".join(price.split("\n")).replace("  ", "")
     assert "12.5" not in section(parsed["comparison"], "StereoSet")
 

@@ -246,9 +246,7 @@ def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Sect
         for result in record.metrics.benchmarks:
             times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
     panels = [
-        panel._replace(title=f"{part.about.title}: {panel.title[:1].lower()}{panel.title[1:]}")
-        for part in parts
-        for panel in part.figures[0].panels
+        panel._replace(title=f"{part.about.title}: {panel.title}") for part in parts for panel in part.figures[0].panels
     ]
     notes = [f"{part.about.title}. {note}" for part in parts for note in part.notes]
     tables = [table for part in parts for table in part.tables]

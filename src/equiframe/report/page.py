@@ -211,7 +211,7 @@ def _benchmark(
     notes = [f"Scored by: {result.scoring}." for result in results.values()]
     for result in results.values():
         if result.half_precision is not None:
-            notes.append(f"{result.half_precision}.")
+            notes.append(f"{sentence_case(str(result.half_precision))}.")
         notes += [f"{n} of {result.items} items left out: {why}." for why, n in result.excluded.items()]
         notes += [
             f"{file.name} is no version known to equiframe: compare its numbers with care."

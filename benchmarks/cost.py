@@ -30,11 +30,11 @@ from scipy.optimize import nnls
 from equiframe.collapse import ClassStatistics, UNC3Regularizer, collapse_metrics
 from equiframe.models import load
 
-# part: sizes it is fitted on, larger ones it is tried on, and its terms
+# part: sizes it is fitted on (larger than the caches), larger ones it is tried on, and its terms
 GRIDS = {
     "update": (
-        [(tokens, dim, classes) for tokens in (1024, 4096, 8192) for dim in (256, 768) for classes in (10_000, 60_000)],
-        [(16_384, 1024, 120_000)],
+        [(tokens, dim, classes) for tokens in (4096, 16_384) for dim in (512, 1024) for classes in (30_000, 100_000)],
+        [(32_768, 2048, 60_000)],
         {"tokens x dim": lambda tokens, dim, classes: tokens * dim, "tokens": lambda tokens, dim, classes: tokens},
     ),
     "pairs": (
@@ -43,16 +43,16 @@ GRIDS = {
         {"classes^2 x dim": lambda classes, dim: classes**2 * dim, "classes^2": lambda classes, dim: classes**2},
     ),
     "term": (
-        [(classes, dim, tokens) for classes in (8_000, 32_000) for dim in (256, 768) for tokens in (512, 2048)],
-        [(64_000, 1024, 4096)],
+        [(classes, dim, tokens) for classes in (32_000, 64_000) for dim in (512, 1024) for tokens in (512, 4096)],
+        [(128_000, 1024, 8192)],
         {
             "vocabulary x dim": lambda classes, dim, tokens: classes * dim,
             "tokens x dim": lambda classes, dim, tokens: tokens * dim,
         },
     ),
     "all_reduce": (
-        [(classes, dim) for classes in (2_000, 8_000) for dim in (256, 768)],
-        [(16_000, 1024)],
+        [(classes, dim) for classes in (8_000, 16_000) for dim in (512, 1024)],
+        [(32_000, 1024)],
         {"bytes": lambda classes, dim: classes * dim * 4},
     ),
 }

@@ -1,12 +1,14 @@
-"""Memory and time of an audit's arithmetic over large vocabularies, on synthetic features. One JSON object a line.
+"""Memory and time of an audit's arithmetic over large vocabularies, on synthetic features.
 
     python benchmarks/scale.py
-    python benchmarks/scale.py --pair-classes 4000 --tokens 50000      # a few minutes
+    python benchmarks/scale.py --pair-classes 4000 --tokens 50000    # a few minutes
+    python benchmarks/scale.py --out docs/performance.md             # writes the table there
 
 Each vocabulary is a process of its own, so that its peak of memory is its own. Token ids follow Zipf's law, features
 are bfloat16. Memory is what the process holds above its imports: after a tenth of the tokens, after all of them (one
 pass takes no more, however long the text), and at the most, while pairs and decisions are made. The pairs of
 ``--pair-classes`` classes are measured; those of the whole vocabulary are computed from them, at the same time a pair.
+One JSON object a vocabulary goes to standard error.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from markdown import table, write
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement
 
@@ -77,18 +80,54 @@ def measure(classes, dim, tokens, pair_classes):
     }
 
 
+def columns(found):
+    """One vocabulary's column of the table."""
+    return [
+        f"{found['classes']:,} classes, dim {found['dim']}",
+        f"{found['tokens_a_second']:,.0f}",
+        f"{found['bytes_after_a_tenth'] / 1e6:,.0f} MB",
+        f"{found['bytes_after_all'] / 1e6:,.0f} MB",
+        f"{found['peak_bytes'] / 1e6:,.0f} MB",
+        f"{found['pairs_s']:.3g} s ({found['pair_classes']:,} classes)",
+        f"{found['all_pairs_s_computed']:.3g} s",
+        f"{found['nc4_s_for_1000_tokens']:.3g} s",
+    ]
+
+
+LABELS = [
+    "",
+    "tokens a second, update",
+    "memory after a tenth of the tokens",
+    "memory after all tokens",
+    "peak of memory, pairs and decisions",
+    "NC1 to NC3 over pairs, measured",
+    "NC1 to NC3 over all pairs, computed",
+    "NC4 of 1,000 tokens against all classes",
+]
+
+
 def main():
-    """Print a line a vocabulary."""
+    """Measure each vocabulary and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--pair-classes", type=int, default=30_522)
-    parser.add_argument("--of", type=int, nargs=2, metavar=("CLASSES", "DIM"), help="this vocabulary alone")
+    parser.add_argument("--out", type=Path, help="file to write the table into")
+    parser.add_argument("--of", type=int, nargs=2, metavar=("CLASSES", "DIM"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.of:
         print(json.dumps(measure(*options.of, options.tokens, options.pair_classes)))
         return
+    found = []
     for size in SIZES:
-        subprocess.run([sys.executable, *sys.argv, "--of", *map(str, size)], check=True)
+        command = [sys.executable, *sys.argv, "--of", *map(str, size)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        sys.stderr.write(done.stdout)
+        found.append(columns(json.loads(done.stdout)))
+    headers, *rows = map(list, zip(LABELS, *found, strict=True))
+    text = f"{table(headers, rows)}\n\n{options.tokens:,} tokens; {torch.get_num_threads()} threads."
+    print(text)
+    if options.out:
+        write(text, options.out, "scale")
 
 
 if __name__ == "__main__":

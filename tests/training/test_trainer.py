@@ -19,14 +19,14 @@ from equiframe.training.trainer import complete_checkpoint
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
 
 
-def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None):
+def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precision="fp32"):
     objective: Objective = LanguageModelling(lm, mask_share=0.3)
     if weight:
         words = lm.tokenizer.convert_tokens_to_ids(["she", "he", "his", "her", "a", "is"])
         ids = torch.tensor(sorted(set(words)))
         dim = output_embedding(lm.model).weight.shape[1]
         objective = WithUNC3(objective, UNC3Regularizer(ids, dim, weight=weight))
-    arguments = FineTuning(max_steps=steps, precision="fp32", save_steps=save_steps)
+    arguments = FineTuning(max_steps=steps, precision=precision, save_steps=save_steps)
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
@@ -150,6 +150,14 @@ def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
 def test_impossible_settings_name_their_option(wrong):
     with pytest.raises(InputError, match="--"):
         FineTuning(**wrong)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of processors")
+def test_bf16_trains_on_a_processor(masked_model, text, tmp_path):
+    trainer = trainer_for(masked_model, tmp_path, weight=5.0, steps=1, text=text, precision="bf16")
+    trainer.train()
+    assert trainer.args.bf16
+    assert trainer.state.global_step == 1
 
 
 def test_an_objective_that_holds_weights_is_refused_where_they_are_shared_out(masked_model, tmp_path, monkeypatch):

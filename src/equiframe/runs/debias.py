@@ -99,7 +99,7 @@ def debias(
     """
     if isinstance(method, Projection):
         return _project(language_model, method, unc3, fine_tuning, folder)
-    model = language_model.model
+    model, device = language_model.model, language_model.device
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, language_model.device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
@@ -125,11 +125,11 @@ def debias(
                 decay=unc3.decay,
                 through_features=unc3.through_features,
             )
-            return term.to(language_model.device)
+            return term.to(device)
 
         if unc3.weight == "auto":
-            batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, language_model.device)
-            weight = balanced_weight(objective.to(language_model.device), regularizer(1.0), model, batches)
+            batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
+            weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
             set_seed(arguments.seed)
         else:
             weight = unc3.weight
@@ -147,7 +147,7 @@ def debias(
     began = time.perf_counter()
     use_cache = getattr(model.config, "use_cache", None)
     trainer.train_on()
-    model = trainer.whole_model()
+    model = trainer.whole_model().to(device)
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
     seconds = time.perf_counter() - began

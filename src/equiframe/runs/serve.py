@@ -64,7 +64,8 @@ def page_of(root: Path, names: Sequence[str]) -> str:
 
 def models_of(root: Path) -> dict[str, str]:
     """What ``load`` takes, by the name of the run whose model it is; the built-in models stand first."""
-    saved = {name: str(run / _MODEL) for name, run in finished_runs(root).items() if (run / _MODEL).is_dir()}
+    folders = {name: run / _MODEL for name, run in finished_runs(root).items()}
+    saved = {name: str(folder) for name, folder in folders.items() if folder.is_dir() and folder.resolve() == folder}
     return {**{name: name for name in BUILTIN}, **saved}
 
 
@@ -144,11 +145,14 @@ def application(root: Path) -> Any:
         query = "&".join(f"run={quote(name, safe='')}" for name in names)
         return f'<iframe src="report?{query}" sandbox="allow-scripts" title="report"></iframe>'
 
-    def score(model: str, stereotype: str, anti_stereotype: str) -> tuple[str, pd.DataFrame]:
+    def score(model: str, stereotype: str, anti_stereotype: str) -> tuple[str, pd.DataFrame | None]:
+        models = models_of(root)
         try:
-            first, second, table = score_pair(loaded(models_of(root)[model]), stereotype, anti_stereotype)
+            if model not in models:
+                raise RunError(f"{model} is gone: load the page again")
+            first, second, table = score_pair(loaded(models[model]), stereotype, anti_stereotype)
         except EquiframeError as error:
-            raise gradio.Error(html.escape(str(error))) from None
+            return html.escape(str(error)), None
         liked = "the stereotype" if first > second else "the anti-stereotype" if first < second else "neither"
         sums = (
             f"stereotype **{first:.3f}**, anti-stereotype **{second:.3f}**, difference **{first - second:+.3f}** nats"

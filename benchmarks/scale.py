@@ -99,7 +99,7 @@ LABELS = [
     "tokens a second, update",
     "memory after a tenth of the tokens",
     "memory after all tokens",
-    "peak of memory, pairs and decisions",
+    "peak of memory, pairs and decisions, with the embedding",
     "NC1 to NC3 over pairs, measured",
     "NC1 to NC3 over all pairs, computed",
     "NC4 of 1,000 tokens against all classes",

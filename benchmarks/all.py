@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from markdown import table, write
+from markdown_tables import table, write
 
 # script, its arguments, those added when quick, and what the baseline is
 SCRIPTS = [
@@ -26,6 +26,7 @@ SCRIPTS = [
     ("scoring.py", "--model builtin:mini-mlm", "--items 10 --rounds 1", "a sentence with a mask at a time"),
     ("scoring.py", "--model minilm", "--items 3 --rounds 1", "a sentence with a mask at a time"),
     ("scoring.py", "--model builtin:smollm2-135m --items 15", "--items 2 --rounds 1", "a sentence at a time"),
+    ("alternatives.py", "", "--rounds 1", "plain attention, float32, not compiled"),
     ("startup.py", "", "--rounds 3", "`python -c pass`"),
 ]
 HEADERS = ["", "ours, s", "baseline, s", "baseline / ours", "share of the bare limit", "baseline"]

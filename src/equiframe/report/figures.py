@@ -140,7 +140,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
             mode="lines",
             line={"shape": "hv", "color": style.colour, "width": 1.6},
             fill="tozeroy",
-            fillcolor=style.colour + "22",
+            fillcolor=faint(style.colour, 0.13),
             hoverinfo="skip",
             showlegend=False,
             row=1,
@@ -321,6 +321,12 @@ def finish(figure: go.Figure, *, height: int, runs: int) -> None:
     }
     figure.update_xaxes(axis, tickangle=0)
     figure.update_yaxes(axis)
+
+
+def faint(colour: str, opacity: float) -> str:
+    """A colour ``#rrggbb`` that lets through what lies below."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
 def text_of(value: object) -> str:

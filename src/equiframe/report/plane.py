@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from equiframe.report.figures import Panel, Style, as_list, finish, text_of
+from equiframe.report.figures import Panel, Style, as_list, faint, finish, text_of
 from equiframe.report.glossary import plain
 
 PLANE = (
@@ -135,7 +135,7 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
     gap = np.full(len(table), np.nan)
     joined = (np.stack([means[:, k], embeddings[:, k], gap], axis=1).ravel() for k in (0, 1))
     x, y = ([None if np.isnan(v) else round(float(v), 4) for v in values] for values in joined)
-    figure.add_scatter(x=x, y=y, mode="lines", line={"color": style.colour + "66", "width": 1}, hoverinfo="skip")
+    figure.add_scatter(x=x, y=y, mode="lines", line={"color": faint(style.colour, 0.4), "width": 1}, hoverinfo="skip")
     pointing = np.where(table["side"] == 0, "triangle-left", "triangle-right")
     for what, at, suffix in (("mean of its states", means, ""), ("embedding", embeddings, "-open")):
         figure.add_scatter(

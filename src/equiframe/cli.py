@@ -272,6 +272,9 @@ def debias(
     save_steps: Annotated[
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
     ] = 500,
+    audit_steps: Annotated[
+        int, typer.Option(help="Steps between audits of the fairness words while training; 0 for none.")
+    ] = 0,
     lora: Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 trains all weights.")] = 0,
     report_to: Annotated[str, typer.Option(help="Trackers of the Trainer, comma-separated: tensorboard, wandb.")] = "",
     text: Text = "bug",
@@ -326,6 +329,7 @@ def debias(
                 save_steps=save_steps,
                 lora_rank=lora,
                 report_to=_names(report_to),
+                audit_steps=audit_steps,
             ),
             seed=seed,
         ),

@@ -10,8 +10,8 @@ from equiframe.report.figures import (
     benchmark_panels,
     collapse_panels,
     cosine_panel,
-    duality_panels,
     history_panels,
+    step_panels,
     styles,
 )
 
@@ -108,12 +108,20 @@ def test_history_shows_parts_and_the_loss_only_where_there_are_none(records):
 
 def test_duality_over_the_steps_of_runs_with_the_term(records):
     histories = {RUNS[0]: records[RUNS[0]].history.drop(columns="unc3"), RUNS[1]: records[RUNS[1]].history}
-    (panel,) = duality_panels(histories, styles(RUNS))
+    (panel,) = step_panels(histories, styles(RUNS))
     assert panel.title == "(U)NC3 over fine-tuning"
     (line,) = panel.figure.data
     assert (list(line.x), list(line.y)) == ([1.0, 2.0, 3.0], [0.2, 0.15, 0.1])
     assert line.marker.symbol == styles(RUNS)[RUNS[1]].symbol
-    assert duality_panels({RUNS[0]: histories[RUNS[0]]}, styles(RUNS)) == []
+    assert step_panels({RUNS[0]: histories[RUNS[0]]}, styles(RUNS)) == []
+
+
+def test_audits_over_the_steps(records):
+    history = records[RUNS[0]].history.assign(**{"collapse/unc3": [0.3, None, 0.2], "collapse/other": 1.0})
+    panels = {panel.title: panel.figure.data for panel in step_panels({RUNS[0]: history}, styles(RUNS))}
+    ((line,),) = (data for title, data in panels.items() if "over fine-tuning" not in title)
+    assert (list(line.x), list(line.y)) == ([1.0, 3.0], [0.3, 0.2])
+    assert not any("collapse" in panel.title.lower() for panel in history_panels({RUNS[0]: history}, styles(RUNS)))
 
 
 def test_a_run_keeps_its_look_where_others_have_nothing_to_show(records):

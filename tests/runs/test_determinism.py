@@ -22,6 +22,31 @@ def threads():
     torch.set_num_threads(before)
 
 
+def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_folders, text, tmp_path):
+    sentences, words = tmp_path / "text.txt", tmp_path / "words.txt"
+    sentences.write_text("\n".join(text * 8))
+    words.write_text("she\the\nher\this\n")
+    records = []
+    for steps in (0, 2):
+        config = RunConfig(
+            verb="debias",
+            model=str(model_folders["masked"]),
+            method="dropout",
+            method_options={"text": str(sentences)},
+            fine_tuning=FineTuning(max_steps=4, batch_size=8, precision="fp32", audit_steps=steps),
+            audit=AuditOptions(text=str(sentences), words=str(words)),
+        )
+        records.append(run(config, tmp_path / f"run-{steps}"))
+    alone, watched = records
+    assert alone.metrics.model.fingerprint == watched.metrics.model.fingerprint
+    seen = watched.history.set_index("step").filter(like="collapse/").dropna(how="all")
+    assert list(seen.index) == [1, 2, 4]
+    assert not set(seen) & set(alone.history)
+    final = {f"collapse/{key}": value for key, value in watched.metrics.collapse[1].values.items() if value is not None}
+    assert {"collapse/nc1_cdnv_mean", "collapse/unc3", "collapse/nc4_agreement"} <= set(seen)
+    assert seen.loc[4].dropna().to_dict() == pytest.approx(final, rel=1e-6)
+
+
 def test_bits_of_a_seed_and_numbers_of_threads(model_folders, text, tmp_path, monkeypatch, threads):
     sentences, words = tmp_path / "text.txt", tmp_path / "words.txt"
     sentences.write_text("\n".join(text * 8))

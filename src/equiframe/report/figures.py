@@ -31,6 +31,7 @@ _LANE, _ROW_GAP, _MARGIN = 17, 12, 34  # pixels: one run in a row, between rows,
 _INK, _FAINT = "#1b1f24", "#d5dae0"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _OF_THE_TERM = ("unc3", "mean_cosine")
+_OF_AUDITS = {f"collapse/{key}": key for key in COLLAPSE_VALUES}
 _BOOKKEEPING = {"step", "epoch", "loss", "learning_rate", "grad_norm", "unc3_weight", "classes_seen"}
 
 
@@ -188,18 +189,19 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
     logged = dict.fromkeys(str(column) for table in runs.values() for column in table)
-    parts = [column for column in logged if column not in (*_BOOKKEEPING, *_OF_THE_TERM)]
+    parts = [c for c in logged if c not in (*_BOOKKEEPING, *_OF_THE_TERM) and not c.startswith("collapse/")]
     return [_over_steps(column, runs, looks) for column in parts or ["loss"] if column in logged]
 
 
-def duality_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
-    """(U)NC3 and NC3 over the steps of fine-tuning, of the runs whose loss had the term.
+def step_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
+    """Collapse over the steps of fine-tuning: as audits of the fairness words found it, and as the term saw it.
 
     Args:
         runs: the logged steps, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
-    return [_over_steps(column, runs, looks) for column in _OF_THE_TERM if any(column in t for t in runs.values())]
+    columns = (*_OF_AUDITS, *_OF_THE_TERM)
+    return [_over_steps(column, runs, looks) for column in columns if any(column in t for t in runs.values())]
 
 
 def _over_steps(column: str, runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> Panel:
@@ -220,8 +222,11 @@ def _over_steps(column: str, runs: Mapping[str, pd.DataFrame], looks: Mapping[st
         )
     finish(figure, height=230, runs=len(looks))
     figure.update_xaxes(title={"text": "step", "standoff": 6})
-    named = HISTORY.get(column, Term(sentence_case(plain(column)), "part of the loss"))
-    return Panel(named.name, named.reading, figure)
+    if column in _OF_AUDITS:
+        named = term(COLLAPSE, _OF_AUDITS[column])
+    else:
+        named = HISTORY.get(column, Term(plain(column), "part of the loss"))
+    return Panel(sentence_case(named.name), named.reading, figure)
 
 
 def dots(

@@ -26,8 +26,8 @@ from equiframe.report.figures import (
     collapse_estimates,
     collapse_panels,
     cosine_panel,
-    duality_panels,
     history_panels,
+    step_panels,
     styles,
 )
 from equiframe.report.glossary import (
@@ -281,16 +281,16 @@ def _geometry(
         _Figures([cosine_panel(classes, looks)] if classes else []),
         _Figures(plane_panels(vectors, looks), "Counterparts in a plane", PLANE),
         _Figures(collapse_panels({run: r.metrics.collapse for run, r in records.items()}, looks), "NC1 to NC4"),
-        _Figures(duality_panels(histories, looks), "Over the steps of fine-tuning"),
+        _Figures(step_panels(histories, looks), "Over the steps of fine-tuning"),
     ]
     ends = [
         run
         for run, record in records.items()
-        if record.metrics.training is not None and (run not in histories or "unc3" not in histories[run])
+        if record.metrics.training is not None and not {"unc3", "collapse/unc3"} & set(histories.get(run, ()))
     ]
     if ends:
         notes.append(
-            f"{', '.join(ends)}: measured after fine-tuning alone; step by step (U)NC3 is known where the term is on."
+            f"{', '.join(ends)}: measured after fine-tuning alone; debias --audit-steps measures while it lasts."
         )
     return _Section(about(COLLAPSE), notes, figures, tables)
 

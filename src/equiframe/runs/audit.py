@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
-from equiframe.data import DataFile, stream
+from equiframe.data import DataFile, TextStream, stream
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
@@ -89,7 +89,53 @@ def audit(
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
     """
+    reading = _read(language_model, options, folder, progress)
+    words, collected = reading.words, reading.collected
+    head, weight = output_embedding(language_model.model), classifier(language_model.model)
+    every, chosen = collected.statistics.seen(options.min_count), reading.chosen
+    classes = _class_table(language_model, chosen, weight, words)
+    estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
+    results = [
+        _result("vocabulary", every, head, collected),
+        _result(options.words, chosen, head, collected).model_copy(update={"estimates": estimates}),
+    ]
+    vectors = _vector_table(chosen, weight, words.pairs)
+    return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
+
+
+def collapse_of_words(
+    language_model: LanguageModel, options: AuditOptions, *, folder: Path | None = None
+) -> dict[str, float]:
+    """What :func:`audit` says of the word set, by flat key, without the whole vocabulary and intervals.
+
+    Raises:
+        InputError: fewer than two words of the set occur often enough in the text.
+    """
+    reading = _read(language_model, options, folder, None, words_alone=True)
+    head = output_embedding(language_model.model)
+    found = _result(options.words, reading.chosen, head, reading.collected).values
+    return {key: value for key, value in found.items() if value is not None}
+
+
+class _Reading(NamedTuple):
+    """What was read of a text: the words, their statistics, and those of all classes that were followed."""
+
+    words: ResolvedWords
+    text: TextStream
+    collected: Collected
+    chosen: ClassStatistics
+
+
+def _read(
+    language_model: LanguageModel,
+    options: AuditOptions,
+    folder: Path | None,
+    progress: Callable[[int, int], None] | None,
+    *,
+    words_alone: bool = False,
+) -> _Reading:
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
+    ids = torch.tensor(words.token_ids, device=language_model.device)
     text = stream(options.text, folder)
     unread = iter(text)
     kept = list(itertools.islice(unread, _KEPT))
@@ -107,14 +153,12 @@ def audit(
     collected = collect(
         language_model,
         itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step),
+        class_ids=ids if words_alone else None,
         pairing=options.pairing,
         feature=options.feature,
         visibility=options.visibility,
         progress=tell,
     )
-    head = output_embedding(language_model.model)
-    every = collected.statistics.seen(options.min_count)
-    ids = torch.tensor(words.token_ids, device=language_model.device)
     chosen = collected.statistics.select(ids, min_count=options.min_count)
     if len(chosen.class_ids) < 2:
         raise InputError(
@@ -122,15 +166,7 @@ def audit(
             f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    weight = classifier(language_model.model)
-    classes = _class_table(language_model, chosen, weight, words)
-    estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
-    results = [
-        _result("vocabulary", every, head, collected),
-        _result(options.words, chosen, head, collected).model_copy(update={"estimates": estimates}),
-    ]
-    vectors = _vector_table(chosen, weight, words.pairs)
-    return Audit(results=results, classes=classes, vectors=vectors, files=text.files, words=words)
+    return _Reading(words, text, collected, chosen)
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:

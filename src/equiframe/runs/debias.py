@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.projected import project
+from equiframe.runs.audit import AuditOptions, collapse_of_words
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer, FineTuning
 from equiframe.training.trainer import Progress
@@ -78,6 +80,7 @@ def debias(
     words: ResolvedWords,
     checkpoints: Path,
     *,
+    audit: AuditOptions | None = None,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
@@ -90,6 +93,7 @@ def debias(
         fine_tuning: how long and how fast.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
+        audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
         folder: where the user keeps data files.
         progress: called with steps done and steps in all.
 
@@ -142,6 +146,8 @@ def debias(
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
+        watch=functools.partial(collapse_of_words, language_model, audit or AuditOptions(), folder=folder),
+        watch_steps=fine_tuning.audit_steps,
     )
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()

@@ -233,6 +233,7 @@ def _debias(
                 fine_tuning,
                 words,
                 work / "checkpoints",
+                audit=config.audit,
                 folder=config.data,
                 progress=progress,
             )

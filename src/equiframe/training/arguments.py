@@ -31,6 +31,7 @@ class FineTuning:
         save_steps: a checkpoint every so many steps.
         lora_rank: rank of LoRA adapters on all linear layers, 0 to train all weights.
         report_to: trackers that the Trainer shall report to, such as ``tensorboard``.
+        audit_steps: measure the collapse of the fairness words after the first step and every so many; 0 for never.
     """
 
     epochs: float | None = None
@@ -44,6 +45,7 @@ class FineTuning:
     save_steps: int = 500
     lora_rank: int = 0
     report_to: tuple[str, ...] = ()
+    audit_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "learning_rate", "batch_size", "accumulation", "max_length"):
@@ -52,6 +54,8 @@ class FineTuning:
                 raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
         if self.lora_rank < 0:
             raise InputError(f"--lora {self.lora_rank}: give a rank of 1 or more, or 0 for none")
+        if self.audit_steps < 0:
+            raise InputError(f"--audit-steps {self.audit_steps}: give a number of steps, or 0 for never")
 
     def with_half_the_batch(self, settings: Settings) -> FineTuning:
         """The same examples a step in batches of half the size, or, where that is odd, of one.

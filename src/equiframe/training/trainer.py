@@ -131,12 +131,26 @@ class DebiasingTrainer(ResumableTrainer):
 
     Args:
         objective: from a batch to a loss.
+        watch: numbers of the model in evaluation mode, logged beside the loss of a step as ``collapse/KEY``.
+        watch_steps: after the first step, and whenever so many are done; 0 for never.
         **arguments: as for :class:`transformers.Trainer`.
+
+    Raises:
+        InputError: the weights are shared out (FSDP), and the objective or ``watch`` needs them whole.
     """
 
-    def __init__(self, *, objective: Objective, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        watch: Callable[[], Mapping[str, float]] | None = None,
+        watch_steps: int = 0,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self.objective = objective.to(self.args.device)
+        self._watch = watch if watch_steps else None
+        self._watch_steps = watch_steps
         if own := list(self.objective.parameters()):
             self.add_callback(_OwnParameters(own))
         self.model_accepts_loss_kwargs = False  # the objective's loss is a mean of its own
@@ -149,6 +163,11 @@ class DebiasingTrainer(ResumableTrainer):
                 raise InputError(
                     f"{type(host).__name__} does more with the model than call it, which weights shared out (FSDP)"
                     " do not allow: launch with recipes/accelerate/ddp.yaml"
+                )
+            if self._watch is not None:
+                raise InputError(
+                    "--audit-steps reads the whole model, which weights shared out (FSDP) do not allow: launch with"
+                    " recipes/accelerate/ddp.yaml, or leave it out"
                 )
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
 
@@ -191,6 +210,10 @@ class DebiasingTrainer(ResumableTrainer):
             for name, total in self._part_sums.items():
                 logs[name] = float(total) / self._part_steps
             self._part_sums, self._part_steps = {}, 0
+            step = self.state.global_step
+            if self._watch is not None and (step == 1 or step % self._watch_steps == 0):
+                self.model.eval()  # the next step sets it back
+                logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

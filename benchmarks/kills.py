@@ -12,12 +12,12 @@ cache of answers. Exits with 1 where anything differs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -75,12 +75,13 @@ def survives(command: list[str], scratch: Path, kills: int, moments: random.Rand
     while len(killed) < kills:
         process = start(command, scratch / "killed")
         moment = moments.uniform(0, alone)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=moment)
+        process.kill()
+        process.wait()
+        if (scratch / "killed" / "run").exists():  # whole, be the process still there to say so or not
             shutil.rmtree(scratch / "killed")
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        else:
             killed.append(moment)
     began = time.perf_counter()
     status = start(command, scratch / "killed").wait()

@@ -113,12 +113,12 @@ def measure(language_model: LanguageModel, name: str, options: argparse.Namespac
             with torch.inference_mode():
                 forward_at(language_model.model, {"input_ids": batch}, where)
 
-    layers = [m.weight for m in language_model.model.base_model.modules() if isinstance(m, nn.Linear)]
-    head = [*(m.weight for m in language_model.model.modules() if isinstance(m, nn.Linear))][len(layers) :]
-    full = max(options.token_budget, 1)
-    states = {
-        size: torch.randn(full, size, device=language_model.device) for size in {w.shape[1] for w in layers + head}
-    }
+    stack = set(language_model.model.base_model.modules())
+    linear = [module for module in language_model.model.modules() if isinstance(module, nn.Linear)]
+    layers = [module.weight for module in linear if module in stack]
+    head = [module.weight for module in linear if module not in stack]
+    full, sizes = options.token_budget, {module.in_features for module in linear}
+    states = {size: torch.randn(full, size, device=language_model.device) for size in sizes}
 
     @torch.inference_mode()
     def products() -> None:

@@ -22,10 +22,16 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_folders, text, tmp_path):
+@pytest.fixture
+def files(text, tmp_path):
     sentences, words = tmp_path / "text.txt", tmp_path / "words.txt"
     sentences.write_text("\n".join(text * 8))
     words.write_text("she\the\nher\this\n")
+    return sentences, words
+
+
+def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_folders, files, tmp_path):
+    sentences, words = files
     records = []
     for steps in (0, 2):
         config = RunConfig(
@@ -47,10 +53,8 @@ def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_fol
     assert seen.loc[4].dropna().to_dict() == pytest.approx(final, rel=1e-6)
 
 
-def test_bits_of_a_seed_and_numbers_of_threads(model_folders, text, tmp_path, monkeypatch, threads):
-    sentences, words = tmp_path / "text.txt", tmp_path / "words.txt"
-    sentences.write_text("\n".join(text * 8))
-    words.write_text("she\the\nher\this\n")
+def test_bits_of_a_seed_and_numbers_of_threads(model_folders, files, tmp_path, monkeypatch, threads):
+    sentences, words = files
     config = RunConfig(
         verb="debias",
         model=str(model_folders["masked"]),

@@ -105,7 +105,7 @@ def debias(
         return _project(language_model, method, unc3, fine_tuning, folder)
     model, device = language_model.model, language_model.device
     settings = method.settings
-    arguments = fine_tuning.training_arguments(checkpoints, settings, language_model.device)
+    arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     set_seed(arguments.seed)

@@ -174,7 +174,8 @@ class RunRecord:
         classes: the audited classes: ``token_id, token, word, groups, count, variance, norm, cosine``.
         vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
-        history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts.
+        history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
+            steps that were audited.
     """
 
     config: dict[str, Any]

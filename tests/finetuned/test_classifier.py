@@ -160,7 +160,7 @@ def test_one_sentence_at_a_time_by_plain_transformers(language_model, text):
         for i, (line, other) in enumerate(zip(text * 4, [*text[::-1], *[None] * 24], strict=True))
     ]
     encode = Encoder(language_model, 64)
-    batch = classifier._Collator(language_model.tokenizer)([found.features for found in encode(task)])
+    batch = classifier._Collator(language_model)([found.features for found in encode(task)])
     with torch.no_grad():
         found = model(**batch)["logits"]
     layer = model.head[1]
@@ -227,7 +227,7 @@ def test_mention_scores_by_hand(language_model):
     long = mention("the doctor met the nurse and she told her father", "she", "doctor", "the nurse")
     short = mention("he told the king a son", "he", "the king", "son")
     encoded = [found.features for found in Encoder(language_model, 64)([long, short])]
-    batch = classifier._Collator(language_model.tokenizer)(encoded)
+    batch = classifier._Collator(language_model)(encoded)
     with torch.no_grad():
         found = model(**batch)["logits"]
     assert (found[:, 2] == 0).all()

@@ -28,6 +28,12 @@ _BEFORE_NUMBERS = frozenset("no nos vol vols fig p pp ff op c ca jan feb mar apr
 _END = re.compile(r"([.!?]+)(?:['\"’”)\]]|``(?=\s))*\s+(?=['\"‘“`(\[*]*([A-Z0-9À-ÖØ-Þ]))")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _FEWEST_WORDS = 3
+# Of scripts written without spaces between words each letter counts: kana, Han, Thai, Lao, Tibetan, Burmese, Khmer.
+_UNSPACED = (
+    "\u0e00-\u0e7f\u0e80-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U000323af"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
     def texts() -> Iterator[str]:
         is_empty = True
         for text in (" ".join(text.split()) for file in files for text in read(file)):
-            if text.count(" ") >= _FEWEST_WORDS - 1:
+            if count_words(text) >= _FEWEST_WORDS:
                 is_empty = False
                 yield text
         if is_empty:
@@ -77,8 +83,20 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
     return TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
 
 
+def count_words(text: str) -> int:
+    """Words of a text: what stands between spaces; in scripts without spaces between words, such as Chinese, letters.
+
+    Example:
+        >>> count_words("Dr. Smith left"), count_words("她是医生")
+        (3, 4)
+    """
+    return len(_WORD.findall(text))
+
+
 def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
-    """A text by name, or a file of one's own. Spaces are made single; what has fewer than three words is left out.
+    """A text by name, or a file of one's own. Spaces are made single.
+
+    What has fewer than three words, by :func:`count_words`, is left out.
 
     - ``gap``: Wikipedia about people, split into sentences; development and test. ``gap/development``,
       ``gap/test`` and ``gap/validation`` are the parts.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
+from equiframe.data.corpora import count_words
 from equiframe.words.word_set import WordSet
 
 _FEWEST, _MOST = 2, 128  # words of a sentence
@@ -33,7 +34,7 @@ def word_sentences(
     """
     patterns = (_any_of(attributes), _any_of(neutral))
     for text in texts:
-        if _FEWEST <= len(text.split()) <= _MOST:
+        if _FEWEST <= count_words(text) <= _MOST:
             for pattern in patterns:
                 found: dict[str, Span] = {}
                 for match in pattern.finditer(text):

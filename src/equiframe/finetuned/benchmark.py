@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Outcome, Scored
 from equiframe.data import DataFile
-from equiframe.errors import InputError
+from equiframe.options import SEEDS, check_range
 
 HeadKind: TypeAlias = Literal["sequence", "mentions"]
 """What is put on the encoder: a linear map of one state, or a scorer of a pronoun and two mentions."""
@@ -35,7 +35,7 @@ class FineTuneSettings:
         seed: of the new head, of dropout and of the order of the examples.
 
     Raises:
-        InputError: a number that is not above 0.
+        InputError: a number that is out of range.
     """
 
     epochs: float
@@ -46,10 +46,11 @@ class FineTuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "max_length", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} {value}: give a number above 0")
+        for name in ("epochs", "learning_rate"):
+            check_range(name, getattr(self, name), above=0)
+        for name in ("batch_size", "max_length", "max_steps"):
+            check_range(name, getattr(self, name), whole=True, above=0)
+        check_range("seed", self.seed, whole=True, most=SEEDS)
 
     def __str__(self) -> str:
         length = f"{self.max_steps} steps" if self.max_steps else f"{self.epochs:g} epochs"

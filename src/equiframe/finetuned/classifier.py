@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
-from equiframe.training import best_precision
+from equiframe.models.encoding import PadRight, check_length, cut_at_end
+from equiframe.training import OneDevice, best_precision
 from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
 VERSION = 1
@@ -115,7 +117,8 @@ def _key(
 ) -> str:
     """Hash of all that the outputs follow from."""
     digest = hashlib.sha256()
-    identity = (VERSION, language_model.fingerprint(), language_model.kind, head, outputs, best_precision())
+    precision = best_precision(language_model.device)
+    identity = (VERSION, language_model.fingerprint(), language_model.kind, head, outputs, precision)
     digest.update(json.dumps([*identity, dataclasses.asdict(settings)]).encode())
     for part in examples:
         digest.update(b"\n\n")
@@ -205,7 +208,7 @@ def _fit(
         args=_arguments(settings, work, parts, bool(development), language_model.device),
         train_dataset=fitted,
         eval_dataset=chosen_by if development else None,
-        data_collator=_Collator(language_model.tokenizer),
+        data_collator=_Collator(language_model),
         compute_metrics=_accuracy,
         callbacks=[Progress(progress)] if progress is not None else [],
     )
@@ -231,7 +234,7 @@ def _arguments(
 ) -> TrainingArguments:
     """Where epochs are chosen among, checkpoints are written at their ends, else every so many steps."""
     strategy = "epoch" if choosing else "steps"
-    return TrainingArguments(
+    return OneDevice(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
@@ -243,7 +246,7 @@ def _arguments(
         lr_scheduler_type="linear",
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=best_precision() == "bf16",
+        bf16=best_precision(device) == "bf16",
         logging_steps=10,
         logging_nan_inf_filter=False,
         save_strategy=strategy,
@@ -353,15 +356,16 @@ class EncoderWithHead(nn.Module):
 class _HeadTrainer(ResumableTrainer):
     """The Trainer with training batches of like length, marked checkpoints, and an end to a loss that is not finite."""
 
-    def compute_loss(self, model: nn.Module, *inputs: Any, **named: Any) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Any, *rest: Any, **named: Any) -> Any:
         """The model's own loss."""
-        result = super().compute_loss(model, *inputs, **named)
-        loss = result[0] if isinstance(result, tuple) else result
-        if model.training and not torch.isfinite(loss):
+        result = super().compute_loss(model, inputs, *rest, **named)
+        if not model.training:
+            return result
+        if not torch.isfinite(result):
             raise ModelError(
-                f"the loss is {float(loss.detach())} at step {self.state.global_step + 1}: lower the learning rate"
+                f"the loss is {float(result.detach())} at step {self.state.global_step + 1}: lower the learning rate"
             )
-        return result
+        return self.share(inputs) * result
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -372,22 +376,14 @@ class _HeadTrainer(ResumableTrainer):
 class _Collator:
     """From encoded examples to a batch, padded on the right whatever the tokenizer does."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.pad_id = tokenizer.pad_token_id or 0  # never attended; any known id will do
+    def __init__(self, language_model: LanguageModel) -> None:
+        self.pad = PadRight(language_model)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        longest = int(lengths.max())
-
-        def padded(name: str, fill: int) -> Tensor:
-            return torch.tensor([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
-
-        batch = {
-            "input_ids": padded("input_ids", self.pad_id),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-        }
+        batch = self.pad([row["input_ids"] for row in rows])
         if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = padded("token_type_ids", 0)
+            types = [torch.tensor(row["token_type_ids"]) for row in rows]
+            batch["token_type_ids"] = pad_sequence(types, batch_first=True)
         for name in ("spans", "labels"):
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
@@ -434,6 +430,7 @@ class Encoder:
         self.tokenizer = language_model.tokenizer
         self.codec = language_model.codec
         self.longest = min(max_length, language_model.window)
+        check_length(language_model, self.longest, option="max_length")
         self.excluded: dict[str, int] = {}
 
     def __call__(self, examples: Examples) -> list[_Encoded | str]:
@@ -455,7 +452,7 @@ class Encoder:
         read = self.tokenizer(*texts, verbose=False)
         cut = len(read["input_ids"]) > self.longest
         if cut:
-            read = self.tokenizer(*texts, truncation=True, max_length=self.longest)
+            read = cut_at_end(self.tokenizer, *texts, max_length=self.longest)
         features = {name: read[name] for name in ("input_ids", "token_type_ids") if name in read}
         return _Encoded(features, cut)
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
 
 from equiframe.data import DataFile, stream
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
@@ -23,6 +22,7 @@ from equiframe.errors import DataError, InputError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
+from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
 
@@ -129,8 +129,8 @@ class ADEPT(Method):
         words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words
         found: dict[str, list[dict[str, Any]]] = {}
         for sentence, spans in word_sentences(text, words.words, professions):
-            encoding = language_model.tokenizer(
-                sentence, truncation=True, max_length=max_length, return_offsets_mapping=True
+            encoding = cut_at_end(
+                language_model.tokenizer, sentence, max_length=max_length, return_offsets_mapping=True
             )
             for word, span in spans.items():
                 start, end = _tokens(encoding["offset_mapping"], span)
@@ -156,7 +156,7 @@ class ADEPT(Method):
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """Padding; ``group``, ``start`` and ``end``, [batch]."""
-        return partial(_padded, DataCollatorWithPadding(language_model.tokenizer))
+        return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -364,13 +364,8 @@ def _spread(items: Sequence[Any], count: int, at: int) -> Any:
     return items[at * len(items) // count]
 
 
-def _padded(pad: DataCollatorWithPadding, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    batch: dict[str, Tensor] = dict(pad([{"input_ids": example["input_ids"]} for example in examples]))
-    shifts = [
-        batch["input_ids"].shape[1] - len(example["input_ids"]) if pad.tokenizer.padding_side == "left" else 0
-        for example in examples
-    ]
-    batch["group"] = torch.tensor([example["group"] for example in examples])
-    for end in ("start", "end"):
-        batch[end] = torch.tensor([example[end] + shift for example, shift in zip(examples, shifts, strict=True)])
+def _padded(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    batch = pad([example["input_ids"] for example in examples])
+    for name in ("group", "start", "end"):
+        batch[name] = torch.tensor([example[name] for example in examples])
     return batch

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
+from torch.nn.utils.rnn import pad_sequence
 
 from equiframe.data import CounterfactualSwapper, DataFile, stream
 from equiframe.errors import DataError, InputError
@@ -22,6 +22,7 @@ from equiframe.methods.ewc import ElasticWeights
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
+from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
 
@@ -113,7 +114,7 @@ class ASE(Method):
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """Padding; ``place`` of the pronoun, [batch], and ``neutral``, 1 on tokens of professions, [batch, length]."""
-        return partial(_padded, DataCollatorWithPadding(language_model.tokenizer))
+        return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -186,11 +187,13 @@ class PronounObjective(Objective):
         orthogonality = self._orthogonality(read.layers[-1], batch["neutral"].bool())
         loss = pronoun + self.method.orthogonality_weight * orthogonality
         parts = {"pronoun": pronoun, "orthogonality": orthogonality}
+        term: Tensor | float = 0.0
         if self.elastic is not None:
             parts["ewc"] = self.elastic()
-            loss = loss + self.method.ewc_weight * parts["ewc"]
+            term = self.method.ewc_weight * parts["ewc"]
+            loss = loss + term
         detached = {name: part.detach() for name, part in parts.items()}
-        return ObjectiveOutput(loss=loss, features=read.states, token_ids=token_ids, parts=detached)
+        return ObjectiveOutput(loss=loss, features=read.states, token_ids=token_ids, parts=detached, term=term)
 
     def pronoun_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of the pronouns alone, in nats."""
@@ -229,19 +232,13 @@ def gender_direction(language_model: LanguageModel) -> Tensor:
 
     Reference: Park et al. 2023, who sum over all words of a gender, read as one text.
     """
-    tokenizer, model = language_model.tokenizer, language_model.model
+    tokenizer, model, pad = language_model.tokenizer, language_model.model, PadRight(language_model)
     means = []
     for words in zip(*WordSet.builtin("gender").pairs, strict=True):
-        # on the right, so that a word's positions do not hang on its partner's length
-        batch = tokenizer(
-            [_BEFORE + word for word in words],
-            padding=True,
-            padding_side="right",
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        ).to(language_model.device)
-        inside = (batch.pop("offset_mapping")[:, :, 1] > len(_BEFORE)).unsqueeze(2)  # special tokens end at 0
-        batch.pop("token_type_ids", None)
+        read = tokenizer([_BEFORE + word for word in words], return_offsets_mapping=True)
+        batch = {name: tensor.to(language_model.device) for name, tensor in pad(read["input_ids"]).items()}
+        ends = [torch.tensor(offsets)[:, 1] for offsets in read["offset_mapping"]]  # of special tokens 0
+        inside = (pad_sequence(ends, batch_first=True) > len(_BEFORE)).unsqueeze(2).to(language_model.device)
         states = model.base_model(**batch, return_dict=True).last_hidden_state.float()
         means.append(((states * inside).sum(1) / inside.sum(1).clamp(min=1)).mean(0))
     female, male = means
@@ -255,7 +252,7 @@ def _row(
     language_model: LanguageModel, sentence: str, professions: re.Pattern[str], max_length: int
 ) -> dict[str, Any] | None:
     """An encoded sentence, None where its pronoun is cut off, several tokens, or the first of a causal LM's."""
-    encoding = language_model.tokenizer(sentence, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    encoding = cut_at_end(language_model.tokenizer, sentence, max_length=max_length, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     pronoun = _PRONOUN.search(sentence)
     assert pronoun is not None
@@ -275,13 +272,8 @@ def _at_place(ids: Tensor, place: Tensor) -> Tensor:
     return ids.gather(1, place[:, None])[:, 0]
 
 
-def _padded(pad: DataCollatorWithPadding, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    batch: dict[str, Tensor] = dict(pad([{"input_ids": example["input_ids"]} for example in examples]))
-    width = batch["input_ids"].shape[1]
-    is_left = pad.tokenizer.padding_side == "left"
-    missing = [width - len(example["input_ids"]) for example in examples]
-    batch["place"] = torch.tensor([e["place"] + (m if is_left else 0) for e, m in zip(examples, missing, strict=True)])
-    batch["neutral"] = torch.tensor(
-        [[0] * m + e["neutral"] if is_left else e["neutral"] + [0] * m for e, m in zip(examples, missing, strict=True)]
-    )
-    return batch
+def _padded(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    batch = pad([example["input_ids"] for example in examples])
+    batch["place"] = torch.tensor([example["place"] for example in examples])
+    neutral = [torch.tensor(example["neutral"]) for example in examples]
+    return {**batch, "neutral": pad_sequence(neutral, batch_first=True)}

@@ -47,7 +47,8 @@ class LanguageModelling(Objective):
         super().__init__()
         self.kind = language_model.kind
         self.mask_id = language_model.tokenizer.mask_token_id
-        self.vocabulary = len(language_model.tokenizer)
+        rows = len(language_model.model.get_input_embeddings().weight)
+        self.vocabulary = min(len(language_model.tokenizer), rows)
         self.mask_share = mask_share
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
@@ -61,8 +62,7 @@ class LanguageModelling(Objective):
             targets = true_ids[predicted]
         else:  # the state at t predicts token t + 1
             input_ids = true_ids
-            predicted = torch.zeros_like(true_ids, dtype=torch.bool)
-            predicted[:, :-1] = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
+            predicted = self._targets(true_ids, attention_mask)
             targets = true_ids[:, 1:][predicted[:, :-1]]
         states_at, token_ids = pair(
             self.kind, input_ids, attention_mask, self.special_ids, true_ids=true_ids, pairing=self.pairing
@@ -80,9 +80,21 @@ class LanguageModelling(Objective):
             loss=loss, features=read.states, token_ids=token_ids, parts={"language_modelling": loss.detach()}
         )
 
+    def weight(self, batch: Mapping[str, Tensor]) -> int:
+        """The tokens of which a causal LM predicts each, and a masked LM a share that is the same in any batch."""
+        return int(self._targets(batch["input_ids"], batch["attention_mask"]).sum())
+
+    def _targets(self, true_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Places that may be predicted, or whose state predicts the next token, bool [batch, length]."""
+        if self.kind == "masked":
+            return attention_mask.bool() & ~torch.isin(true_ids, self.special_ids.to(true_ids.device))
+        predicting = torch.zeros_like(true_ids, dtype=torch.bool)
+        predicting[:, :-1] = (attention_mask[:, :-1] * attention_mask[:, 1:]).bool()
+        return predicting
+
     def _masked(self, true_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the model reads, and the places it has to predict."""
-        words = attention_mask.bool() & ~torch.isin(true_ids, self.special_ids)
+        words = self._targets(true_ids, attention_mask)
         draw = torch.rand(true_ids.shape, device=true_ids.device)
         fate = torch.rand(true_ids.shape, device=true_ids.device)
         anything = torch.randint_like(true_ids, self.vocabulary)

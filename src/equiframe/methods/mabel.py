@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
 
 from equiframe.data import CounterfactualSwapper, DataFile
 from equiframe.data.entailment import counterfactual_pairs
@@ -22,6 +21,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
+from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
 
 Alignment: TypeAlias = Literal["mean", "sum", "a2"]
@@ -89,14 +89,14 @@ class MABEL(Method):
         """Pairs and their counterfactuals, encoded. ``input_ids`` is the premise, by whose length they are grouped."""
         pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), folder)
         columns = {
-            view: language_model.tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+            view: cut_at_end(language_model.tokenizer, list(texts), max_length=max_length)["input_ids"]
             for view, texts in zip(_VIEWS, zip(*pairs, strict=True), strict=True)
         }
         return Dataset.from_dict(columns), files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """All premises, then hypotheses, swapped premises and swapped hypotheses, padded together."""
-        return partial(_padded_together, DataCollatorWithPadding(language_model.tokenizer))
+        return partial(_padded_together, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -258,6 +258,5 @@ def _of_all_ranks(own: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _padded_together(pad: DataCollatorWithPadding, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    batch: dict[str, Tensor] = pad([{"input_ids": example[view]} for view in _VIEWS for example in examples])
-    return batch
+def _padded_together(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    return pad([example[view] for view in _VIEWS for example in examples])

@@ -6,6 +6,7 @@ import tempfile
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,6 @@ from datasets import Dataset, Features, Value
 from datasets import Sequence as Column
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
-from transformers import DataCollatorWithPadding
 
 from equiframe.data import DataFile, TextStream
 from equiframe.errors import DataError
@@ -21,6 +21,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective
 from equiframe.models.adapter import Feature, Pairing
+from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
 
 
@@ -57,7 +58,7 @@ class TextMethod(Method):
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """Padding; a masked LM's tokens are masked by the objective."""
-        return DataCollatorWithPadding(language_model.tokenizer)
+        return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -76,6 +77,8 @@ def encoded(
 ) -> Dataset:
     """Texts as ``input_ids``, on disk and mapped into memory; the file goes when the dataset does.
 
+    Texts without a token to predict (special tokens alone, or one token of a causal LM) are left out.
+
     It lies in a new folder where the system keeps temporary files (``$TMPDIR``), and not in the cache of datasets:
     nothing stale can be found there, and nothing is left.
 
@@ -87,23 +90,43 @@ def encoded(
         needed: what there is none of where there is no text, for the message.
 
     Raises:
-        DataError: there is no text, or what reading it raises.
+        DataError: there is no text, or none with a token to predict; or what reading it raises.
     """
 
     folder = tempfile.TemporaryDirectory(prefix="equiframe-", ignore_cleanup_errors=True)
+    found = False
     file = str(Path(folder.name) / "encoded.arrow")
     try:
         # Dataset.from_generator would hide what is wrong with the text behind an error of its own
         with ArrowWriter(path=file, features=Features({"input_ids": Column(Value("int32"))})) as writer:
             for text in texts:
-                ids = language_model.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-                writer.write({"input_ids": ids})
+                found = True
+                ids = cut_at_end(language_model.tokenizer, text, max_length=max_length)["input_ids"]
+                if has_target(language_model, ids):
+                    writer.write({"input_ids": ids})
             count, _ = writer.finalize()
-        if not count:
+        if not found:
             raise DataError(f"no {needed} in it", path=name)
+        if not count:
+            raise DataError(
+                f"its texts hold no token that {language_model.name} could learn to predict: its tokenizer knows none"
+                f" of their words, or cuts them off at {max_length} tokens; give other text, or a larger --max-length",
+                path=name,
+            )
         dataset = Dataset.from_file(file)
     except BaseException:
         folder.cleanup()
         raise
     weakref.finalize(dataset, folder.cleanup)
     return dataset
+
+
+def has_target(language_model: LanguageModel, ids: Sequence[int]) -> bool:
+    """Whether there is a token to predict: one that is not special, or for a causal LM one after the first."""
+    if language_model.kind == "causal":
+        return len(ids) > 1
+    return not set(ids) <= set(language_model.tokenizer.all_special_ids)
+
+
+def _padded(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    return pad([example["input_ids"] for example in examples])

@@ -34,4 +34,9 @@ class WithUNC3(Objective):
         """The host's loss plus the weighted term; the parts of both for the log."""
         host: ObjectiveOutput = self.objective(model, batch)
         term = self.regularizer(host.features, host.token_ids, classifier(model))
-        return dataclasses.replace(host, loss=host.loss + term, parts={**host.parts, **self.regularizer.last_parts})
+        parts = {**host.parts, **self.regularizer.last_parts}
+        return dataclasses.replace(host, loss=host.loss + term, parts=parts, term=host.term + term)
+
+    def weight(self, batch: Mapping[str, Tensor]) -> int:
+        """The host's."""
+        return self.objective.weight(batch)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -17,17 +17,19 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
-from equiframe.data import DataFile
+from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
+from equiframe.models.encoding import check_length
 from equiframe.models.projected import project
+from equiframe.options import check_range
 from equiframe.runs.audit import AuditOptions, collapse_of_words
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer, FineTuning
 from equiframe.training.trainer import Progress
-from equiframe.words import ResolvedWords
+from equiframe.words import ResolvedWords, WordSet
 
 _BALANCED_BATCHES = 16
 _LAST_STEPS = 10
@@ -58,8 +60,19 @@ class UNC3Options:
     feature: Feature = "decoder-input"
 
     def __post_init__(self) -> None:
-        if self.weight != "auto" and not self.weight >= 0:
-            raise InputError(f"--unc3 {self.weight}: give a weight of 0 or more, or auto")
+        if self.weight != "auto":
+            check_range("--unc3", self.weight)
+        check_range("--unc3-warmup", self.warmup_steps, whole=True)
+        check_range("--unc3-decay", self.decay)
+        if self.decay >= 1:
+            raise InputError(f"--unc3-decay {self.decay}: give a number below 1; 0 keeps the last batch alone")
+        for option, value, choices in (
+            ("--unc3-memory", self.memory, ("run", "ema")),
+            ("--pairing", self.pairing, get_args(Pairing)),
+            ("--feature", self.feature, get_args(Feature)),
+        ):
+            if value not in choices:
+                raise InputError(f"{option} {value}: choose {' or '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ def debias(
     words: ResolvedWords,
     checkpoints: Path,
     *,
+    claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,12 +107,14 @@ def debias(
         fine_tuning: how long and how fast.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
+        claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
+            training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
         folder: where the user keeps data files.
         progress: called with steps done and steps in all.
 
     Raises:
-        InputError: options that cannot work together.
+        InputError: options that cannot work together, or examples too short for one token.
         ModelError: the loss is not finite.
     """
     if isinstance(method, Projection):
@@ -107,7 +123,16 @@ def debias(
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
+    check_length(language_model, max_length, option="--max-length")
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    audit = audit or AuditOptions()
+    read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
+    if unc3.weight:
+        read["unc3_words"] = words.token_ids
+    if fine_tuning.audit_steps:
+        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
+        read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
+    claim(read)
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
@@ -138,6 +163,7 @@ def debias(
         else:
             weight = unc3.weight
         objective = WithUNC3(objective, regularizer(weight))
+    configured = dict(vars(model.config))
     trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
     trainer = DebiasingTrainer(
         objective=objective,
@@ -146,16 +172,16 @@ def debias(
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit or AuditOptions(), folder=folder),
+        watch=functools.partial(collapse_of_words, language_model, audit, folder=folder),
         watch_steps=fine_tuning.audit_steps,
     )
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
-    use_cache = getattr(model.config, "use_cache", None)
     trainer.train_on()
     model = trainer.whole_model().to(device)
-    if use_cache is not None:
-        model.config.use_cache = use_cache  # the Trainer switches it off, and generation would be slow ever after
+    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
+    if "use_cache" in configured:
+        model.config.use_cache = configured["use_cache"]
     seconds = time.perf_counter() - began
     history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:

@@ -159,6 +159,8 @@ class StudyResult(_Frozen):
 
 
 _ITEMS = "items"
+_MARK = ".identity.json"  # whose working folder it is
+_WORTH_KEEPING = ("checkpoints/*/complete", "*/metrics.json")  # of a fine-tuning; of a demo, its finished runs
 _TABLES = ("classes", "vectors", "history")
 _MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
 
@@ -293,17 +295,16 @@ def partial_folder(out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+def run_folder(out: Path, identity: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """A working folder beside ``out`` that becomes ``out`` when the block ends without an error.
 
     Args:
         out: the folder of the run; it must not exist.
-        identity: what makes two runs the same. Where an interrupted run of the same identity left its
-            working folder, the block finds it as it was; otherwise it starts empty.
+        identity: see :func:`claim`; None where the block calls it, when it knows all that decides the run.
 
     Raises:
         BusyError: another process works on ``out``.
-        RunError: ``out`` exists, or the disk refuses.
+        RunError: ``out`` exists, another run left something in the working folder, or the disk refuses.
     """
     out = out.resolve()
     work = partial_folder(out)
@@ -313,18 +314,15 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         with lock:
             _refuse_existing(out)  # by now, perhaps, by the process that had the lock
-            mark = work / ".identity.json"
-            wanted = json.dumps(identity, sort_keys=True, default=str)
-            if work.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == wanted):
-                shutil.rmtree(work)
             work.mkdir(exist_ok=True)
-            mark.write_text(wanted, encoding="utf-8")
             try:
+                if identity is not None:
+                    claim(work, identity)
                 yield work
+                (work / _MARK).unlink(missing_ok=True)
                 work.replace(out)
-                (out / mark.name).unlink()
             finally:
-                if work.exists() and [path.name for path in work.iterdir()] == [mark.name]:
+                if work.exists() and {path.name for path in work.iterdir()} <= {_MARK}:
                     shutil.rmtree(work)  # nothing to go on from
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
@@ -333,6 +331,53 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         if error.errno is None:
             raise
         raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+
+
+def claim(work: Path, identity: Mapping[str, Any]) -> None:
+    """Make a working folder this run's own, before anything in it is read.
+
+    Where an interrupted run of the same identity left it, it stays as it was. What another run left there is removed
+    if nothing could go on from it.
+
+    Args:
+        work: the folder that :func:`run_folder` gave.
+        identity: all that what lies in it follows from: options, and hashes of the model and of the files read.
+
+    Raises:
+        RunError: another run left whole checkpoints there, or finished parts; says in what it differed.
+    """
+    mark = work / _MARK
+    wanted = json.loads(json.dumps(identity, default=str))
+    before = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else None
+    if before == wanted:
+        return
+    if next((path for pattern in _WORTH_KEEPING for path in work.glob(pattern)), None) is not None:
+        raise RunError(
+            f"{work} holds what a stopped run has done, and this is another run ({_difference(before or {}, wanted)}):"
+            " give it as it was to go on from there, or another --out, or delete that folder to begin anew"
+        )
+    shutil.rmtree(work)
+    work.mkdir()
+    write_json(mark, wanted)
+
+
+def _difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what two identities differ, in words; hashes are no news to a reader."""
+    said = []
+    for name in dict.fromkeys([*before, *wanted]):
+        old, new = before.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            said += [_changed(f"{name} {key}", old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
+        else:
+            said.append(_changed(name, old, new))
+    return ", ".join(filter(None, said))
+
+
+def _changed(name: str, old: Any, new: Any) -> str:
+    if old == new:
+        return ""
+    is_hash = any(isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) for value in (old, new))
+    return f"another {name}" if is_hash else f"{name} {new!r:.60}, it was {old!r:.60}"
 
 
 def _refuse_existing(out: Path) -> None:

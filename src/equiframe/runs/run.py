@@ -32,11 +32,14 @@ from equiframe.runs.audit import Audit, AuditOptions, audit
 from equiframe.runs.debias import Debiased, UNC3Options, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
-from equiframe.runs.record import Metrics, ModelDescription, RunRecord, environment, partial_folder, run_folder
+from equiframe.runs.record import Metrics, ModelDescription, RunRecord, claim, environment, partial_folder, run_folder
 from equiframe.scoring.requests import ModelKind
 from equiframe.scoring.store import AnswerStore
 from equiframe.training import FineTuning
 from equiframe.words import WordSet
+
+_OF_TRAINING = ("method", "method_options", "unc3", "fine_tuning")
+"""The options that decide what is trained; all others only say how it is measured."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the stage, the steps done and the steps in all."""
@@ -107,7 +110,7 @@ class RunConfig:
 def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRecord:
     """Carry out a run and write its folder.
 
-    An interrupted fine-tuning of the same configuration goes on from its last checkpoint.
+    An interrupted fine-tuning of the same model by the same options on the same data goes on from its last checkpoint.
 
     Args:
         config: what to do.
@@ -129,8 +132,19 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
         tell("load", 1, 1)
         start = language_model.fingerprint()
         debiased: Debiased | None = None
+
+        kind, device = language_model.kind, language_model.device.type
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+
+        def claimed(training: Mapping[str, Any]) -> None:
+            if rank == 0:
+                claim(work, {"model": start, "kind": kind, "device": device, "processes": processes, **training})
+            wait_for_all()
+
+        if not isinstance(method, Method):
+            claimed({})
         if method is not None:
-            debiased = _debias(language_model, method, config, work, functools.partial(tell, "fine-tune"))
+            debiased = _debias(language_model, method, config, work, claimed, functools.partial(tell, "fine-tune"))
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
@@ -191,7 +205,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
 def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
     """The folder to work in, made and finished by the first rank."""
     if rank == 0:
-        with run_folder(out, dataclasses.asdict(config)) as work:
+        with run_folder(out) as work:
             wait_for_all()
             yield work
             wait_for_all()
@@ -216,6 +230,7 @@ def _debias(
     method: Method | Projection,
     config: RunConfig,
     work: Path,
+    claimed: Callable[[Mapping[str, Any]], None],
     progress: Callable[[int, int], None],
 ) -> Debiased:
     """Fine-tune; where the memory does not suffice, again from the last checkpoint with batches of half the size.
@@ -224,6 +239,7 @@ def _debias(
     """
     fine_tuning = config.fine_tuning
     words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
+    options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}
     while True:
         try:
             return debias(
@@ -233,6 +249,7 @@ def _debias(
                 fine_tuning,
                 words,
                 work / "checkpoints",
+                claim=lambda read: claimed({**options, **read}),
                 audit=config.audit,
                 folder=config.data,
                 progress=progress,

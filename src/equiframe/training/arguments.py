@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
+import torch.distributed as dist
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
+from equiframe.options import SEEDS, check_range
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -48,14 +51,22 @@ class FineTuning:
     audit_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "learning_rate", "batch_size", "accumulation", "max_length"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
-        if self.lora_rank < 0:
-            raise InputError(f"--lora {self.lora_rank}: give a rank of 1 or more, or 0 for none")
-        if self.audit_steps < 0:
-            raise InputError(f"--audit-steps {self.audit_steps}: give a number of steps, or 0 for never")
+        for name in ("epochs", "learning_rate"):
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), above=0)
+        for name in ("max_steps", "batch_size", "accumulation", "max_length", "save_steps"):
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), whole=True, above=0)
+        check_range("--training-seed", self.seed, whole=True, most=SEEDS)
+        check_range("--lora", self.lora_rank, whole=True)
+        check_range("--audit-steps", self.audit_steps, whole=True)
+        if self.precision not in get_args(Precision):
+            raise InputError(f"--precision {self.precision}: choose {', '.join(get_args(Precision))}")
+        installed = get_available_reporting_integrations() if self.report_to else []
+        for name in self.report_to:
+            if name not in (*installed, "all", "none"):
+                raise InputError(
+                    f"--report-to {name}: no tracker of that name is installed here; install it (pip install {name}),"
+                    f" leave the option out, or choose from {', '.join(sorted(installed)) or 'none'}"
+                )
 
     def with_half_the_batch(self, settings: Settings) -> FineTuning:
         """The same examples a step in batches of half the size, or, where that is odd, of one.
@@ -70,15 +81,20 @@ class FineTuning:
         return replace(self, batch_size=smaller, accumulation=self.accumulation * (size // smaller))
 
     def training_arguments(self, folder: Path, settings: Settings, device: torch.device) -> TrainingArguments:
-        """Arguments for a Trainer on that kind of device that keeps its checkpoints in ``folder``.
+        """Arguments for a Trainer on that device that keeps its checkpoints in ``folder``.
 
         Raises:
-            InputError: fp16 without a GPU.
+            InputError: fp16 without a GPU, or a GPU that is not the first one.
         """
-        precision = best_precision() if self.precision == "auto" else self.precision
+        precision = best_precision(device) if self.precision == "auto" else self.precision
         if precision == "fp16" and device.type == "cpu":
             raise InputError("--precision fp16 needs a GPU: choose fp32 or bf16")
-        return TrainingArguments(
+        if device.type == "cuda" and device.index and not dist.is_initialized():
+            raise InputError(
+                f"--device {device}: fine-tuning takes the first GPU it sees; start with"
+                f" CUDA_VISIBLE_DEVICES={device.index} and leave out --device"
+            )
+        return OneDevice(
             output_dir=str(folder),
             num_train_epochs=self.epochs or settings.epochs,
             max_steps=self.max_steps or -1,
@@ -106,7 +122,19 @@ class FineTuning:
         )
 
 
-def best_precision() -> Literal["fp32", "bf16"]:
+class OneDevice(TrainingArguments):
+    """Arguments of a Trainer that takes one device a process, where the Trainer's own would take every GPU it sees.
+
+    Several GPUs in one process mean ``nn.DataParallel``, which splits batches whose places an objective has chosen.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """At most one."""
+        return min(1, super().n_gpu)
+
+
+def best_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """bf16 on a GPU that has instructions for it, else float32: every processor then gives the same numbers."""
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if on_gpu else "fp32"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,13 @@ class LengthGrouped(LengthGroupedSampler):
 
 
 class ResumableTrainer(Trainer):
-    """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`."""
+    """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`.
+
+    Where a step takes several batches, accumulated or of several ranks, the Trainer takes the mean of their losses.
+    :meth:`share` is what a loss is to be multiplied by first, so that each batch counts by its :meth:`weight`.
+    """
+
+    _step_weight: float = 0.0
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's; accelerate passes over FSDP on processors without a word, and would train by DDP."""
@@ -75,6 +82,26 @@ class ResumableTrainer(Trainer):
                     self._load_best_model()
                 return
         self.train(resume_from_checkpoint=checkpoint)
+
+    def weight(self, batch: Mapping[str, Tensor]) -> int:
+        """How many items the loss of a batch is the mean of: its examples."""
+        return len(next(iter(batch.values())))
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """The Trainer's, with a look at what the step's batches weigh together, over all ranks."""
+        found = super().get_batch_samples(*arguments)
+        total = sum(self.weight(batch) for batch in found[0])
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(torch.tensor(total, device=self.args.device), "sum").item()
+        self._step_weight = total
+        return found
+
+    def share(self, batch: Mapping[str, Tensor]) -> float:
+        """A batch's weight over the mean weight of the step's batches; exactly 1 where there is one."""
+        if not self._step_weight:
+            return 1.0
+        batches = self.current_gradient_accumulation_steps * self.args.world_size
+        return self.weight(batch) * batches / self._step_weight
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with quiet():
@@ -172,8 +199,10 @@ class DebiasingTrainer(ResumableTrainer):
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
 
     def whole_model(self) -> Any:
-        """The model with the weights it has now, whole on every rank."""
-        return self.model if self._skeleton is None else gather(self.model, self._skeleton)
+        """The model with the weights it has now, whole on every rank, in float32 and without autocast around it."""
+        if self._skeleton is not None:
+            return gather(self.model, self._skeleton)
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
         """The Trainer's, with the objective's own parameters in it."""
@@ -193,16 +222,24 @@ class DebiasingTrainer(ResumableTrainer):
         """The objective's loss of one batch."""
         self.objective.train(model.training)
         out: ObjectiveOutput = self.objective(model, inputs)
+        loss = out.loss
         if model.training:
-            if not torch.isfinite(out.loss):
+            if not torch.isfinite(loss):
                 raise ModelError(
-                    f"the loss is {float(out.loss.detach())} at step {self.state.global_step + 1}: lower"
+                    f"the loss is {float(loss.detach())} at step {self.state.global_step + 1}: lower"
                     " --learning-rate or the weight of the term; checkpoints written so far are kept"
                 )
+            share = self.share(inputs)
+            if share != 1:
+                loss = share * (loss - out.term) + out.term
             self._part_steps += 1
             for name, value in out.parts.items():
-                self._part_sums[name] = self._part_sums.get(name, value.new_zeros(())) + value.detach()
-        return (out.loss, {"loss": out.loss.detach()}) if return_outputs else out.loss
+                self._part_sums[name] = self._part_sums.get(name, value.new_zeros(())) + share * value.detach()
+        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def weight(self, batch: Mapping[str, Tensor]) -> int:
+        """As the objective says."""
+        return self.objective.weight(batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean of each part since the last log."""
@@ -213,7 +250,8 @@ class DebiasingTrainer(ResumableTrainer):
             step = self.state.global_step
             if self._watch is not None and (step == 1 or step % self._watch_steps == 0):
                 self.model.eval()  # the next step sets it back
-                logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
+                with _own_forward(self.model):
+                    logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -238,6 +276,17 @@ class DebiasingTrainer(ResumableTrainer):
             for entry in self.state.log_history
             if "loss" in entry
         ]
+
+
+@contextlib.contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """A model in training without the autocast that accelerate has put around its forward; as it was afterwards."""
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            vars(model)["forward"] = wrapped
 
 
 def checkpoint_folder(trainer: Any, trial: Any) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, TrainingArguments
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import InputError, ModelError
@@ -19,7 +22,7 @@ from equiframe.training.trainer import complete_checkpoint
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
 
 
-def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precision="fp32"):
+def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precision="fp32", watch=None):
     objective: Objective = LanguageModelling(lm, mask_share=0.3)
     if weight:
         words = lm.tokenizer.convert_tokens_to_ids(["she", "he", "his", "her", "a", "is"])
@@ -33,6 +36,8 @@ def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precisi
         args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(lm.tokenizer),
+        watch=watch,
+        watch_steps=int(watch is not None),
     )
 
 
@@ -146,10 +151,114 @@ def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
     assert complete_checkpoint(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"max_steps": -1}, {"learning_rate": 0.0}, {"lora_rank": -1}])
-def test_impossible_settings_name_their_option(wrong):
-    with pytest.raises(InputError, match="--"):
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"epochs": 0}, "--epochs 0: give a number above 0"),
+        ({"epochs": float("inf")}, "--epochs inf"),
+        ({"max_steps": -1}, "--max-steps -1: give a whole number above 0"),
+        ({"max_steps": 2.5}, "--max-steps 2.5: give a whole number"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"learning_rate": 1e39}, "--learning-rate 1e\\+39"),
+        ({"batch_size": "4"}, "--batch-size 4: give a whole number"),
+        ({"accumulation": 0}, "--accumulation 0"),
+        ({"save_steps": 0}, "--save-steps 0"),
+        ({"seed": -1}, "--training-seed -1: give a whole number of 0 or more, at most 4"),
+        ({"seed": 2**32}, "--training-seed 4294967296"),
+        ({"lora_rank": -1}, "--lora -1"),
+        ({"lora_rank": True}, "--lora True"),
+        ({"audit_steps": -1}, "--audit-steps -1"),
+        ({"precision": "int8"}, "--precision int8: choose auto, fp32, bf16, fp16"),
+    ],
+)
+def test_impossible_settings_name_their_option(wrong, option):
+    with pytest.raises(InputError, match=f"^{option}"):
         FineTuning(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert FineTuning(seed=np.int64(3), learning_rate=np.float64(0.1)).seed == 3
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setattr("equiframe.training.arguments.get_available_reporting_integrations", lambda: ["tensorboard"])
+    with pytest.raises(InputError, match=r"--report-to wandb: no tracker .* \(pip install wandb\).* tensorboard$"):
+        FineTuning(report_to=("tensorboard", "wandb"))
+    assert FineTuning(report_to=("tensorboard",)).report_to == ("tensorboard",)
+
+
+def test_of_two_visible_gpus_one_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    arguments = FineTuning(batch_size=4).training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+    assert TrainingArguments(str(tmp_path), use_cpu=True).train_batch_size == 16
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+
+
+def test_a_gpu_that_the_trainer_would_not_use_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--device cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
+        FineTuning(precision="fp32").training_arguments(tmp_path, SETTINGS, torch.device("cuda:1"))
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_four_batches_of_four_are_a_batch_of_sixteen(weight, causal_model, text, tmp_path):
+    def trained(batch_size, accumulation, folder):
+        lm = load(causal_model.name, device="cpu")
+        for module in lm.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        objective: Objective = LanguageModelling(lm)
+        if weight:
+            ids = torch.tensor(sorted(set(lm.tokenizer(" ".join(text))["input_ids"])))
+            dim = output_embedding(lm.model).weight.shape[1]
+            # of a fixed size, so that it does not matter in how many parts its means are collected
+            objective = WithConstant(objective, UNC3Regularizer(ids, dim, weight=weight))
+        arguments = FineTuning(max_steps=3, batch_size=batch_size, accumulation=accumulation, precision="fp32")
+        trainer = DebiasingTrainer(
+            objective=objective,
+            model=lm.model,
+            args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
+            train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(lines)["input_ids"]}),
+            data_collator=DataCollatorWithPadding(lm.tokenizer),
+        )
+        trainer.train()
+        return weights(lm.model), trainer.history
+
+    class WithConstant(WithUNC3):
+        def forward(self, model, batch):
+            host = self.objective(model, batch)
+            term = weight * output_embedding(model).weight.square().mean()
+            return dataclasses.replace(host, loss=host.loss + term, term=term)
+
+    lines = [*text, *(" ".join(text[i].split()[: 1 + i % 3]) for i in range(8))]  # long and very short ones
+    whole, history = trained(16, 1, tmp_path / "whole")
+    parts, history_of_parts = trained(4, 4, tmp_path / "parts")
+    moved = (weights(load(causal_model.name, device="cpu").model) - whole).norm()
+    assert (parts - whole).norm() < 1e-3 * moved
+    for one, other in zip(history, history_of_parts, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["language_modelling"] == pytest.approx(one["language_modelling"], rel=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of processors")
+def test_the_watched_model_is_not_in_the_precision_of_training(masked_model, text, tmp_path):
+    batch = masked_model.tokenizer(text[:2], padding=True, return_tensors="pt")
+    seen = []
+
+    def watch():
+        with torch.no_grad():
+            hidden = masked_model.model.base_model(**batch).last_hidden_state
+            seen.append((masked_model.model(**batch).logits, masked_model.model.cls(hidden)))
+        return {}
+
+    trainer = trainer_for(masked_model, tmp_path, weight=0, steps=2, text=text, precision="bf16", watch=watch)
+    trainer.train()
+    assert len(seen) == 2
+    for found, expected in seen:
+        assert torch.equal(found, expected)
+    # training went on in bf16 after the first look
+    assert not torch.equal(trainer.model(**batch).logits, trainer.whole_model()(**batch).logits)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of processors")

@@ -202,7 +202,9 @@ class DebiasingTrainer(ResumableTrainer):
         """The model with the weights it has now, whole on every rank, in float32 and without autocast around it."""
         if self._skeleton is not None:
             return gather(self.model, self._skeleton)
-        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(model).pop("forward", None)  # accelerate puts back one without what transformers has put around it
+        return model
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
         """The Trainer's, with the objective's own parameters in it."""

@@ -47,18 +47,16 @@ def check_range(
     value: Any,
     *,
     whole: bool = False,
-    above: float | None = None,
-    least: float = 0,
+    zero: bool = True,
     most: float = LARGEST,
 ) -> None:
-    """Refuse a number that an option cannot have; None is one that was not given.
+    """Refuse a number that an option cannot have; None stands for one that was not given.
 
     Args:
         name: of the option, for the message.
         value: what was given.
         whole: whether it has to be an integer.
-        above: what it has to be above, instead of ``least``.
-        least: what it may not be below.
+        zero: whether it may be 0; it is never below.
         most: what it may not be above.
 
     Raises:
@@ -67,8 +65,8 @@ def check_range(
     if value is None:
         return
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not is_number or not (value > above if above is not None else value >= least) or not value <= most:
+    if not is_number or not 0 <= value <= most or (value == 0 and not zero):
         kind = "a whole number" if whole else "a number"
-        low = f"of {least:g} or more" if above is None else f"above {above:g}"
+        low = "of 0 or more" if zero else "above 0"
         high = "" if most == LARGEST else f", at most {most:g}"
         raise InputError(f"{name} {value}: give {kind} {low}{high}")

@@ -333,3 +333,40 @@ def test_settings_in_words():
 def test_loading_it_again_changes_nothing(model_folders, task, tmp_path):
     first, second = (load(str(model_folders["masked"]), device="cpu") for _ in range(2))
     np.testing.assert_array_equal(fit(first, task, tmp_path / "a").outputs, fit(second, task, tmp_path / "b").outputs)
+
+
+def test_a_batch_in_parts_of_different_size_is_a_batch_in_one(masked_model, text, tmp_path, monkeypatch):
+    for module in masked_model.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    monkeypatch.setattr(classifier, "_DROPOUT", 0.0)
+    settings = FineTuneSettings(epochs=2, batch_size=4, learning_rate=0.01, max_length=64)
+    task = examples(text[:7])  # the second step of an epoch has three: two of them in one part, one in the other
+
+    def outputs(parts):
+        return classifier._fit(
+            masked_model, "sequence", 2, settings, (task, [], task), tmp_path / str(parts), None, parts
+        ).outputs
+
+    whole = outputs(1)
+    np.testing.assert_allclose(outputs(2), whole, atol=1e-5)
+    assert np.ptp(whole, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_no_room_for_a_token_is_refused(masked_model, text, tmp_path, length):
+    settings = FineTuneSettings(epochs=1, batch_size=4, learning_rate=0.01, max_length=length)
+    with pytest.raises(InputError, match=f"max_length {length} leaves no token .* give 3 or more"):
+        classifier._fit(masked_model, "sequence", 2, settings, (examples(text), [], examples(text)), tmp_path, None, 1)
+
+
+def test_long_texts_lose_their_end_whatever_the_tokenizer_cuts(language_model, text):
+    expected = [found.features["input_ids"] for found in Encoder(language_model, 6)(examples(text))]
+    language_model.tokenizer.truncation_side = language_model.tokenizer.padding_side = "left"
+    assert [found.features["input_ids"] for found in Encoder(language_model, 6)(examples(text))] == expected
+
+
+@pytest.mark.parametrize(("wrong", "said"), [({"epochs": float("inf")}, "epochs inf"), ({"seed": -1}, "seed -1")])
+def test_settings_out_of_range(wrong, said):
+    with pytest.raises(InputError, match=f"^{said}: give a"):
+        FineTuneSettings(**{"epochs": 1, "batch_size": 4, "learning_rate": 0.01, "max_length": 64, **wrong})

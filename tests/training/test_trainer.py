@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import InputError, ModelError
@@ -16,10 +16,14 @@ from equiframe.methods import ObjectiveOutput, Settings, WithUNC3
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective
 from equiframe.models import load, output_embedding
-from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training import DebiasingTrainer, FineTuning, UNC3Mixin
 from equiframe.training.trainer import complete_checkpoint
 
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
+
+
+class FairTrainer(UNC3Mixin, Trainer):
+    """Anyone's Trainer with the term."""
 
 
 def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precision="fp32", watch=None):
@@ -185,6 +189,8 @@ def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setattr("equiframe.training.arguments.get_available_reporting_integrations", lambda: ["tensorboard"])
     with pytest.raises(InputError, match=r"--report-to wandb: no tracker .* \(pip install wandb\).* tensorboard$"):
         FineTuning(report_to=("tensorboard", "wandb"))
+    with pytest.raises(InputError, match=r"--report-to wandbb: .*; correct the name"):
+        FineTuning(report_to=("wandbb",))
     assert FineTuning(report_to=("tensorboard",)).report_to == ("tensorboard",)
 
 
@@ -193,6 +199,18 @@ def test_of_two_visible_gpus_one_is_used(tmp_path, monkeypatch):
     arguments = FineTuning(batch_size=4).training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
     assert TrainingArguments(str(tmp_path), use_cpu=True).train_batch_size == 16
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+
+
+@pytest.mark.parametrize("kind", [DebiasingTrainer, FairTrainer])
+def test_several_gpus_in_one_process_are_refused(kind, masked_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    given = {"model": masked_model.model, "args": TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])}
+    if kind is FairTrainer:
+        given |= {"unc3": UNC3Regularizer(torch.tensor([5, 6]), 16, weight=1.0), "unc3_kind": "masked"}
+    else:
+        given["objective"] = LanguageModelling(masked_model)
+    with pytest.raises(InputError, match="2 GPUs in one process: start one process each"):
+        kind(**given)
 
 
 def test_a_gpu_that_the_trainer_would_not_use_is_refused(tmp_path):

@@ -47,9 +47,9 @@ class FineTuneSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            check_range(name, getattr(self, name), above=0)
+            check_range(name, getattr(self, name), zero=False)
         for name in ("batch_size", "max_length", "max_steps"):
-            check_range(name, getattr(self, name), whole=True, above=0)
+            check_range(name, getattr(self, name), whole=True, zero=False)
         check_range("seed", self.seed, whole=True, most=SEEDS)
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings
 from equiframe.finetuned.classifier import fine_tuned_outputs
 from equiframe.models import LanguageModel
+from equiframe.training import best_precision
 from equiframe.uncertainty import RESAMPLES
 
 
@@ -79,10 +80,11 @@ def score_finetuned(
         excluded = outcome.excluded or given.excluded.get(at)
         outcomes.append(dataclasses.replace(outcome, values=values, excluded=excluded))
     chosen = ", the best epoch on development data" if development else ""
+    half = ", in bf16" if best_precision(language_model.device) == "bf16" else ""
     return summarise(
         benchmark,
         outcomes,
-        scoring=f"fine-tuned for {settings}{chosen}",
+        scoring=f"fine-tuned for {settings}{chosen}{half}",
         files=(*training_files, *development_files, *evaluation_files),
         seconds=time.perf_counter() - start,
         seed=seed,

@@ -191,12 +191,15 @@ class RunRecord:
         """Write everything but model and report into an existing folder."""
         write_json(folder / "config.json", self.config)
         write_json(folder / "metrics.json", self.metrics.model_dump(mode="json"))
+        shutil.rmtree(folder / _ITEMS, ignore_errors=True)  # of the same run, stopped while it was written
         for name, table in self.items.items():
             (folder / _ITEMS).mkdir(exist_ok=True)
             table.to_parquet(folder / _ITEMS / _item_file(name), index=False)
         for name in _TABLES:
+            file = folder / f"{name}.parquet"
+            file.unlink(missing_ok=True)
             if (extra := getattr(self, name)) is not None:
-                extra.to_parquet(folder / f"{name}.parquet", index=False)
+                extra.to_parquet(file, index=False)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -358,7 +361,8 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
         )
     shutil.rmtree(work)
     work.mkdir()
-    write_json(mark, wanted)
+    write_json(mark.with_suffix(".partial"), wanted)
+    mark.with_suffix(".partial").replace(mark)
 
 
 def _difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

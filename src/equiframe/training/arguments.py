@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
@@ -52,9 +53,9 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            check_range(f"--{name.replace('_', '-')}", getattr(self, name), above=0)
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), zero=False)
         for name in ("max_steps", "batch_size", "accumulation", "max_length", "save_steps"):
-            check_range(f"--{name.replace('_', '-')}", getattr(self, name), whole=True, above=0)
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), whole=True, zero=False)
         check_range("--training-seed", self.seed, whole=True, most=SEEDS)
         check_range("--lora", self.lora_rank, whole=True)
         check_range("--audit-steps", self.audit_steps, whole=True)
@@ -63,9 +64,10 @@ class FineTuning:
         installed = get_available_reporting_integrations() if self.report_to else []
         for name in self.report_to:
             if name not in (*installed, "all", "none"):
+                first = f"install it (pip install {name})" if name in INTEGRATION_TO_CALLBACK else "correct the name"
                 raise InputError(
-                    f"--report-to {name}: no tracker of that name is installed here; install it (pip install {name}),"
-                    f" leave the option out, or choose from {', '.join(sorted(installed)) or 'none'}"
+                    f"--report-to {name}: no tracker of that name is installed here; {first}, leave the option out, or"
+                    f" choose from {', '.join(sorted(installed)) or 'none'}"
                 )
 
     def with_half_the_batch(self, settings: Settings) -> FineTuning:

@@ -14,7 +14,7 @@ from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, output_embedding, pair, unwrap
 from equiframe.scoring.requests import ModelKind
 from equiframe.training.sharding import check_version
-from equiframe.training.trainer import checkpoint_folder, load_state, save_state
+from equiframe.training.trainer import check_devices, checkpoint_folder, load_state, save_state
 
 _FILE = "unc3.safetensors"
 
@@ -35,7 +35,7 @@ class UNC3Mixin:
         **kwargs: as for the Trainer.
 
     Raises:
-        InputError: the weights are shared out by the first FSDP.
+        InputError: several GPUs in one process, or weights shared out by the first FSDP.
         ModelError: the model has no output embedding, or a frozen one and a term that reaches nothing else; or (on
             training) computed its loss without it, as fused losses do.
 
@@ -53,6 +53,7 @@ class UNC3Mixin:
 
     def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_devices(self.args)
         if not (unc3.through_features or output_embedding(self.model).weight.requires_grad):
             raise ModelError(
                 "the output embedding is frozen, so the term would have no gradient: give"

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -45,6 +45,15 @@ class LengthGrouped(LengthGroupedSampler):
         self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
+def check_devices(arguments: TrainingArguments) -> None:
+    """The Trainer's ``nn.DataParallel`` splits batches, and with them the places that an objective or a hook reads."""
+    if arguments.n_gpu > 1:
+        raise InputError(
+            f"{arguments.n_gpu} GPUs in one process: start one process each (torchrun, accelerate launch), or show it"
+            " one GPU alone (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
 class ResumableTrainer(Trainer):
     """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`.
 
@@ -56,6 +65,7 @@ class ResumableTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's; accelerate passes over FSDP on processors without a word, and would train by DDP."""
+        check_devices(self.args)
         if is_sharding():
             check_version(os.environ.get("FSDP_VERSION", "1"))
         super().create_accelerator_and_postprocess()

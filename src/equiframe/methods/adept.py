@@ -21,7 +21,7 @@ from equiframe.data.word_sentences import balanced, counterparts, word_sentences
 from equiframe.errors import DataError, InputError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
-from equiframe.models.adapter import Feature, Pairing, forward_at, pair
+from equiframe.models.adapter import Feature, Pairing, forward_at, own_forward, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
@@ -216,7 +216,7 @@ class PrototypeObjective(Objective):
         ids, mask = batch["input_ids"], batch["attention_mask"]
         if self.training:
             if self.steps > 0 and self.steps % self.method.refresh == 0:
-                with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+                with torch.no_grad(), torch.autocast(ids.device.type, enabled=False), own_forward(model):
                     self.prototypes.copy_(self._prototypes(model))
             self.steps.add_(1)
         states_at, token_ids = pair(self.kind, ids, mask, self.special_ids, pairing=self.pairing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -35,6 +37,18 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
     return model
+
+
+@contextlib.contextmanager
+def own_forward(model: nn.Module) -> Iterator[None]:
+    """A model in training without the autocast that accelerate has put around its forward; as it was afterwards."""
+    attributes = vars(unwrap(model))
+    wrapped = attributes.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            attributes["forward"] = wrapped
 
 
 def output_embedding(model: nn.Module) -> nn.Module:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
+from equiframe.models.adapter import own_forward
 from equiframe.models.loading import quiet
 from equiframe.training.sharding import check_version, gather, is_sharding, shard
 
@@ -262,7 +262,7 @@ class DebiasingTrainer(ResumableTrainer):
             step = self.state.global_step
             if self._watch is not None and (step == 1 or step % self._watch_steps == 0):
                 self.model.eval()  # the next step sets it back
-                with _own_forward(self.model):
+                with own_forward(self.model):
                     logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
         super().log(logs, start_time)
 
@@ -288,17 +288,6 @@ class DebiasingTrainer(ResumableTrainer):
             for entry in self.state.log_history
             if "loss" in entry
         ]
-
-
-@contextlib.contextmanager
-def _own_forward(model: nn.Module) -> Iterator[None]:
-    """A model in training without the autocast that accelerate has put around its forward; as it was afterwards."""
-    wrapped = vars(model).pop("forward", None)
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            vars(model)["forward"] = wrapped
 
 
 def checkpoint_folder(trainer: Any, trial: Any) -> Path:

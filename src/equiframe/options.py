@@ -49,6 +49,7 @@ def check_range(
     whole: bool = False,
     zero: bool = True,
     most: float = LARGEST,
+    otherwise: str = "",
 ) -> None:
     """Refuse a number that an option cannot have; None stands for one that was not given.
 
@@ -58,6 +59,7 @@ def check_range(
         whole: whether it has to be an integer.
         zero: whether it may be 0; it is never below.
         most: what it may not be above.
+        otherwise: what may be given in its place, for the message.
 
     Raises:
         InputError: no number, not finite, out of range, or not whole.
@@ -68,5 +70,5 @@ def check_range(
     if not is_number or not 0 <= value <= most or (value == 0 and not zero):
         kind = "a whole number" if whole else "a number"
         low = "of 0 or more" if zero else "above 0"
-        high = "" if most == LARGEST else f", at most {most:g}"
-        raise InputError(f"{name} {value}: give {kind} {low}{high}")
+        high = f", at most {most:g}" if most < LARGEST or (is_number and value > most) else ""
+        raise InputError(f"{name} {value}: give {kind} {low}{high}{otherwise}")

@@ -229,7 +229,7 @@ def test_wrong_arguments_are_named():
         term(memory="epoch")
     with pytest.raises(InputError, match=r"decay 1\.0"):
         term(decay=1.0)
-    for options in ({"weight": -1.0}, {"weight": float("nan")}, {"warmup_steps": -1}):
+    for options in ({"weight": -1.0}, {"weight": float("nan")}, {"weight": 1e39}, {"warmup_steps": -1}):
         with pytest.raises(InputError, match="finite numbers of 0 or more"):
             term(**options)
     regularizer, rows = term(), classifier()

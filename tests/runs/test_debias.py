@@ -246,7 +246,7 @@ def test_texts_of_unknown_words_are_refused(model, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"weight": 1e39}, r"--unc3 1e\+39: give a number of 0 or more"),
+        ({"weight": 1e39}, r"--unc3 1e\+39: give a number of 0 or more, at most 3.40282e\+38, or auto"),
         ({"weight": float("nan")}, "--unc3 nan"),
         ({"weight": float("inf")}, "--unc3 inf"),
         ({"weight": -1.0}, "--unc3 -1.0"),

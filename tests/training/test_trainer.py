@@ -187,9 +187,9 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setattr("equiframe.training.arguments.get_available_reporting_integrations", lambda: ["tensorboard"])
-    with pytest.raises(InputError, match=r"--report-to wandb: no tracker .* \(pip install wandb\).* tensorboard$"):
+    with pytest.raises(InputError, match="--report-to wandb: that tracker is not installed: pip install wandb"):
         FineTuning(report_to=("tensorboard", "wandb"))
-    with pytest.raises(InputError, match=r"--report-to wandbb: .*; correct the name"):
+    with pytest.raises(InputError, match=r"--report-to wandbb: the Trainer knows no such tracker: give .*tensorboard"):
         FineTuning(report_to=("wandbb",))
     assert FineTuning(report_to=("tensorboard",)).report_to == ("tensorboard",)
 

@@ -78,7 +78,7 @@ class UNC3Regularizer(nn.Module):
             raise InputError(f"memory {memory!r}: choose 'run' or 'ema'")
         if not 0 <= decay < 1:
             raise InputError(f"decay {decay}: give a number from 0 up to, not including, 1")
-        if warmup_steps < 0 or not 0 <= weight < float("inf"):
+        if warmup_steps < 0 or not 0 <= weight <= torch.finfo(torch.float32).max:
             raise InputError(f"weight {weight} and warmup_steps {warmup_steps}: give finite numbers of 0 or more")
         ids = torch.unique(class_ids)
         if len(ids) < len(class_ids):

@@ -61,7 +61,7 @@ class UNC3Options:
 
     def __post_init__(self) -> None:
         if self.weight != "auto":
-            check_range("--unc3", self.weight)
+            check_range("--unc3", self.weight, otherwise=", or auto")
         check_range("--unc3-warmup", self.warmup_steps, whole=True)
         check_range("--unc3-decay", self.decay)
         if self.decay >= 1:

@@ -57,18 +57,18 @@ class FineTuning:
         for name in ("max_steps", "batch_size", "accumulation", "max_length", "save_steps"):
             check_range(f"--{name.replace('_', '-')}", getattr(self, name), whole=True, zero=False)
         check_range("--training-seed", self.seed, whole=True, most=SEEDS)
-        check_range("--lora", self.lora_rank, whole=True)
+        check_range("--lora", self.lora_rank, whole=True, otherwise="; 0 trains all weights")
         check_range("--audit-steps", self.audit_steps, whole=True)
         if self.precision not in get_args(Precision):
             raise InputError(f"--precision {self.precision}: choose {', '.join(get_args(Precision))}")
         installed = get_available_reporting_integrations() if self.report_to else []
         for name in self.report_to:
             if name not in (*installed, "all", "none"):
-                first = f"install it (pip install {name})" if name in INTEGRATION_TO_CALLBACK else "correct the name"
-                raise InputError(
-                    f"--report-to {name}: no tracker of that name is installed here; {first}, leave the option out, or"
-                    f" choose from {', '.join(sorted(installed)) or 'none'}"
-                )
+                if name in INTEGRATION_TO_CALLBACK:
+                    problem, fix = "that tracker is not installed", f"pip install {name}"
+                else:
+                    problem, fix = "the Trainer knows no such tracker", f"give {', '.join(INTEGRATION_TO_CALLBACK)}"
+                raise InputError(f"--report-to {name}: {problem}: {fix}, or leave the option out")
 
     def with_half_the_batch(self, settings: Settings) -> FineTuning:
         """The same examples a step in batches of half the size, or, where that is odd, of one.

@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.data import read_json
+from equiframe.data import DataFile, read_json
 from equiframe.errors import BusyError, RunError
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
@@ -73,6 +73,9 @@ class CollapseResult(_Frozen):
         description="by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
     )
     estimates: dict[str, Estimate] = {}
+    files: tuple[DataFile, ...] = Field((), description="of the text")
+    texts: int | None = Field(None, description="texts read; null in records of older versions")
+    truncated: int = Field(0, description="those longer than the model's window, cut at its end")
 
 
 class TrainingResult(_Frozen):
@@ -97,7 +100,7 @@ class Metrics(_Frozen):
 
 
 class ComparedMeasure(_Frozen):
-    """One measure of one run against the first run of the comparison."""
+    """One measure of one run against the first run of the comparison, all three numbers over the same items."""
 
     benchmark: str
     measure: str
@@ -106,13 +109,29 @@ class ComparedMeasure(_Frozen):
     difference: Difference
 
 
+class SharedItems(_Frozen):
+    """How many items, or words, all runs of a comparison measured, and how many each of them did."""
+
+    shared: int
+    measured: dict[str, int] = Field(description="by run")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a run measured more than what is compared."""
+        return any(count > self.shared for count in self.measured.values())
+
+
 class Comparison(_Frozen):
-    """``metrics.json`` of a comparison: the runs by name, and each later run against the first."""
+    """``metrics.json`` of a comparison: the runs by name, and each later run against the first.
+
+    Where the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.
+    """
 
     schema_version: Literal["equiframe.metrics/1"] = SCHEMA
     verb: Literal["compare", "demo"]
     runs: dict[str, Metrics]
     measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
+    shared: dict[str, SharedItems] = Field({}, description="by benchmark, or collapse:WORDS")
 
 
 class StudyFigure(_Frozen):
@@ -171,7 +190,8 @@ class RunRecord:
         config: every option, seed, version and hash, as ``config.json`` holds them.
         metrics: the numbers.
         items: per-item table of each benchmark, by its name with variant.
-        classes: the audited classes: ``token_id, token, word, groups, count, variance, norm, cosine``.
+        classes: the audited classes: ``token_id, token, word, form, groups, count, variance, norm, cosine``. ``form``
+            names the same class under another tokenizer, see :class:`equiframe.words.word_set.ResolvedWords`.
         vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
         history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
@@ -212,6 +232,8 @@ class RunRecord:
             name: _read_table(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
             for name in _TABLES
         }
+        if (classes := optional["classes"]) is not None and "form" not in classes:  # written by an older version
+            classes["form"] = classes["token"]
         return cls(config=_read_json(folder / "config.json"), metrics=metrics, items=items, **optional)
 
 

@@ -23,7 +23,7 @@ from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import BUILTIN, LanguageModel, load
 from equiframe.report import comparison_page
-from equiframe.runs.compare import compare
+from equiframe.runs.compare import aligned, compare
 from equiframe.runs.record import RunRecord
 from equiframe.scoring.engine import answer
 
@@ -58,7 +58,7 @@ def page_of(root: Path, names: Sequence[str]) -> str:
             raise RunError(f"{name} is no finished run in {root}: choose one of {', '.join(runs) or 'none'}")
     if len(names) == 1:
         return (runs[names[0]] / _PAGE).read_text(encoding="utf-8")
-    records = {name: RunRecord.read(runs[name]) for name in names}
+    records = aligned({name: RunRecord.read(runs[name]) for name in names})
     return comparison_page(records, compare(records), title=" / ".join(names))
 
 

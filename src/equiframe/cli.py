@@ -448,10 +448,7 @@ def serve(
     """Read and compare finished runs in a browser, and try pairs of sentences on their models."""
     from equiframe.runs.serve import application, listen
 
-    web = application(runs)
-    sys.stdout.write(f"http://{host}:{port}\n")
-    sys.stdout.flush()
-    listen(web, host, port)
+    listen(application(runs), host, port, lambda address: print(address, flush=True))  # noqa: T201
 
 
 @app.command("benchmarks", epilog="Example: equiframe benchmarks --data my-data")

@@ -19,6 +19,7 @@ from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.collect import Collected, Visibility
+from equiframe.options import check_choices, check_range
 from equiframe.runs.record import CollapseResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
@@ -52,10 +53,9 @@ class AuditOptions:
     min_count: int = 5
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise InputError(f"--min-count {self.min_count}: give 1 or more")
-        if self.sentences < 0:
-            raise InputError(f"--sentences {self.sentences}: give a number, or 0 for the whole text")
+        check_choices(self)
+        check_range("--min-count", self.min_count, whole=True, zero=False)
+        check_range("--sentences", self.sentences, whole=True, otherwise="; 0 reads the whole text")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def audit(
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
         _result("vocabulary", every, head, reading),
-        _result(options.words, chosen, head, reading).model_copy(update={"estimates": estimates}),
+        _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
     vectors = _vector_table(chosen, weight, words.pairs)
     return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
@@ -113,7 +113,7 @@ def collapse_of_words(
     """
     reading = _read(language_model, options, folder, None, words_alone=True)
     head = output_embedding(language_model.model)
-    found = _result(options.words, reading.chosen, head, reading).values
+    found = _result(str(options.words), reading.chosen, head, reading).values
     return {key: value for key, value in found.items() if value is not None}
 
 

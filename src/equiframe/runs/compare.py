@@ -15,6 +15,7 @@ from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.data import DataFile
 from equiframe.errors import InputError
+from equiframe.options import SEEDS, check_range, check_several
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
 from equiframe.runs.record import (
@@ -67,6 +68,7 @@ def compare(
     """
     if len(records) < 2:
         raise InputError(f"a comparison needs two runs or more, got {len(records)}")
+    check_range("--seed", seed, whole=True, most=SEEDS)
     records = aligned(records)
     first, *later = records
     runs = {name: record.metrics for name, record in records.items()}
@@ -242,8 +244,8 @@ def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate],
 
 
 def compare_folders(
-    folders: Sequence[Path],
-    out: Path | None = None,
+    folders: Sequence[Path | str],
+    out: Path | str | None = None,
     *,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -260,18 +262,20 @@ def compare_folders(
         InputError: two folders of one name, or nothing to compare.
         RunError: a folder is not a finished run, or ``out`` cannot be written.
     """
-    names = [folder.resolve().name for folder in folders]
+    check_several("folders", folders)
+    paths = [Path(folder).resolve() for folder in folders]
+    names = [path.name for path in paths]
     if len(set(names)) < len(names):
         raise InputError(f"two runs have the same name among {', '.join(names)}: rename one folder")
     records = {}
-    for done, (name, folder) in enumerate(zip(names, folders, strict=True), start=1):
-        records[name] = RunRecord.read(folder)
+    for done, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
+        records[name] = RunRecord.read(path)
         if progress is not None:
-            progress("read runs", done, len(folders))
+            progress("read runs", done, len(paths))
     records = aligned(records)
     comparison = compare(records, seed=seed)
     if out is not None:
-        with run_folder(out, {"compare": [str(folder.resolve()) for folder in folders], "seed": seed}) as work:
+        with run_folder(out, {"compare": [str(path) for path in paths], "seed": seed}) as work:
             write_comparison(work, records, comparison, title=" / ".join(names))
     return comparison
 

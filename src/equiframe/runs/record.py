@@ -217,13 +217,14 @@ class RunRecord:
                 extra.to_parquet(folder / f"{name}.parquet", index=False)
 
     @classmethod
-    def read(cls, folder: Path) -> RunRecord:
+    def read(cls, folder: Path | str) -> RunRecord:
         """Read a finished run.
 
         Raises:
             DataError: a file is not readable.
             RunError: no such run, or its files do not fit the schema.
         """
+        folder = Path(folder)
         metrics = _read_metrics(folder, Metrics)
         items = {}
         for result in metrics.benchmarks:
@@ -285,14 +286,14 @@ def _read_metrics(folder: Path, schema: type[_Model]) -> _Model:
         ) from error
 
 
-def read_comparison(folder: Path) -> Comparison:
+def read_comparison(folder: Path | str) -> Comparison:
     """Read the numbers of a finished comparison.
 
     Raises:
         DataError: its file is not readable.
         RunError: no such run, or its file does not fit the schema.
     """
-    return _read_metrics(folder, Comparison)
+    return _read_metrics(Path(folder), Comparison)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -308,14 +309,14 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error
 
 
-def partial_folder(out: Path) -> Path:
+def partial_folder(out: Path | str) -> Path:
     """Where a run works until it is finished."""
-    out = out.resolve()
+    out = Path(out).resolve()
     return out.with_name(out.name + ".partial")
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+def run_folder(out: Path | str, identity: Mapping[str, Any]) -> Iterator[Path]:
     """A working folder beside ``out`` that becomes ``out`` when the block ends without an error.
 
     Args:
@@ -327,7 +328,7 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
         BusyError: another process works on ``out``.
         RunError: ``out`` exists, or the disk refuses.
     """
-    out = out.resolve()
+    out = Path(out).resolve()
     work = partial_folder(out)
     lock = FileLock(out.with_name(out.name + ".lock"), blocking=False)
     try:
@@ -354,7 +355,10 @@ def run_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+        place = Path(error.filename or out)
+        if place.is_relative_to(out.parent) or out.is_relative_to(place):
+            raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+        raise RunError(f"{place}: {error.strerror}") from error
 
 
 def _refuse_existing(out: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from equiframe.errors import DataError, InputError
+from equiframe.options import check_choice, check_several
 
 MultiToken: TypeAlias = Literal["skip", "first", "last"]
 BUILTIN = ("fairness", "gender", "professions", "race", "religion", "names")
@@ -100,6 +101,12 @@ class WordSet:
     pairs: tuple[tuple[str, str], ...] = ()
     origin: str = ""
 
+    def __post_init__(self) -> None:
+        for group, words in self.groups.items():
+            check_several(f"group {group!r} of {self.name}", words)
+        for pair in self.pairs:
+            check_several(f"a pair of {self.name}", pair)
+
     @property
     def words(self) -> tuple[str, ...]:
         """All words, each once, in order."""
@@ -170,13 +177,14 @@ class WordSet:
         return parse(path.stem, text, str(path))
 
     @classmethod
-    def load(cls, spec: str) -> WordSet:
+    def load(cls, spec: str | Path) -> WordSet:
         """A built-in set by name, or a file by path.
 
         Raises:
             InputError: neither; near names are given, then all.
             DataError: the file is malformed.
         """
+        spec = str(spec)
         if spec in BUILTIN:
             return cls.builtin(spec)
         if Path(spec).is_file():
@@ -202,6 +210,7 @@ class WordSet:
         Raises:
             InputError: no word of the set is known.
         """
+        check_choice("--multi-token", multi_token, MultiToken)
 
         @functools.cache
         def encode(text: str) -> list[int]:

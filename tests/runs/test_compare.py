@@ -249,7 +249,9 @@ def test_a_word_list_is_the_same_by_another_path(model_folders, long_text, word_
 
 def test_cut_texts_are_counted_where_a_reader_looks(model_folders, text, word_list, tmp_path):
     file = tmp_path / "text.txt"
-    file.write_text("\n".join(text * 4 + [" ".join(text * 2)] * 3))  # three texts of more than 62 words
+    file.write_text(
+        "\n".join(text * 4 + [" ".join(text * 2)] * 3 + ["", "she is", "he"])
+    )  # three of more than 62 words
     done = invoke(
         "audit",
         model_folders["masked"],
@@ -265,7 +267,9 @@ def test_cut_texts_are_counted_where_a_reader_looks(model_folders, text, word_li
     said = "3 of 35 texts are longer than the model's window and were cut at its end"
     assert said in " ".join(done.output.split())
     for result in json.loads((tmp_path / "r" / "metrics.json").read_text())["collapse"]:
-        assert (result["texts"], result["truncated"]) == (35, 3)
+        assert (result["texts"], result["truncated"], result["short"]) == (35, 3, 2)
+    assert "2 texts of fewer than three words were left out" in done.output
+    assert "2 texts of fewer than three words were left out" in (tmp_path / "r" / "report.html").read_text()
     assert said in (tmp_path / "r" / "report.html").read_text().replace("&#39;", "'")
     invoke("card", tmp_path / "r", "--out", tmp_path / "card.md")
     assert said in (tmp_path / "card.md").read_text()

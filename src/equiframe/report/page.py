@@ -42,7 +42,7 @@ from equiframe.report.glossary import (
 )
 from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
-from equiframe.report.tables import Row, ScoredPair, compared_over, cut_texts, measure_rows, strongest_pairs
+from equiframe.report.tables import Row, ScoredPair, compared_over, measure_rows, strongest_pairs, texts_left_out
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord, StudyResult
 from equiframe.uncertainty import Estimate
@@ -283,8 +283,8 @@ def _geometry(
         else:
             notes += [f"{sentence_case(name)}, {run}: {size}" for run, size in sizes.items()]
     for run, record in records.items():
-        cut = dict.fromkeys(filter(None, map(cut_texts, record.metrics.collapse)))
-        notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in cut]
+        texts = texts_left_out(record.metrics)
+        notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in texts]
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}

@@ -12,7 +12,7 @@ import pandas as pd
 from equiframe.report.glossary import COLLAPSE, Pair, plain, sentence_case, split_key, term
 from equiframe.report.numbers import bounds, change, ideal, interval, number
 from equiframe.report.verdict import direction
-from equiframe.runs.record import CollapseResult, ComparedMeasure, Comparison, Metrics
+from equiframe.runs.record import ComparedMeasure, Comparison, Metrics
 from equiframe.runs.shared import counted
 from equiframe.uncertainty import Estimate
 
@@ -86,16 +86,19 @@ def left_out(metrics: Metrics) -> list[str]:
         said += [
             f"{result.benchmark}: {n} of {result.items} items left out: {why}" for why, n in result.excluded.items()
         ]
-    return said + list(dict.fromkeys(filter(None, map(cut_texts, metrics.collapse))))
+    return said + [f"audit: {text}" for text in texts_left_out(metrics)]
 
 
-def cut_texts(result: CollapseResult) -> str:
-    """How many texts of an audit were longer than the model's window; nothing where none was."""
-    if not result.truncated:
-        return ""
-    return (
-        f"audit: {result.truncated} of {result.texts} texts are longer than the model's window and were cut at its end"
-    )
+def texts_left_out(metrics: Metrics) -> list[str]:
+    """How many texts of an audit were left out, or cut; nothing where none was."""
+    said = []
+    for result in metrics.collapse[:1]:  # every class set is of the same texts
+        if result.truncated:
+            window = "longer than the model's window and were cut at its end"
+            said.append(f"{result.truncated} of {result.texts} texts are {window}")
+        if result.short:
+            said.append(f"{result.short} texts of fewer than three words were left out")
+    return said
 
 
 def measure_rows(

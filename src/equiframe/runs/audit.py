@@ -212,6 +212,7 @@ def _result(name: str, statistics: ClassStatistics, head: Any, reading: _Reading
         files=reading.text.files,
         texts=collected.texts,
         truncated=collected.truncated,
+        short=reading.text.short,
     )
 
 

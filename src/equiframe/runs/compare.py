@@ -93,6 +93,8 @@ def compare(
                 if name == first or key not in ours or key not in theirs or not measure.interval:
                     continue
                 rows, others = of_runs[first][key].rows, of_runs[name][key].rows
+                if not len(rows) and not len(others):
+                    continue  # no shared item is of this group
                 if not np.array_equal(rows + at * items, others):
                     raise InputError(f"{common.name}: the groups of {key} differ between {first} and {name}")
                 measures[name].append(

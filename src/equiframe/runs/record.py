@@ -76,6 +76,7 @@ class CollapseResult(_Frozen):
     files: tuple[DataFile, ...] = Field((), description="of the text")
     texts: int | None = Field(None, description="texts read; null in records of older versions")
     truncated: int = Field(0, description="those longer than the model's window, cut at its end")
+    short: int = Field(0, description="texts of fewer than three words, which were left out")
 
 
 class TrainingResult(_Frozen):

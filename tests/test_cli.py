@@ -256,7 +256,7 @@ def test_a_limit_scores_items_spread_over_the_data(model_folders, tmp_path):
     items = RunRecord.read(tmp_path / "run").items["crows_pairs"]
     assert [int(item) for item in items["item"]] == [0, 2, 5]  # of eight
     done = invoke(*common, "--limit", 0, "--out", tmp_path / "none")
-    assert (done.exit_code, "limit 0: score one item or more" in done.output) == (2, True)
+    assert (done.exit_code, "--limit 0: give a whole number above 0" in done.output) == (2, True)
 
 
 def test_heads_are_fine_tuned_as_said(model_folders, tmp_path):

@@ -448,10 +448,7 @@ def serve(
     """Read and compare finished runs in a browser, and try pairs of sentences on their models."""
     from equiframe.runs.serve import application, listen
 
-    web = application(runs)
-    sys.stdout.write(f"http://{host}:{port}\n")
-    sys.stdout.flush()
-    listen(web, host, port)
+    listen(application(runs), host, port, lambda address: print(address, flush=True))  # noqa: T201
 
 
 @app.command("benchmarks", epilog="Example: equiframe benchmarks --data my-data")
@@ -549,6 +546,8 @@ def _is_headline(benchmark: str, measure: str) -> bool:
 
 
 def _print_metrics(console: Console, metrics: Metrics) -> None:
+    from equiframe.report import left_out
+
     if metrics.collapse:
         keys = [key for key in metrics.collapse[0].values if any(key in r.values for r in metrics.collapse)]
         rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
@@ -565,11 +564,8 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
         if others:
             console.print(f"and {others} more in the report", highlight=False)
-    for result in metrics.benchmarks:
-        if result.half_precision is not None:
-            console.print(f"{result.benchmark}: {result.half_precision}", highlight=False)
-        for reason, count in result.excluded.items():
-            console.print(f"{result.benchmark}: {count} items left out: {reason}", highlight=False)
+    for line in left_out(metrics):
+        console.print(line, highlight=False, markup=False)
 
 
 def _print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -72,3 +73,43 @@ def check_range(
         low = "of 0 or more" if zero else "above 0"
         high = f", at most {most:g}" if most < LARGEST or (is_number and value > most) else ""
         raise InputError(f"{name} {value}: give {kind} {low}{high}{otherwise}")
+
+
+def check_choices(options: Any) -> None:
+    """Refuse a value of a dataclass that is none of those its ``Literal`` type names.
+
+    Raises:
+        InputError: names the option, and what it may be.
+    """
+    for name, kind in get_type_hints(type(options)).items():
+        check_choice(f"--{name.replace('_', '-')}", getattr(options, name), kind)
+
+
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is none of those a ``Literal``, or a union of one with None, names.
+
+    Raises:
+        InputError: says what it may be.
+    """
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    literals = [part for part in parts if get_origin(part) is Literal]
+    if not literals or len(literals) + (type(None) in parts) < len(parts):
+        return  # something else is allowed too
+    allowed = [value for part in literals for value in get_args(part)]
+    if value not in allowed and not (value is None and type(None) in parts):
+        raise InputError(f"{name} {value}: choose {', '.join(map(str, allowed))}")
+
+
+def check_several(name: str, values: Any) -> None:
+    """Refuse one string where several are expected: it would be read letter by letter.
+
+    Raises:
+        InputError: says to put it in a list.
+    """
+    if isinstance(values, str):
+        raise InputError(f"{name}: expected several strings, found one, {values!r:.60}: put it in a list")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

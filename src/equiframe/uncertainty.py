@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from equiframe.errors import InputError
+from equiframe.options import SEEDS, check_range
 
 Rows: TypeAlias = NDArray[np.intp]
 RowStatistic: TypeAlias = Callable[[Rows], NDArray[np.float64]]
@@ -125,7 +126,7 @@ def bootstrap(
         method="percentile",
         n_resamples=resamples,
         batch=_batch(rows),
-        rng=np.random.default_rng(seed),
+        rng=_generator(seed),
     )
     low, high = sorted(map(float, result.confidence_interval))  # rounding can swap the ends of a point
     return low, high
@@ -176,7 +177,7 @@ def paired_difference(
     if len(rows_a) != len(rows_b) or len(rows_a) == 0:
         raise InputError(f"{len(rows_a)} rows of the first run, {len(rows_b)} of the second: give one of each an item")
     items = np.arange(len(rows_a))
-    generator = np.random.default_rng(seed)
+    generator = _generator(seed)
 
     def difference(at: Rows) -> NDArray[np.float64]:
         return statistic(rows_b[at]) - statistic(rows_a[at])
@@ -204,6 +205,11 @@ def paired_difference(
         )
         p_value = float(test.pvalue)
     return Difference(float(difference(items)), low, high, p_value, len(items))
+
+
+def _generator(seed: int) -> np.random.Generator:
+    check_range("seed", seed, whole=True, most=SEEDS)
+    return np.random.default_rng(seed)
 
 
 def _batch(rows: Rows) -> int:

@@ -103,6 +103,7 @@ def _collapse(unc3):
             "token_id": [1, 2, 3],
             "token": ["she", "he", "x"],
             "word": ["she", "he", HOSTILE],
+            "form": ["she", "he", HOSTILE],
             "groups": ["female", "male", f"male, {HOSTILE}"],
             "count": [10, 11, 9],
             "variance": [1.0, 1.0, 1.0],

@@ -23,7 +23,7 @@ def tables(seed=0, *, turn=None, dim=6):
     if turn is not None:
         embeddings, means = embeddings @ turn, means @ turn
     ids = np.arange(10, 17)
-    classes = pd.DataFrame({"token_id": ids, "word": WORDS, "groups": GROUPS, "count": 9, "cosine": 0.5})
+    classes = pd.DataFrame({"token_id": ids, "word": WORDS, "form": WORDS, "groups": GROUPS, "count": 9, "cosine": 0.5})
     vectors = pd.DataFrame(
         {"token_id": ids, "partners": PARTNERS, "mean": list(means), "embedding": [7 * row for row in embeddings]}
     )
@@ -93,3 +93,20 @@ def test_text_of_data_is_no_markup():
     text = str(panel.figure.to_dict())
     assert "<img" not in text
     assert "<i>" not in text
+
+
+def test_words_and_not_ids_are_what_two_runs_share():
+    vectors, classes = tables()
+    other = dict(zip(range(10, 17), (16, 10, 15, 11, 14, 12, 13), strict=True))  # a vocabulary of another order
+    renamed = vectors.assign(
+        token_id=vectors["token_id"].map(other), partners=[[other.get(p, 99) for p in row] for row in PARTNERS]
+    )
+    runs = {"a": (vectors, classes), "b": (renamed, classes.assign(token_id=classes["token_id"].map(other)))}
+    first, second = plane_panels(runs, styles([*runs]))
+    assert second.note == "on the axes of a"
+    assert sorted(zip(*(part.tolist() if hasattr(part, "tolist") else part for part in marks(first)), strict=True)) == (
+        sorted(zip(*(part.tolist() if hasattr(part, "tolist") else part for part in marks(second)), strict=True))
+    )
+    labels = [(a.text, a.x, a.y) for a in first.figure.layout.annotations]
+    assert labels
+    assert sorted(labels) == sorted((a.text, a.x, a.y) for a in second.figure.layout.annotations)

@@ -45,13 +45,21 @@ class Corpus:
     files: tuple[DataFile, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class TextStream:
-    """A text that is read as it is needed, and again each time it is walked through."""
+    """A text that is read as it is needed, and again each time it is walked through.
+
+    Args:
+        name: what the user called it.
+        files: those it is read from.
+        read: walks through its texts.
+        short: texts left out since they have too few words; known once the text was read to its end.
+    """
 
     name: str
     files: tuple[DataFile, ...]
     read: Callable[[], Iterator[str]]
+    short: int = 0
 
     def __iter__(self) -> Iterator[str]:
         return self.read()
@@ -72,15 +80,19 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
         raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
 
     def texts() -> Iterator[str]:
-        is_empty = True
+        is_empty, short = True, 0
         for text in (" ".join(text.split()) for file in files for text in read(file)):
             if count_words(text) >= _FEWEST_WORDS:
                 is_empty = False
                 yield text
+            elif text:
+                short += 1
+        found.short = short
         if is_empty:
             raise DataError("no text of three words or more in it", path=files[0].file.name)
 
-    return TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
+    found = TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
+    return found
 
 
 def count_words(text: str) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from equiframe.data.corpora import count_words
+from equiframe.errors import InputError
+from equiframe.options import check_several
 from equiframe.words.word_set import WordSet
 
 _FEWEST, _MOST = 2, 128  # words of a sentence
@@ -32,6 +34,8 @@ def word_sentences(
 
     Reference: Yang et al. 2022 (ADEPT), the collection of sentences.
     """
+    for name, values in (("texts", texts), ("attributes", attributes), ("neutral", neutral)):
+        check_several(name, values)
     patterns = (_any_of(attributes), _any_of(neutral))
     for text in texts:
         if _FEWEST <= count_words(text) <= _MOST:
@@ -58,7 +62,10 @@ def counterparts(words: WordSet, groups: Sequence[str]) -> list[tuple[str, ...]]
         >>> counterparts(WordSet.builtin("religion"), ("christian", "jewish", "muslim"))[0]
         ('christian', 'jewish', 'muslim')
     """
+    check_several("groups", groups)
     first, *others = groups
+    if first not in words.groups:
+        raise InputError(f"{words.name} has no group {first!r}: there are {', '.join(words.groups)}")
     rows: list[tuple[str, ...]] = [(word,) for word in words.groups[first]]
     for other in others:
         pairs = words.counterparts(first, other)

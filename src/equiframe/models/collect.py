@@ -18,6 +18,7 @@ from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
 from equiframe.models.loading import LanguageModel
+from equiframe.options import check_choice, check_range, check_several
 
 Visibility: TypeAlias = Literal["visible", "masked"]
 _CHUNK = 4096  # texts tokenised and sorted by length at a time
@@ -96,9 +97,20 @@ def collect(
         progress: called with the number of texts read since the last call.
 
     Raises:
-        InputError: no text, options that do not fit the model, or features that are not finite.
+        InputError: no text, one string instead of several, options that do not fit the model, or features that are
+            not finite.
         ModelError: too little memory for one text.
     """
+    check_several("texts", texts)
+    for name, value, choices in (
+        ("pairing", pairing, Pairing),
+        ("feature", feature, Feature),
+        ("visibility", visibility, Visibility),
+    ):
+        check_choice(name, value, choices)
+    check_range("held_out_every", held_out_every, whole=True, zero=False)
+    check_range("held_out_tokens", held_out_tokens, whole=True)
+    check_range("token_budget", token_budget, whole=True, zero=False)
     if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
         raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
     tokenizer, device, specials = language_model.tokenizer, language_model.device, language_model.special_ids
@@ -115,6 +127,9 @@ def collect(
 
     stream = iter(texts)
     while chunk := list(itertools.islice(stream, _CHUNK)):
+        for number, text in enumerate(chunk, start=read + 1):
+            if not isinstance(text, str):
+                raise InputError(f"text {number} is of type {type(text).__name__}: give strings")
         sequences = _tokenised(tokenizer, chunk, rank, ranks)
         truncated += sum(len(sequence) > window for sequence in sequences)
         used, held = [], []

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -35,10 +34,14 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
-from equiframe.errors import ModelError
+from equiframe.errors import InputError, ModelError
+from equiframe.models.cache import cache_folder as cache_folder
+from equiframe.models.cache import writing_to_cache
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
+from equiframe.models.sources import check_folder, usable_device
+from equiframe.options import check_choice, first_line
 from equiframe.scoring.requests import ModelKind, TextCodec
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -116,7 +119,7 @@ class LanguageModel:
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     kind: ModelKind | None = None,
     revision: str | None = None,
@@ -135,11 +138,19 @@ def load(
         trust_remote_code: whether code from the hub may run.
 
     Raises:
+        InputError: no such kind, no such device on this machine, or a revision of what is not on the hub.
         ModelError: not found, no language-modelling head in the checkpoint, only pickled weights.
     """
+    if not isinstance(name, str | Path):
+        raise InputError(f"a model is a name or a folder, found {name!r:.60}")
+    name = str(name)
+    check_choice("--kind", kind, ModelKind | None)
+    device = usable_device(device)
     source = _builtin(name) if name.startswith("builtin:") else Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not source.is_dir():
         raise ModelError(f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}")
+    if source.is_dir():
+        check_folder(name, source, revision)
     common: dict[str, Any] = {} if source.is_dir() else {"revision": revision}
     common["trust_remote_code"] = trust_remote_code
     where = str(source) if source.is_dir() else name
@@ -170,8 +181,6 @@ def load(
         raise ModelError(f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is never attended; any known id will do
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return LanguageModel(name=name, model=model.to(device).eval(), tokenizer=tokenizer, kind=kind)
 
 
@@ -214,13 +223,6 @@ def _builtin(name: str) -> Path:
     raise ModelError(f"{name}: no such built-in model; there are {' and '.join(BUILTIN)}")
 
 
-def cache_folder() -> Path:
-    """Where converted models and stored answers live: ``$EQUIFRAME_CACHE`` or ``~/.cache/equiframe``."""
-    if named := os.environ.get("EQUIFRAME_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equiframe"
-
-
 def _smollm2() -> Path:
     """The SmolLM2 of the data wheel, converted from GGUF once."""
     distribution, version = _SMOLLM2_WHEEL
@@ -234,8 +236,10 @@ def _smollm2() -> Path:
         importlib.metadata.version("gguf")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise ModelError(f"builtin:smollm2-135m needs its data wheel: {mend}") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet():
+    with writing_to_cache():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=target.parent)
+    with writing_to_cache(), scratch_folder as scratch, quiet():
         arguments: dict[str, Any] = {"gguf_file": gguf.name}
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
@@ -269,7 +273,7 @@ def _explained(name: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # whatever a damaged file leads it to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if "safetensors" in str(error):
             reason = (
                 "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"

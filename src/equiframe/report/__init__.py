@@ -2,6 +2,6 @@
 
 from equiframe.report.page import comparison_page, run_page, study_page
 from equiframe.report.study import study_tables
-from equiframe.report.tables import comparison_table
+from equiframe.report.tables import comparison_table, left_out
 
-__all__ = ["comparison_page", "comparison_table", "run_page", "study_page", "study_tables"]
+__all__ = ["comparison_page", "comparison_table", "left_out", "run_page", "study_page", "study_tables"]

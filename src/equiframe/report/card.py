@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from equiframe.benchmarks import BENCHMARKS, load_benchmark
 from equiframe.report.glossary import COLLAPSE, about, class_set_name, term
 from equiframe.report.numbers import ideal, interval
+from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
 from equiframe.runs.record import Comparison, RunRecord
 
@@ -60,6 +61,8 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             verdicts=verdicts,
             of_suite=of_suite,
             collapse=collapse,
+            left_out=left_out(record.metrics),
+            compared_over={} if comparison is None else compared_over(comparison),
             limits={about(r.benchmark).title: about(r.benchmark).does_not_show for r in record.metrics.benchmarks},
             files=record.config.get("files", []),
             packages=", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),

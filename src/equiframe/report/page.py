@@ -7,6 +7,7 @@ names its own two scripts by their hash and allows nothing else to run, and noth
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import json
@@ -41,7 +42,7 @@ from equiframe.report.glossary import (
 )
 from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
-from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs
+from equiframe.report.tables import Row, ScoredPair, compared_over, measure_rows, strongest_pairs, texts_left_out
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord, StudyResult
 from equiframe.uncertainty import Estimate
@@ -57,7 +58,7 @@ def run_page(record: RunRecord, *, title: str) -> str:
     Returns:
         HTML that needs no network.
     """
-    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], {}, title, None)
+    return _page({record.metrics.model.name: record}, [run_verdict(record.metrics)], None, title, None)
 
 
 def comparison_page(
@@ -66,7 +67,7 @@ def comparison_page(
     """The report of several runs side by side, each later one against the first.
 
     Args:
-        records: the runs by name, the reference first.
+        records: the runs by name, the reference first, from :func:`equiframe.runs.compare.aligned`.
         comparison: their paired differences.
         title: heading of the page.
         made: how the comparison was made: command, date, versions.
@@ -76,7 +77,8 @@ def comparison_page(
     """
     first, *later = records
     verdicts = [comparison_verdict(first, name, comparison.measures.get(name, [])) for name in later]
-    return _page(records, verdicts, comparison.measures, title, made)
+    records = {name: dataclasses.replace(record, metrics=comparison.runs[name]) for name, record in records.items()}
+    return _page(records, verdicts, comparison, title, made)
 
 
 def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mapping[str, Any]) -> str:
@@ -156,19 +158,21 @@ class _Run(NamedTuple):
 def _page(
     records: Mapping[str, RunRecord],
     verdicts: Sequence[Verdict],
-    measures: Mapping[str, Sequence[ComparedMeasure]],
+    comparison: Comparison | None,
     title: str,
     made: Mapping[str, Any] | None,
 ) -> str:
+    measures = {} if comparison is None else comparison.measures
+    shared = {} if comparison is None else compared_over(comparison)
     compared = {(m.benchmark, run, m.measure): m for run, found in measures.items() for m in found}
     names = dict.fromkeys(r.benchmark for record in records.values() for r in record.metrics.benchmarks)
     looks = styles([*records])
-    sections = [_benchmark(name, records, looks, compared) for name in names if not is_price(name)]
-    prices = [_benchmark(name, records, looks, compared) for name in names if is_price(name)]
+    sections = [_benchmark(name, records, looks, compared, shared) for name in names if not is_price(name)]
+    prices = [_benchmark(name, records, looks, compared, shared) for name in names if is_price(name)]
     if prices or any(record.metrics.training for record in records.values()):
         sections.append(_price(prices, records))
     if any(record.metrics.collapse for record in records.values()):
-        sections.append(_geometry(records, looks, compared))
+        sections.append(_geometry(records, looks, compared, shared))
     histories = {name: r.history for name, r in records.items() if r.history is not None}
     scripts = [get_plotlyjs(), _source("page.js")]
     return (
@@ -201,6 +205,7 @@ def _benchmark(
     records: Mapping[str, RunRecord],
     looks: Mapping[str, Style],
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
+    shared: Mapping[str, str],
 ) -> _Section:
     results = {
         run: result
@@ -209,6 +214,7 @@ def _benchmark(
         if result.benchmark == name
     }
     notes = [f"Scored by: {result.scoring}." for result in results.values()]
+    notes += [f"{shared[name]}."] if name in shared else []
     for result in results.values():
         if result.half_precision is not None:
             notes.append(f"{sentence_case(str(result.half_precision))}.")
@@ -257,6 +263,7 @@ def _geometry(
     records: Mapping[str, RunRecord],
     looks: Mapping[str, Style],
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
+    shared: Mapping[str, str],
 ) -> _Section:
     tables, notes = [], []
     for class_set in dict.fromkeys(c.class_set for r in records.values() for c in r.metrics.collapse):
@@ -269,11 +276,15 @@ def _geometry(
         estimates = {run: collapse_estimates(result) for run, result in results.items()}
         name = class_set_name(class_set)
         tables.append(_Table(sentence_case(name), _rows(records, f"{COLLAPSE}:{class_set}", estimates, compared)))
+        notes += [f"{sentence_case(name)}: {over}."] if (over := shared.get(f"{COLLAPSE}:{class_set}")) else []
         sizes = {run: f"{result.classes:,} words, {result.tokens:,} tokens." for run, result in results.items()}
         if len(set(sizes.values())) == 1:
             notes.append(f"{sentence_case(name)}: {next(iter(sizes.values()))}")
         else:
             notes += [f"{sentence_case(name)}, {run}: {size}" for run, size in sizes.items()]
+    for run, record in records.items():
+        texts = texts_left_out(record.metrics)
+        notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in texts]
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}

@@ -97,6 +97,7 @@ def _paired(vectors: pd.DataFrame, classes: pd.DataFrame) -> _Words | None:
     table = table.assign(side=pd.Series(side), partners=pd.Series(partners))
     table = table[table["side"].notna() & table["partners"].map(bool)]
     table["partner"] = [", ".join(table["word"][p]) for p in table["partners"]]
+    table = table.set_index("form")  # the ids of two models may stand for different words
     return _Words(table, couple, _directions(table["mean"]), _directions(table["embedding"]))
 
 
@@ -151,11 +152,11 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
             hovertemplate="%{text}<extra></extra>",
         )
     low, high = points.min(axis=0), points.max(axis=0)
-    for token in _labelled(plane, high - low):
-        if token in table.index:
-            (x, y), is_right = embeddings[table.index.get_loc(token)], table["side"][token] == 1
+    for form in _labelled(plane, high - low):
+        if form in table.index:
+            (x, y), is_right = embeddings[table.index.get_loc(form)], table["side"][form] == 1
             anchor = {"xanchor": "left", "xshift": 6} if is_right else {"xanchor": "right", "xshift": -6}
-            figure.add_annotation(anchor, x=x, y=y, text=text_of(table["word"][token]), showarrow=False)
+            figure.add_annotation(anchor, x=x, y=y, text=text_of(table["word"][form]), showarrow=False)
     finish(figure, height=340, runs=1)
     figure.update_layout(margin={"r": 8})
     pad = (0.3, 0.06) * (high - low)
@@ -167,7 +168,7 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
     return figure
 
 
-def _labelled(plane: _Plane, extent: Vectors) -> list[int]:
+def _labelled(plane: _Plane, extent: Vectors) -> list[str]:
     """The most frequent words with room for their names, by where the marks lie in the first run."""
     table = plane.words.table
     places = plane.words.embeddings @ plane.axes / extent
@@ -181,7 +182,7 @@ def _labelled(plane: _Plane, extent: Vectors) -> list[int]:
         below_or_above = [abs(places[at, 1] - places[k, 1]) > _ROOM for k in kept if sides[k] == sides[at]]
         if is_clear and all(below_or_above):
             kept.append(int(at))
-    return [int(table.index[at]) for at in kept[:_LABELS]]
+    return [str(table.index[at]) for at in kept[:_LABELS]]
 
 
 def _side(group: str) -> str:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from equiframe.report.glossary import Pair, plain, sentence_case, split_key, term
+from equiframe.report.glossary import COLLAPSE, Pair, plain, sentence_case, split_key, term
 from equiframe.report.numbers import bounds, change, ideal, interval, number
 from equiframe.report.verdict import direction
-from equiframe.runs.record import ComparedMeasure, Comparison
+from equiframe.runs.record import ComparedMeasure, Comparison, Metrics
+from equiframe.runs.shared import counted
 from equiframe.uncertainty import Estimate
 
 _SHOWN = 10
@@ -41,22 +42,63 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
     Returns:
         Headers, and rows of the same length: benchmark, measure, ideal, the first run's value with its 95 %
-        interval, then for each later run its value and its paired change with interval and p-value.
+        interval, then for each later run its value and its paired change with interval and p-value. Where runs did
+        not measure the same items, how many they share, and how many each of them measured, after the ideal.
     """
     first, *later = comparison.runs
     compared = {(m.benchmark, m.measure, name): m for name in later for m in comparison.measures.get(name, [])}
-    headers = ["benchmark", "measure", "ideal", first]
+    is_part = any(shared.is_part for shared in comparison.shared.values())
+    headers = ["benchmark", "measure", "ideal", *(["shared items"] if is_part else []), first]
     for name in later:
         headers += [name, f"change from {first}"]
     rows = []
     for benchmark, key in dict.fromkeys((benchmark, key) for benchmark, key, _ in compared):
         found = [compared.get((benchmark, key, name)) for name in later]
         reference = next(m.first for m in found if m is not None)
-        row = [benchmark, key, ideal(reference), interval(reference)]
+        row = [benchmark, key, ideal(reference)]
+        if is_part:
+            shared = comparison.shared[benchmark]
+            row.append(f"{shared.shared} of {' / '.join(map(str, shared.measured.values()))}")
+        row.append(interval(reference))
         for m in found:
             row += ["", ""] if m is None else [interval(m.second), change(m.difference, m.second.unit)]
         rows.append(row)
     return headers, rows
+
+
+def compared_over(comparison: Comparison) -> dict[str, str]:
+    """By benchmark, or ``collapse:WORDS``, what its numbers are over where a run measured more than is compared."""
+    said = {}
+    for name, shared in comparison.shared.items():
+        if shared.is_part:
+            what = "words" if name.startswith(f"{COLLAPSE}:") else "items"
+            measured = ", ".join(f"{run} {count}" for run, count in shared.measured.items())
+            said[name] = f"Compared over the {shared.shared} {what} that all runs share, of {measured}"
+    return said
+
+
+def left_out(metrics: Metrics) -> list[str]:
+    """What of the data is not in the numbers, or not as it was, a sentence each without its end."""
+    said = []
+    for result in metrics.benchmarks:
+        if result.half_precision is not None:
+            said.append(f"{result.benchmark}: {result.half_precision}")
+        said += [
+            f"{result.benchmark}: {n} of {result.items} items left out: {why}" for why, n in result.excluded.items()
+        ]
+    return said + [f"audit: {text}" for text in texts_left_out(metrics)]
+
+
+def texts_left_out(metrics: Metrics) -> list[str]:
+    """How many texts of an audit were left out, or cut; nothing where none was."""
+    said = []
+    for result in metrics.collapse[:1]:  # every class set is of the same texts
+        if result.truncated:
+            window = "longer than the model's window and were cut at its end"
+            said.append(f"{result.truncated} of {result.texts} texts are {window}")
+        if result.short:
+            said.append(f"{result.short} texts of fewer than three words were left out")
+    return said
 
 
 def measure_rows(
@@ -134,8 +176,7 @@ def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[S
     for run, table in tables.items():
         if not {"item", columns.more, columns.less, more, less} <= set(table.columns):
             return []
-        counted = table[table["excluded"].isna()] if "excluded" in table else table
-        frames[run] = counted.set_index("item")
+        frames[run] = counted(table).set_index("item")
     preference = pd.DataFrame({run: frame[more] - frame[less] for run, frame in frames.items()}).dropna()
     mean = preference.mean(axis=1)
     ranked = mean[mean > 0].sort_values(ascending=False, kind="stable").index

@@ -19,6 +19,7 @@ from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.collect import Collected, Visibility
+from equiframe.options import check_choices, check_range
 from equiframe.runs.record import CollapseResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
@@ -52,10 +53,9 @@ class AuditOptions:
     min_count: int = 5
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise InputError(f"--min-count {self.min_count}: give 1 or more")
-        if self.sentences < 0:
-            raise InputError(f"--sentences {self.sentences}: give a number, or 0 for the whole text")
+        check_choices(self)
+        check_range("--min-count", self.min_count, whole=True, zero=False)
+        check_range("--sentences", self.sentences, whole=True, otherwise="; 0 reads the whole text")
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def audit(
         InputError: fewer than two words of the set occur often enough in the text.
     """
     reading = _read(language_model, options, folder, progress)
-    words, collected = reading.words, reading.collected
+    words = reading.words
     head, weight = output_embedding(language_model.model), classifier(language_model.model)
-    every, chosen = collected.statistics.seen(options.min_count), reading.chosen
+    every, chosen = reading.collected.statistics.seen(options.min_count), reading.chosen
     classes = _class_table(language_model, chosen, weight, words)
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
-        _result("vocabulary", every, head, collected),
-        _result(options.words, chosen, head, collected).model_copy(update={"estimates": estimates}),
+        _result("vocabulary", every, head, reading),
+        _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
     vectors = _vector_table(chosen, weight, words.pairs)
     return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
@@ -113,7 +113,7 @@ def collapse_of_words(
     """
     reading = _read(language_model, options, folder, None, words_alone=True)
     head = output_embedding(language_model.model)
-    found = _result(options.words, reading.chosen, head, reading.collected).values
+    found = _result(str(options.words), reading.chosen, head, reading).values
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -190,8 +190,9 @@ def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
 
 
 @torch.inference_mode()
-def _result(name: str, statistics: ClassStatistics, head: Any, collected: Collected) -> CollapseResult:
+def _result(name: str, statistics: ClassStatistics, head: Any, reading: _Reading) -> CollapseResult:
     """All metrics of one class set; NC4 on the held-out features of its classes."""
+    collected = reading.collected
     rows: Tensor = head.weight[statistics.class_ids]
     values: dict[str, float | None] = {**collapse_metrics(statistics, rows)}
     inside = torch.isin(collected.held_out_ids, statistics.class_ids)
@@ -208,6 +209,10 @@ def _result(name: str, statistics: ClassStatistics, head: Any, collected: Collec
         classes=len(statistics.class_ids),
         tokens=int(statistics.counts.sum()),
         values=finite,
+        files=reading.text.files,
+        texts=collected.texts,
+        truncated=collected.truncated,
+        short=reading.text.short,
     )
 
 
@@ -223,6 +228,7 @@ def _class_table(
             "token_id": ids,
             "token": language_model.tokenizer.convert_ids_to_tokens(ids),
             "word": [words.word_of[i] for i in ids],
+            "form": [words.form_of[i] for i in ids],
             "groups": [", ".join(words.groups_of[i]) for i in ids],
             "count": statistics.counts.tolist(),
             "variance": statistics.variances.tolist(),

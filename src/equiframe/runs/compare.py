@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from equiframe.benchmarks import load_benchmark
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.benchmarks.minimal_pairs import MinimalPairs
+from equiframe.data import DataFile
 from equiframe.errors import InputError
+from equiframe.options import SEEDS, check_range, check_several
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
-from equiframe.runs.record import ComparedMeasure, Comparison, RunRecord, environment, run_folder, write_json
-from equiframe.uncertainty import Estimate, Measure, paired_difference
+from equiframe.runs.record import (
+    CollapseResult,
+    ComparedMeasure,
+    Comparison,
+    Metrics,
+    RunRecord,
+    SharedItems,
+    environment,
+    run_folder,
+    write_json,
+)
+from equiframe.runs.shared import counted, stack
+from equiframe.uncertainty import Estimate, Measure, estimate, paired_difference
+
+_FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
+_PAIRS = f"{MinimalPairs.name}:"  # of a benchmark that is named by a path
+
+
+class _Common(NamedTuple):
+    """What several runs measured: a benchmark, or the audited words.
+
+    ``tables`` are by run; ``key`` is the column that names the same item in every one.
+    """
+
+    name: str
+    key: str
+    measures: Callable[[pd.DataFrame], list[Measure]]
+    tables: Mapping[str, pd.DataFrame]
 
 
 def compare(
@@ -22,7 +53,9 @@ def compare(
 ) -> Comparison:
     """The numbers that two or more runs share, with paired differences to the first run.
 
-    Items that either run excluded are left out of the difference (each run's own estimate keeps its items).
+    Everything is over the items that all of the runs with this benchmark scored: where one of them left out items, or
+    scored others by ``--limit``, the values of each run are computed anew. Audited words are the same where they are
+    written alike, whatever their token ids.
 
     Args:
         records: runs by name; the first is the reference.
@@ -30,91 +63,191 @@ def compare(
         seed: of bootstrap and permutation test.
 
     Raises:
-        InputError: fewer than two runs, nothing in common, or different versions of a benchmark or its data.
+        InputError: fewer than two runs; nothing in common, or so few items that the numbers would say little;
+            different versions of a benchmark, or different data.
     """
     if len(records) < 2:
         raise InputError(f"a comparison needs two runs or more, got {len(records)}")
-    names = list(records)
-    measures = {name: list(_pairs(names[0], records[names[0]], name, records[name], seed)) for name in names[1:]}
-    for name, found in measures.items():
-        if not found:
-            raise InputError(
-                f"{names[0]} and {name} have no measure in common: run the same benchmarks, or audit, on both"
-            )
-    return Comparison(verb=verb, runs={name: record.metrics for name, record in records.items()}, measures=measures)
-
-
-def _pairs(
-    first_name: str, first: RunRecord, second_name: str, second: RunRecord, seed: int
-) -> Iterator[ComparedMeasure]:
-    """Every shared measure, benchmarks in the order of the first run, then collapse."""
-    results = {result.benchmark: result for result in second.metrics.benchmarks}
-    for mine in first.metrics.benchmarks:
-        other = results.get(mine.benchmark)
-        if other is None:
-            continue
-        for what in ("version", "files", "scoring"):
-            if getattr(mine, what) != getattr(other, what):
-                raise InputError(
-                    f"{mine.benchmark}: {first_name} and {second_name} differ in {what}: evaluate one again"
+    check_range("--seed", seed, whole=True, most=SEEDS)
+    records = aligned(records)
+    first, *later = records
+    runs = {name: record.metrics for name, record in records.items()}
+    measures: dict[str, list[ComparedMeasure]] = {name: [] for name in later}
+    shared = {}
+    for common in _in_common(records):
+        stacked, items = stack(list(common.tables.values()), common.key)
+        shared[common.name] = _shared_items(common, items)
+        found = {measure.key: measure for measure in common.measures(stacked)}
+        of_runs = {
+            name: {key: _between(measure, at * items, (at + 1) * items) for key, measure in found.items()}
+            for at, name in enumerate(common.tables)
+        }
+        if shared[common.name].is_part:
+            for name, of_run in of_runs.items():
+                estimates = {key: estimate(m, seed=seed) for key, m in of_run.items() if len(m.rows)}
+                runs[name] = _with_estimates(runs[name], common.name, estimates, items)
+        ours = _estimates(runs[first], common.name)
+        for at, name in enumerate(common.tables):
+            theirs = _estimates(runs[name], common.name)
+            for key, measure in found.items():
+                if name == first or key not in ours or key not in theirs or not measure.interval:
+                    continue
+                rows, others = of_runs[first][key].rows, of_runs[name][key].rows
+                if not len(rows) and not len(others):
+                    continue  # no shared item is of this group
+                if not np.array_equal(rows + at * items, others):
+                    raise InputError(f"{common.name}: the groups of {key} differ between {first} and {name}")
+                measures[name].append(
+                    ComparedMeasure(
+                        benchmark=common.name,
+                        measure=key,
+                        first=ours[key],
+                        second=theirs[key],
+                        difference=paired_difference(rows, others, measure.statistic, seed=seed),
+                    )
                 )
-        stacked = _stack(first.items[mine.benchmark], second.items[mine.benchmark], "item")
-        found = load_benchmark(mine.benchmark).measures(stacked)
-        yield from _differences(mine.benchmark, found, len(stacked), mine.estimates, other.estimates, seed)
-    mine_by_set = {result.class_set: result for result in first.metrics.collapse if result.estimates}
-    for theirs in second.metrics.collapse:
-        mine_set = mine_by_set.get(theirs.class_set)
-        if mine_set is None or first.classes is None or second.classes is None:
-            continue
-        stacked = _stack(first.classes, second.classes, "token_id")
-        yield from _differences(
-            f"collapse:{theirs.class_set}",
-            collapse_measures(stacked),
-            len(stacked),
-            mine_set.estimates,
-            theirs.estimates,
-            seed,
+    for name, compared in measures.items():
+        if not compared:
+            raise InputError(
+                f"{first} and {name} have no measure in common: run the same benchmarks, or audit, on both"
+            )
+    return Comparison(verb=verb, runs=runs, measures=measures, shared=shared)
+
+
+def _between(measure: Measure, start: int, end: int) -> Measure:
+    """The measure of one of the runs that are stacked in a table."""
+    return dataclasses.replace(measure, rows=measure.rows[(measure.rows >= start) & (measure.rows < end)])
+
+
+def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
+    """The runs, with what they have in common under one name, however the path to it was written.
+
+    Pairs of one's own are the same where their file has the same content, word lists where it has the same name: their
+    words are compared one by one.
+    """
+    pairs: dict[tuple[str, ...], str] = {}
+    words: dict[str, str] = {}
+    found = {}
+    for run, record in records.items():
+        names = {}
+        for result in record.metrics.benchmarks:
+            if result.benchmark.startswith(_PAIRS):
+                name = pairs.setdefault(_hashes(result.files), result.benchmark)
+                if name not in record.items:  # who scored the same file twice keeps both names
+                    names[result.benchmark] = name
+        metrics = record.metrics.model_copy(
+            update={
+                "benchmarks": [
+                    dataclasses.replace(result, benchmark=names.get(result.benchmark, result.benchmark))
+                    for result in record.metrics.benchmarks
+                ],
+                "collapse": [
+                    result.model_copy(
+                        update={"class_set": words.setdefault(Path(result.class_set).name, result.class_set)}
+                    )
+                    for result in record.metrics.collapse
+                ],
+            }
         )
+        items = {names.get(name, name): table for name, table in record.items.items()}
+        found[run] = dataclasses.replace(record, metrics=metrics, items=items)
+    return found
 
 
-def _stack(first: pd.DataFrame, second: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The shared rows of both tables, all of the first, then in the same order all of the second."""
-    tables = []
-    for table in (first, second):
-        counted = table[table["excluded"].isna()] if "excluded" in table else table
-        tables.append(counted.set_index(key))
-    shared = tables[0].index.intersection(tables[1].index)
-    return pd.concat([table.loc[shared].reset_index() for table in tables], ignore_index=True)
-
-
-def _differences(
-    benchmark: str,
-    measures: list[Measure],
-    stacked: int,
-    first: Mapping[str, Estimate],
-    second: Mapping[str, Estimate],
-    seed: int,
-) -> Iterator[ComparedMeasure]:
-    """Paired differences of measures on a stacked table: its first half is the first run."""
-    half = stacked // 2
-    for measure in measures:
-        if measure.key not in first or measure.key not in second or not measure.interval:
+def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
+    """What the first run and later ones measured, benchmarks in the order of the first run, then collapse."""
+    first = next(iter(records))
+    for mine in records[first].metrics.benchmarks:
+        results = {
+            name: result
+            for name, record in records.items()
+            for result in record.metrics.benchmarks
+            if result.benchmark == mine.benchmark
+        }
+        for name, other in results.items():
+            for what, ours, theirs in (
+                ("version", mine.version, other.version),
+                ("files", _hashes(mine.files), _hashes(other.files)),
+                ("scoring", mine.scoring, other.scoring),
+            ):
+                if ours != theirs:
+                    raise InputError(f"{mine.benchmark}: {first} and {name} differ in {what}: evaluate one again")
+        if len(results) > 1:
+            tables = {name: records[name].items[mine.benchmark] for name in results}
+            yield _Common(mine.benchmark, "item", load_benchmark(mine.benchmark).measures, tables)
+    for word_set in records[first].metrics.collapse:
+        audits = {
+            name: result
+            for name, record in records.items()
+            for result in record.metrics.collapse
+            if result.class_set == word_set.class_set and result.estimates
+        }
+        classes = {name: table for name in audits if (table := records[name].classes) is not None}
+        if first not in classes or len(classes) < 2:
             continue
-        rows = measure.rows[measure.rows < half]
-        if not np.array_equal(rows + half, measure.rows[measure.rows >= half]):
-            raise InputError(f"{benchmark}: the groups of {measure.key} differ between the runs")
-        yield ComparedMeasure(
-            benchmark=benchmark,
-            measure=measure.key,
-            first=first[measure.key],
-            second=second[measure.key],
-            difference=paired_difference(rows, rows + half, measure.statistic, seed=seed),
-        )
+        for name, audit in audits.items():
+            if word_set.files and audit.files and _hashes(word_set.files) != _hashes(audit.files):
+                raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
+            options, others = (records[run].config.get("audit") or {} for run in (first, name))
+            for what in ("multi_token", "pairing", "feature", "visibility"):
+                if options.get(what) != others.get(what):
+                    raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
+        yield _Common(_name(word_set), "form", collapse_measures, classes)
+
+
+def _hashes(files: Sequence[DataFile]) -> tuple[str, ...]:
+    """What is in the files, wherever they are."""
+    return tuple(file.sha256 for file in files)
+
+
+def _shared_items(common: _Common, items: int) -> SharedItems:
+    """How many items are compared of those that each run measured.
+
+    Raises:
+        InputError: few or none.
+    """
+    measured = {name: len(counted(table)) for name, table in common.tables.items()}
+    if items < max(1, _FEWEST_SHARED * min(measured.values())):
+        what, fix = "items", "evaluate them on the same items, with the same --limit or without one"
+        if common.key == "form":
+            what, fix = "words", "audit them with the same --words and --multi-token, on more text"
+        counts = ", ".join(f"{name} {count}" for name, count in measured.items())
+        raise InputError(f"{common.name}: the runs share {items} {what} ({counts}), too few to compare: {fix}")
+    return SharedItems(shared=items, measured=measured)
+
+
+def _name(result: BenchmarkResult | CollapseResult) -> str:
+    return result.benchmark if isinstance(result, BenchmarkResult) else f"collapse:{result.class_set}"
+
+
+def _estimates(metrics: Metrics, name: str) -> Mapping[str, Estimate]:
+    results: list[BenchmarkResult | CollapseResult] = [*metrics.benchmarks, *metrics.collapse]
+    return next(result.estimates for result in results if _name(result) == name)
+
+
+def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:
+    """The same numbers, with those of one benchmark or word set over the items that all runs share."""
+
+    def of_items(result: BenchmarkResult) -> BenchmarkResult:
+        others = result.items - sum(result.excluded.values()) - items
+        excluded = {**result.excluded, **({"not scored in every run": others} if others else {})}
+        return dataclasses.replace(result, estimates=estimates, excluded=excluded)
+
+    def of_words(result: CollapseResult) -> CollapseResult:
+        values = {**result.values, **{key: estimate.value for key, estimate in estimates.items()}}
+        return result.model_copy(update={"estimates": estimates, "values": values})
+
+    return metrics.model_copy(
+        update={
+            "benchmarks": [of_items(r) if _name(r) == name else r for r in metrics.benchmarks],
+            "collapse": [of_words(r) if _name(r) == name else r for r in metrics.collapse],
+        }
+    )
 
 
 def compare_folders(
-    folders: Sequence[Path],
-    out: Path | None = None,
+    folders: Sequence[Path | str],
+    out: Path | str | None = None,
     *,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -131,17 +264,20 @@ def compare_folders(
         InputError: two folders of one name, or nothing to compare.
         RunError: a folder is not a finished run, or ``out`` cannot be written.
     """
-    names = [folder.resolve().name for folder in folders]
+    check_several("folders", folders)
+    paths = [Path(folder).resolve() for folder in folders]
+    names = [path.name for path in paths]
     if len(set(names)) < len(names):
         raise InputError(f"two runs have the same name among {', '.join(names)}: rename one folder")
     records = {}
-    for done, (name, folder) in enumerate(zip(names, folders, strict=True), start=1):
-        records[name] = RunRecord.read(folder)
+    for done, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
+        records[name] = RunRecord.read(path)
         if progress is not None:
-            progress("read runs", done, len(folders))
+            progress("read runs", done, len(paths))
+    records = aligned(records)
     comparison = compare(records, seed=seed)
     if out is not None:
-        with run_folder(out, {"compare": [str(folder.resolve()) for folder in folders], "seed": seed}) as work:
+        with run_folder(out, {"compare": [str(path) for path in paths], "seed": seed}) as work:
             write_comparison(work, records, comparison, title=" / ".join(names))
     return comparison
 

@@ -15,6 +15,7 @@ from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, 
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel
 from equiframe.models.loading import Precision
+from equiframe.options import check_choice, check_range
 from equiframe.scoring.engine import TOKEN_BUDGET, answer
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import RESAMPLES
@@ -55,9 +56,11 @@ def score(
 
     Raises:
         DataError: data missing or malformed.
-        InputError: ``limit`` below 1, or no item that this model can score.
+        InputError: ``limit`` or ``token_budget`` below 1, no such precision, or no item that this model can score.
         ModelError: a not-a-number answer, or too little memory.
     """
+    check_choice("precision", precision, Precision)
+    check_range("token_budget", token_budget, whole=True, zero=False)
     start = time.perf_counter()
     items, files = benchmark.items(folder)
     items = spread(items, limit)

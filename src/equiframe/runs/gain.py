@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Scored
 from equiframe.errors import InputError
+from equiframe.runs.shared import stack
 from equiframe.uncertainty import Measure
 
 
@@ -64,7 +65,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
     Raises:
         InputError: no such measure, or runs that group their items otherwise.
     """
-    stacked, items = _stack(tables)
+    stacked, items = stack(tables)
     measure = _measure(benchmark, key, stacked)
     first = measure.rows[measure.rows < items]
     rows = np.stack([first + run * items for run in range(len(tables))])
@@ -150,15 +151,6 @@ def interval(value: float, resampled: NDArray[np.float64]) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.percentile(known, [2.5, 97.5])
     return Interval(value, float(low), float(high))
-
-
-def _stack(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
-    """The items that every run scored, run after run, and how many they are."""
-    counted = [table[table["excluded"].isna()].set_index("item") for table in tables]
-    shared = counted[0].index
-    for table in counted[1:]:
-        shared = shared.intersection(table.index)
-    return pd.concat([table.loc[shared].reset_index() for table in counted], ignore_index=True), len(shared)
 
 
 def _measure(benchmark: Scored, key: str, table: pd.DataFrame) -> Measure:

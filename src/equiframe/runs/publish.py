@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from equiframe.errors import RunError
+from equiframe.options import check_choice
 from equiframe.report.card import eval_results, lm_eval_results, model_card
 from equiframe.runs.compare import compare
 from equiframe.runs.record import RunRecord
@@ -20,7 +21,7 @@ Layout: TypeAlias = Literal["lm-eval", "model-index"]
 _CARD = "README.md"
 
 
-def write_card(run: Path, out: Path | None = None, *, before: Path | None = None) -> Path:
+def write_card(run: Path | str, out: Path | str | None = None, *, before: Path | str | None = None) -> Path:
     """Write a run's model card.
 
     Args:
@@ -35,16 +36,17 @@ def write_card(run: Path, out: Path | None = None, *, before: Path | None = None
         RunError: no such run, the file exists, or it cannot be written.
         InputError: the two runs share no measure.
     """
+    run = Path(run)
     record = RunRecord.read(run)
     comparison = None
     if before is not None:
         comparison = compare({"before": RunRecord.read(before), "after": record})
-    file = out or (run / "model" if (run / "model").is_dir() else run) / _CARD
+    file = Path(out) if out else (run / "model" if (run / "model").is_dir() else run) / _CARD
     _write_new(file, model_card(record, comparison))
     return file
 
 
-def export(run: Path, layout: Layout, out: Path) -> None:
+def export(run: Path | str, layout: Layout, out: Path | str) -> None:
     """Write a run's numbers as other tools read them.
 
     Args:
@@ -55,16 +57,17 @@ def export(run: Path, layout: Layout, out: Path) -> None:
     Raises:
         RunError: no such run, the file exists, or it cannot be written.
     """
+    check_choice("--layout", layout, Layout)
     record = RunRecord.read(run)
     if layout == "lm-eval":
         text = json.dumps(lm_eval_results(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     else:
         index = eval_results_to_model_index(record.metrics.model.name, eval_results(record))
         text = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True)
-    _write_new(out, text)
+    _write_new(Path(out), text)
 
 
-def push(run: Path, repository: str, *, public: bool = False) -> str:
+def push(run: Path | str, repository: str, *, public: bool = False) -> str:
     """Put a run's model on the Hugging Face hub, with its card; the card is written first where there is none.
 
     Args:
@@ -78,7 +81,7 @@ def push(run: Path, repository: str, *, public: bool = False) -> str:
     Raises:
         RunError: the run has no model, or the hub refuses.
     """
-    folder = run / "model"
+    folder = Path(run) / "model"
     if not folder.is_dir():
         raise RunError(f"{run} has no model: only what equiframe debias made is pushed")
     if not (folder / _CARD).exists():

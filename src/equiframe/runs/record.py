@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.data import read_json
+from equiframe.data import DataFile, read_json
 from equiframe.errors import BusyError, RunError
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
@@ -73,6 +73,10 @@ class CollapseResult(_Frozen):
         description="by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
     )
     estimates: dict[str, Estimate] = {}
+    files: tuple[DataFile, ...] = Field((), description="of the text")
+    texts: int | None = Field(None, description="texts read; null in records of older versions")
+    truncated: int = Field(0, description="those longer than the model's window, cut at its end")
+    short: int = Field(0, description="texts of fewer than three words, which were left out")
 
 
 class TrainingResult(_Frozen):
@@ -97,7 +101,7 @@ class Metrics(_Frozen):
 
 
 class ComparedMeasure(_Frozen):
-    """One measure of one run against the first run of the comparison."""
+    """One measure of one run against the first run of the comparison, all three numbers over the same items."""
 
     benchmark: str
     measure: str
@@ -106,13 +110,29 @@ class ComparedMeasure(_Frozen):
     difference: Difference
 
 
+class SharedItems(_Frozen):
+    """How many items, or words, all runs of a comparison measured, and how many each of them did."""
+
+    shared: int
+    measured: dict[str, int] = Field(description="by run")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a run measured more than what is compared."""
+        return any(count > self.shared for count in self.measured.values())
+
+
 class Comparison(_Frozen):
-    """``metrics.json`` of a comparison: the runs by name, and each later run against the first."""
+    """``metrics.json`` of a comparison: the runs by name, and each later run against the first.
+
+    Where the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.
+    """
 
     schema_version: Literal["equiframe.metrics/1"] = SCHEMA
     verb: Literal["compare", "demo"]
     runs: dict[str, Metrics]
     measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
+    shared: dict[str, SharedItems] = Field({}, description="by benchmark, or collapse:WORDS")
 
 
 class StudyFigure(_Frozen):
@@ -173,7 +193,8 @@ class RunRecord:
         config: every option, seed, version and hash, as ``config.json`` holds them.
         metrics: the numbers.
         items: per-item table of each benchmark, by its name with variant.
-        classes: the audited classes: ``token_id, token, word, groups, count, variance, norm, cosine``.
+        classes: the audited classes: ``token_id, token, word, form, groups, count, variance, norm, cosine``. ``form``
+            names the same class under another tokenizer, see :class:`equiframe.words.word_set.ResolvedWords`.
         vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
         history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
@@ -202,13 +223,14 @@ class RunRecord:
                 extra.to_parquet(file, index=False)
 
     @classmethod
-    def read(cls, folder: Path) -> RunRecord:
+    def read(cls, folder: Path | str) -> RunRecord:
         """Read a finished run.
 
         Raises:
             DataError: a file is not readable.
             RunError: no such run, or its files do not fit the schema.
         """
+        folder = Path(folder)
         metrics = _read_metrics(folder, Metrics)
         items = {}
         for result in metrics.benchmarks:
@@ -217,6 +239,8 @@ class RunRecord:
             name: _read_table(folder / f"{name}.parquet") if (folder / f"{name}.parquet").exists() else None
             for name in _TABLES
         }
+        if (classes := optional["classes"]) is not None and "form" not in classes:  # written by an older version
+            classes["form"] = classes["token"]
         return cls(config=_read_json(folder / "config.json"), metrics=metrics, items=items, **optional)
 
 
@@ -268,14 +292,14 @@ def _read_metrics(folder: Path, schema: type[_Model]) -> _Model:
         ) from error
 
 
-def read_comparison(folder: Path) -> Comparison:
+def read_comparison(folder: Path | str) -> Comparison:
     """Read the numbers of a finished comparison.
 
     Raises:
         DataError: its file is not readable.
         RunError: no such run, or its file does not fit the schema.
     """
-    return _read_metrics(folder, Comparison)
+    return _read_metrics(Path(folder), Comparison)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -291,14 +315,14 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error
 
 
-def partial_folder(out: Path) -> Path:
+def partial_folder(out: Path | str) -> Path:
     """Where a run works until it is finished."""
-    out = out.resolve()
+    out = Path(out).resolve()
     return out.with_name(out.name + ".partial")
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, identity: Mapping[str, Any] | None = None) -> Iterator[Path]:
+def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """A working folder beside ``out`` that becomes ``out`` when the block ends without an error.
 
     Args:
@@ -309,7 +333,7 @@ def run_folder(out: Path, identity: Mapping[str, Any] | None = None) -> Iterator
         BusyError: another process works on ``out``.
         RunError: ``out`` exists, another run left something in the working folder, or the disk refuses.
     """
-    out = out.resolve()
+    out = Path(out).resolve()
     work = partial_folder(out)
     lock = FileLock(out.with_name(out.name + ".lock"), blocking=False)
     try:
@@ -333,7 +357,10 @@ def run_folder(out: Path, identity: Mapping[str, Any] | None = None) -> Iterator
     except OSError as error:
         if error.errno is None:
             raise
-        raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+        place = Path(error.filename or out)
+        if place.is_relative_to(out.parent) or out.is_relative_to(place):
+            raise RunError(f"cannot write the run to {out}: {error.strerror}") from error
+        raise RunError(f"{place}: {error.strerror}") from error
 
 
 def claim(work: Path, identity: Mapping[str, Any]) -> None:

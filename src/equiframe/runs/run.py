@@ -24,9 +24,10 @@ from equiframe.errors import InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
-from equiframe.models.loading import Precision, cache_folder
+from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
+from equiframe.models.loading import Precision
 from equiframe.models.self_debias import SelfDebias
-from equiframe.options import validated
+from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
 from equiframe.runs.debias import Debiased, UNC3Options, debias
@@ -100,6 +101,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.audit is None and self.method is None and not self.benchmarks:
             raise InputError("nothing to do: name a benchmark, a method, or audit")
+        check_choices(self)
+        check_several("benchmarks", self.benchmarks)
+        check_range("--limit", self.limit, whole=True, zero=False)
+        check_range("--token-budget", self.token_budget, whole=True, zero=False)
+        check_range("--seed", self.seed, whole=True, most=SEEDS)
 
     def plain(self) -> dict[str, Any]:
         """Every option as the record holds it: paths as text, tuples as lists."""
@@ -107,7 +113,7 @@ class RunConfig:
         return found
 
 
-def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRecord:
+def run(config: RunConfig, out: Path | str, progress: Progress | None = None) -> RunRecord:
     """Carry out a run and write its folder.
 
     An interrupted fine-tuning of the same model by the same options on the same data goes on from its last checkpoint.
@@ -120,9 +126,12 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
     Raises:
         EquiframeError: with one line that says the mend; nothing is left under ``out``.
     """
+    out = Path(out)
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
     method = None if config.method is None else load_method(config.method, config.method_options)
+    if benchmarks:
+        check_cache()
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
         language_model = _load(config)
@@ -279,16 +288,18 @@ def _score(
     if isinstance(benchmark, FineTunedBenchmark):
         if dist.is_initialized():
             raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
-        return score_finetuned(
-            language_model,
-            benchmark,
-            cache=cache_folder() / "finetuned",
-            folder=config.data,
-            settings=validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head"),
-            limit=config.limit,
-            seed=config.seed,
-            progress=progress,
-        )
+        settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")
+        with writing_to_cache():
+            return score_finetuned(
+                language_model,
+                benchmark,
+                cache=cache_folder() / "finetuned",
+                folder=config.data,
+                settings=settings,
+                limit=config.limit,
+                seed=config.seed,
+                progress=progress,
+            )
     return score(
         language_model,
         benchmark,

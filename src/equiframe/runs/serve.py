@@ -12,7 +12,8 @@ import html
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -22,20 +23,22 @@ import pandas as pd
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import BUILTIN, LanguageModel, load
+from equiframe.options import check_range, check_several
 from equiframe.report import comparison_page
-from equiframe.runs.compare import compare
+from equiframe.runs.compare import aligned, compare
 from equiframe.runs.record import RunRecord
 from equiframe.scoring.engine import answer
 
 _PAGE, _MODEL = "report.html", "model"
 
 
-def finished_runs(root: Path) -> dict[str, Path]:
+def finished_runs(root: Path | str) -> dict[str, Path]:
     """Folders below ``root`` that hold a report, by their path from there; nothing that a link leads out of it.
 
     Raises:
         RunError: no such folder.
     """
+    root = Path(root)
     if not root.is_dir():
         raise RunError(f"{root} is no folder: name the one that your runs are in")
     root = root.resolve()
@@ -43,13 +46,14 @@ def finished_runs(root: Path) -> dict[str, Path]:
     return {page.parent.relative_to(root).as_posix(): page.parent for page in pages if page.parent != root}
 
 
-def page_of(root: Path, names: Sequence[str]) -> str:
+def page_of(root: Path | str, names: Sequence[str]) -> str:
     """The report of one run, or the comparison of several with the first of them, as HTML.
 
     Raises:
         InputError: no run is named, or two have nothing in common.
         RunError: a name is none of a finished run under ``root``.
     """
+    check_several("names", names)
     runs = finished_runs(root)
     if not names:
         raise InputError("choose a run to read its report, or several to compare them with the first")
@@ -58,11 +62,11 @@ def page_of(root: Path, names: Sequence[str]) -> str:
             raise RunError(f"{name} is no finished run in {root}: choose one of {', '.join(runs) or 'none'}")
     if len(names) == 1:
         return (runs[names[0]] / _PAGE).read_text(encoding="utf-8")
-    records = {name: RunRecord.read(runs[name]) for name in names}
+    records = aligned({name: RunRecord.read(runs[name]) for name in names})
     return comparison_page(records, compare(records), title=" / ".join(names))
 
 
-def models_of(root: Path) -> dict[str, str]:
+def models_of(root: Path | str) -> dict[str, str]:
     """What ``load`` takes, by the name of the run whose model it is; the built-in models stand first."""
     folders = {name: run / _MODEL for name, run in finished_runs(root).items()}
     saved = {name: str(folder) for name, folder in folders.items() if folder.is_dir() and folder.resolve() == folder}
@@ -114,7 +118,7 @@ def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple
         yield from itertools.zip_longest(*pieces, fillvalue=("", math.nan))
 
 
-def application(root: Path) -> Any:
+def application(root: Path | str) -> Any:
     """The web application, for any ASGI server.
 
     Raises:
@@ -198,8 +202,29 @@ def application(root: Path) -> Any:
     )
 
 
-def listen(app: Any, host: str, port: int) -> None:
-    """Serve the application until it is stopped."""
+def listen(app: Any, host: str, port: int, announce: Callable[[str], object]) -> None:
+    """Serve the application until it is stopped.
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: 0 takes one that is free.
+        announce: told the address, once nothing stands in the way.
+
+    Raises:
+        InputError: no such port, or this machine cannot listen there.
+    """
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    check_range("--port", port, whole=True, most=65535)
+    try:
+        (family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({error.strerror or error}): give another --port or --host"
+        ) from error
+    with listener:
+        shown = f"[{host}]" if family == socket.AF_INET6 else host
+        announce(f"http://{shown}:{listener.getsockname()[1]}")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])

@@ -25,7 +25,7 @@ from equiframe.benchmarks import load_benchmark
 from equiframe.data import read_text
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.methods import Method, load_method
-from equiframe.options import validated
+from equiframe.options import SEEDS, check_range, validated
 from equiframe.report import study_page, study_tables
 from equiframe.runs.audit import AuditOptions
 from equiframe.runs.debias import UNC3Options
@@ -143,6 +143,8 @@ class Study(_Read):
         for spec in (*self.benchmarks, *self.understanding):
             if load_benchmark(spec).spec != spec:
                 raise InputError(f"{spec}: write {load_benchmark(spec).spec}")
+        for seed in self.seeds:
+            check_range("a seed of the study", seed, whole=True, most=SEEDS)
         cells: dict[tuple[str, str, Arm, int], RunConfig] = {}
         for model, seed in itertools.product(self.models, self.seeds):
             before = RunConfig(
@@ -184,7 +186,7 @@ class Study(_Read):
         return cells
 
 
-def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResult | None:
+def study(spec: Study, out: Path | str, progress: Progress | None = None) -> StudyResult | None:
     """Run what is missing of a study, and write its tables when every cell is there.
 
     Args:
@@ -198,6 +200,7 @@ def study(spec: Study, out: Path, progress: Progress | None = None) -> StudyResu
     Raises:
         EquiframeError: a cell that cannot be run, after all the others have been; or a folder of another study.
     """
+    out = Path(out)
     _take_own_device()
     cells = spec.cells()
     failed: dict[str, EquiframeError] = {}

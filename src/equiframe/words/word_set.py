@@ -14,11 +14,21 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from equiframe.errors import DataError, InputError
+from equiframe.options import check_choice, check_several
 
 MultiToken: TypeAlias = Literal["skip", "first", "last"]
 BUILTIN = ("fairness", "gender", "professions", "race", "religion", "names")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _LARGEST = 1 << 24
+_AS_IS, _START = "as is", "start"
+_FORMS: Mapping[str, Callable[[str], str]] = {
+    _AS_IS: str,
+    "lower": str.lower,
+    "capitalised": str.capitalize,
+    "upper": str.upper,
+    _START: lambda word: f"{word.capitalize()} (start)",
+}
+"""How a word may be written."""
 
 
 class Tokenizer(Protocol):
@@ -38,6 +48,8 @@ class ResolvedWords:
     Args:
         token_ids: the classes, sorted, each once.
         word_of: the word of each id; of several, the first in the set.
+        form_of: how the word of each id is written, "she" or "She", with "(start)" where its token is that of the
+            start of a text alone; of several forms the first. Unlike an id it means the same under any tokenizer.
         groups_of: the groups of each id; one that stands in several belongs to all.
         pairs: ids of counterparts of one form, "She" with "He" and "she" with "he".
         multi_token: words of several tokens, left out or represented by one piece.
@@ -47,6 +59,7 @@ class ResolvedWords:
 
     token_ids: tuple[int, ...]
     word_of: Mapping[int, str]
+    form_of: Mapping[int, str]
     groups_of: Mapping[int, tuple[str, ...]]
     pairs: tuple[tuple[int, int], ...]
     multi_token: tuple[str, ...]
@@ -87,6 +100,12 @@ class WordSet:
     groups: Mapping[str, tuple[str, ...]]
     pairs: tuple[tuple[str, str], ...] = ()
     origin: str = ""
+
+    def __post_init__(self) -> None:
+        for group, words in self.groups.items():
+            check_several(f"group {group!r} of {self.name}", words)
+        for pair in self.pairs:
+            check_several(f"a pair of {self.name}", pair)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -158,13 +177,14 @@ class WordSet:
         return parse(path.stem, text, str(path))
 
     @classmethod
-    def load(cls, spec: str) -> WordSet:
+    def load(cls, spec: str | Path) -> WordSet:
         """A built-in set by name, or a file by path.
 
         Raises:
             InputError: neither; near names are given, then all.
             DataError: the file is malformed.
         """
+        spec = str(spec)
         if spec in BUILTIN:
             return cls.builtin(spec)
         if Path(spec).is_file():
@@ -190,6 +210,7 @@ class WordSet:
         Raises:
             InputError: no word of the set is known.
         """
+        check_choice("--multi-token", multi_token, MultiToken)
 
         @functools.cache
         def encode(text: str) -> list[int]:
@@ -201,11 +222,14 @@ class WordSet:
         if multi_token != "skip":
             for word in several:
                 pieces = next(iter(forms[word].values()))
-                whole[word] = {"piece": pieces[0 if multi_token == "first" else -1]}
+                whole[word] = {_AS_IS: pieces[0 if multi_token == "first" else -1]}
         words_of: dict[int, list[str]] = {}
+        form_of: dict[int, str] = {}
         for word, tokens in whole.items():
             for token in dict.fromkeys(tokens.values()):
                 words_of.setdefault(token, []).append(word)
+            for form, token in tokens.items():
+                form_of.setdefault(token, _FORMS[form](word))
         if not words_of:
             known_as = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
             raise InputError(
@@ -225,6 +249,7 @@ class WordSet:
         return ResolvedWords(
             token_ids=tuple(sorted(words_of)),
             word_of={token: words[0] for token, words in words_of.items()},
+            form_of=form_of,
             groups_of={token: tuple(groups) for token, groups in groups_of.items()},
             pairs=tuple(dict.fromkeys(pairs)),
             multi_token=tuple(several),
@@ -240,13 +265,8 @@ def _forms(word: str, encode: Callable[[str], list[int]], unknown: int | None) -
         before, both = encode("a"), encode("a " + form)
         return both[len(before) :] if both[: len(before)] == before else encode(" " + form)
 
-    found = {
-        "as is": inside(word),
-        "lower": inside(word.lower()),
-        "capitalised": inside(word.capitalize()),
-        "upper": inside(word.upper()),
-        "start": encode(word.capitalize()),
-    }
+    found = {form: inside(written(word)) for form, written in _FORMS.items() if form != _START}
+    found[_START] = encode(word.capitalize())
     return {form: ids for form, ids in found.items() if ids and unknown not in ids}
 
 

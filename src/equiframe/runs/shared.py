@@ -1,0 +1,29 @@
+"""Per-item tables of several runs, cut to the rows that all of them measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count: those of items that were not left out."""
+    return table[table["excluded"].isna()] if "excluded" in table else table
+
+
+def stack(tables: Sequence[pd.DataFrame], key: str = "item") -> tuple[pd.DataFrame, int]:
+    """The rows that every run measured, run after run in the order of the first.
+
+    Args:
+        tables: of each run.
+        key: the column that names the same row in every run.
+
+    Returns:
+        One table, and the number of its rows that belong to each run.
+    """
+    indexed = [counted(table).set_index(key) for table in tables]
+    shared = indexed[0].index
+    for table in indexed[1:]:
+        shared = shared.intersection(table.index, sort=False)
+    return pd.concat([table.loc[shared].reset_index() for table in indexed], ignore_index=True), len(shared)

@@ -1,0 +1,277 @@
+"""What a user gets wrong: one line that names the option and says what to give, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import equiframe
+from equiframe import cli
+from equiframe.data.word_sentences import counterparts, word_sentences
+from equiframe.errors import EquiframeError, InputError, ModelError, RunError
+from equiframe.models import collect, load, save
+from equiframe.models.cache import cache_folder
+from equiframe.models.sources import usable_device
+from equiframe.runs.audit import AuditOptions
+from equiframe.runs.compare import compare_folders
+from equiframe.runs.publish import export, write_card
+from equiframe.runs.run import RunConfig, run
+from equiframe.runs.serve import finished_runs, listen, page_of
+from equiframe.runs.study import Study
+from equiframe.uncertainty import Measure, estimate
+from equiframe.words import WordSet
+
+MODEL = "builtin:mini-mlm"
+EVALUATE = ("evaluate", MODEL, "--benchmarks", "pairs:p.csv")
+AUDIT = ("audit", MODEL, "--text", "t.txt", "--min-count", "1")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, text):
+    """A folder with a text and pairs of one's own, to work in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("\n".join(text * 4))
+    (tmp_path / "p.csv").write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nshe cooks,he cooks\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*EVALUATE, "--device", "foo"), "--device foo: no device that can be used here: choose cpu"),
+        ((*EVALUATE, "--device", "meta"), "--device meta: no device"),
+        ((*EVALUATE, "--device", "cuda:77"), "--device cuda:77: no device"),
+        ((*AUDIT, "--device", "xla:0"), "--device xla:0: no device"),
+        ((*EVALUATE, "--token-budget", "0"), "--token-budget 0: give a whole number above 0"),
+        ((*EVALUATE, "--token-budget", "-5"), "--token-budget -5"),
+        ((*EVALUATE, "--limit", "-1"), "--limit -1: give a whole number above 0"),
+        ((*EVALUATE, "--limit", "0"), "--limit 0"),
+        ((*EVALUATE, "--seed", "-1"), "--seed -1: give a whole number of 0 or more"),
+        ((*AUDIT, "--seed", str(2**40)), f"--seed {2**40}"),
+        ((*AUDIT, "--sentences", "-1"), "--sentences -1: give a whole number of 0 or more; 0 reads the whole text"),
+        ((*AUDIT, "--min-count", "0"), "--min-count 0"),
+        ((*AUDIT, "--words", ""), "no word set and no file ''"),
+        (("audit", MODEL, "--text", "."), "no text '.'"),
+        (
+            (*EVALUATE, "--revision", "v1"),
+            f"--revision v1: only models on the hub have revisions, and {MODEL} is local",
+        ),
+        (("serve", ".", "--port", "99999"), "--port 99999: give a whole number of 0 or more, at most 65535"),
+        (("serve", ".", "--port", "-1"), "--port -1"),
+        (("serve", ".", "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_is_written(arguments, said, here):
+    if arguments[0] == "serve":
+        pytest.importorskip("gradio")
+    done = CliRunner().invoke(cli.app, [*arguments, *(("--out", "out") if arguments[0] != "serve" else ())])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 2
+    assert done.output.startswith("error: ")
+    assert said in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_a_device_that_is_there_is_taken():
+    assert usable_device("cpu") == torch.device("cpu") == usable_device(torch.device("cpu"))
+    assert usable_device(None).type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_a_gpu_that_is_not_there(device):
+    there = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}[device]
+    if there:
+        pytest.skip("this machine has it")
+    with pytest.raises(InputError, match=f"--device {device}: no device that can be used here: choose cpu"):
+        load(MODEL, device=device)
+
+
+ONE_STRING = "expected several strings, found one"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: load(None), "a model is a name or a folder, found None"),
+        (lambda m: load(MODEL, kind="mask"), "--kind mask: choose masked, causal"),
+        (lambda m: collect(m, "she is here"), ONE_STRING),
+        (lambda m: collect(m, ["she is here", None]), "text 2 is of type NoneType: give strings"),
+        (lambda m: collect(m, ["she"], token_budget=0), "token_budget 0"),
+        (lambda m: collect(m, ["she"], held_out_every=0), "held_out_every 0"),
+        (lambda m: collect(m, ["she"], visibility="mask"), "visibility mask: choose visible, masked"),
+        (lambda m: collect(m, ["she"], feature="decoder"), "feature decoder: choose decoder-input, last-layer"),
+        (lambda m: collect(m, ["she"], pairing="alined"), "pairing alined: choose aligned, paper"),
+        (lambda m: WordSet("mine", {"all": "she"}), ONE_STRING),
+        (lambda m: WordSet("mine", {"all": ("he", "ab")}, pairs=("ab",)), ONE_STRING),
+        (lambda m: WordSet.load(Path("nowhere")), "no word set and no file 'nowhere'"),
+        (lambda m: WordSet.builtin("gender").resolve(m.tokenizer, multi_token="frist"), "--multi-token frist: choose"),
+        (lambda m: list(word_sentences("she is here", ["she"], [])), ONE_STRING),
+        (lambda m: list(word_sentences(["she is here"], "she", [])), ONE_STRING),
+        (lambda m: counterparts(WordSet.builtin("gender"), "female"), ONE_STRING),
+        (lambda m: counterparts(WordSet.builtin("gender"), ["femle", "male"]), "gender has no group 'femle'"),
+        (lambda m: compare_folders("runs/x"), ONE_STRING),
+        (lambda m: page_of(".", "x"), ONE_STRING),
+        (lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks="lm_loss"), ONE_STRING),
+        (
+            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), precision="fp8"),
+            "--precision fp8",
+        ),
+        (
+            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), self_debias="age"),
+            "--self-debias",
+        ),
+        (lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), limit=2.5), "--limit 2.5"),
+        (lambda m: AuditOptions(pairing="x"), "--pairing x: choose aligned, paper"),
+        (lambda m: AuditOptions(multi_token="piece"), "--multi-token piece: choose skip, first, last"),
+        (lambda m: export(".", "csv", "x"), "--layout csv: choose lm-eval, model-index"),
+        (
+            lambda m: estimate(Measure("k", torch.arange(4).numpy(), lambda at: at.mean(axis=-1), "%"), seed=-1),
+            "seed -1",
+        ),
+        (
+            lambda m: Study(
+                models=(MODEL,), methods=[{"method": "bec"}], benchmarks={"crows_pairs": "overall"}, seeds=(0, -1)
+            ).cells(),
+            "a seed of the study -1",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_error_of_ours(call, said, masked_model):
+    with pytest.raises(EquiframeError) as error:
+        call(masked_model)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_paths_are_paths_or_text(here, masked_model):
+    save(masked_model, here / "model")
+    loaded = load(here / "model", device="cpu")
+    assert loaded.name == str(here / "model")
+    assert loaded.fingerprint() == load(str(here / "model"), device="cpu").fingerprint()
+    config = RunConfig(verb="evaluate", model=here / "model", benchmarks=("pairs:p.csv",), device="cpu")
+    record = run(config, "runs/one")
+    run(config, Path("runs/two"))
+    assert json.loads((here / "runs" / "one" / "config.json").read_text())["model"] == str(here / "model")
+    assert record.metrics.model.name == str(here / "model")
+    assert compare_folders(["runs/one", Path("runs/two")], "runs/both").measures
+    assert list(finished_runs("runs")) == ["both", "one", "two"]
+    assert write_card("runs/one", "card.md", before="runs/two") == Path("card.md")
+    export("runs/one", "lm-eval", "results.json")
+    assert (here / "results.json").is_file()
+
+
+def test_words_and_text_of_an_audit_may_be_paths(here, masked_model):
+    (here / "w.txt").write_text("she\the\nher\this\n")
+    save(masked_model, here / "model")
+    options = AuditOptions(text=here / "t.txt", words=here / "w.txt", min_count=1)
+    record = run(RunConfig(verb="audit", model=str(here / "model"), audit=options, device="cpu"), "runs/one")
+    assert [result.class_set for result in record.metrics.collapse] == ["vocabulary", str(here / "w.txt")]
+
+
+def test_an_adapter_is_no_model_and_says_how_to_merge_it(tmp_path, causal_model):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(causal_model.model, peft.LoraConfig(r=2, target_modules=["c_attn"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"holds an adapter .*merge_and_unload"):
+        load(tmp_path / "adapter")
+
+
+def test_what_the_words_say_merges_an_adapter(tmp_path, model_folders, causal_model):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(causal_model.model, peft.LoraConfig(r=2, target_modules=["c_attn"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    base = load(str(model_folders["causal"]), device="cpu")
+    merged = peft.PeftModel.from_pretrained(base.model, str(tmp_path / "adapter")).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    base.tokenizer.save_pretrained(tmp_path / "merged")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = adapted.eval()(ids).logits
+        assert torch.allclose(load(tmp_path / "merged", device="cpu").model(ids).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("benchmark", ["pairs:p.csv", "lm_loss"])
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_output(benchmark, here, monkeypatch):
+    monkeypatch.setenv("EQUIFRAME_CACHE", str(here / "t.txt" / "cache"))  # below a file
+    done = CliRunner().invoke(cli.app, ["evaluate", MODEL, "--benchmarks", benchmark, "--out", "out"])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"error: {here / 't.txt' / 'cache'}: ")
+    assert "set EQUIFRAME_CACHE to a folder that can be written" in done.output
+
+
+def test_another_file_that_cannot_be_written_is_named(tmp_path):
+    from equiframe.runs.record import run_folder
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("a file")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RunError, match=f"{elsewhere}") as error, run_folder(tmp_path / "runs" / "one", {}):
+        (elsewhere / "below").mkdir()
+    assert "cannot write the run" not in str(error.value)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for name in ("EQUIFRAME_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of no name
+    with pytest.raises(RunError, match=r"no home directory .* set EQUIFRAME_CACHE"):
+        cache_folder()
+
+
+def test_a_user_without_home_or_name_can_fine_tune(here, model_folders):
+    """With no environment but where to find Python, what is needed and where the cache is."""
+    program = "import os; os.getuid = lambda: 2**31 - 7\nfrom equiframe.cli import main; main()"
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "EQUIFRAME_CACHE") if name in os.environ}
+    arguments = ["debias", model_folders["masked"], "--method", "cda", "--set", "text=t.txt", "--max-steps", 1]
+    arguments += ["--text", "t.txt", "--words", "w.txt", "--benchmarks", "pairs:p.csv", "--unc3-words", "w.txt"]
+    (here / "w.txt").write_text("she\the\nher\this\n")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments), "--out", "out"],
+        env={**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (here / "out" / "report.html").is_file()
+    assert not (here / "~").exists()
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1, port {port} "):
+            listen(None, "127.0.0.1", port, print)
+
+
+def test_port_0_is_announced_as_the_one_taken(monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn")
+    served = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: served.append(sockets[0].getsockname()))
+    announced = []
+    listen(None, "127.0.0.1", 0, announced.append)
+    assert announced == [f"http://127.0.0.1:{served[0][1]}"]
+    assert served[0][1] > 0
+
+
+def test_a_revision_of_a_folder_is_refused(model_folders, tmp_path):
+    shutil.copytree(model_folders["masked"], tmp_path / "model")
+    with pytest.raises(InputError, match="--revision main: only models on the hub have revisions"):
+        load(tmp_path / "model", revision="main")
+
+
+def test_the_package_takes_a_path_too(model_folders):
+    assert equiframe.load(Path(model_folders["masked"]), device="cpu").kind == "masked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -26,6 +27,16 @@ def test_fingerprint_follows_the_weights(masked_model, model_folders):
     with torch.no_grad():
         next(again.model.parameters()).flatten()[0] += 1e-3
     assert again.fingerprint() != masked_model.fingerprint()
+
+
+def test_fingerprint_follows_the_configuration(model_folders, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(model_folders["causal"], folder)
+    expected = load(str(model_folders["causal"]), device="cpu").fingerprint()
+    assert load(str(folder), device="cpu").fingerprint() == expected
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_head": 4}))
+    assert load(str(folder), device="cpu").fingerprint() != expected
 
 
 def test_an_older_folder_is_replaced(masked_model, tmp_path):

@@ -108,14 +108,33 @@ class LanguageModel:
         return dataclasses.replace(self, model=model)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names, shapes and bytes of all weights and over the vocabulary, and over Self-Debias."""
+        """SHA-256 over all that decides what the model says of a text.
+
+        The names, shapes and bytes of all weights, the configuration, the vocabulary, and Self-Debias.
+        """
         digest = hashlib.sha256(b"" if self.self_debias is None else repr(self.self_debias).encode())
+        digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         for piece, index in sorted(self.tokenizer.get_vocab().items()):
             digest.update(f"{piece}\0{index}\0".encode())
         return digest.hexdigest()
+
+
+_NOT_READ_BY_FORWARD = frozenset(
+    """_name_or_path transformers_version architectures dtype torch_dtype use_cache id2label label2id problem_type
+    output_attentions output_hidden_states return_dict""".split()
+)
+
+
+def _read_by_forward(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, nested ones included, without what only names, saves or trains the model."""
+    return {
+        key: _read_by_forward(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _NOT_READ_BY_FORWARD
+    }
 
 
 def load(

@@ -57,7 +57,7 @@ class ModelDescription(_Frozen):
     architecture: str
     parameters: int
     vocabulary: int
-    fingerprint: str = Field(description="SHA-256 of the weights and the vocabulary")
+    fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the vocabulary")
 
 
 class CollapseResult(_Frozen):

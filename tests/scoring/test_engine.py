@@ -290,3 +290,26 @@ def test_ranks_share_the_work_and_all_know_all_answers(bert, gpt2, monkeypatch):
         assert sum(map(len, ranks.gathered)) == len(requests)
         assert min(map(len, ranks.gathered)) > len(requests) / 10
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("texts", [1, 12])
+def test_a_sliding_window_is_kept(causal_model, texts):
+    size = len(causal_model.tokenizer)
+    config = MistralConfig(
+        vocab_size=size, max_position_embeddings=256, num_key_value_heads=1, sliding_window=8, **WIDTH, **LOUD
+    )
+    model = randomised(causal_model, config, MistralForCausalLM)
+    draw = random.Random(1)
+    start = tuple(draw.randrange(5, size) for _ in range(20))
+    sequences = [start + tuple(draw.randrange(5, size) for _ in range(30)) for _ in range(texts)]
+    check(model, [TokenLogProbs(ids, tuple(range(len(ids) - 1)), ids[1:]) for ids in sequences])
+
+
+def test_a_model_that_takes_no_tree_reads_long_texts(causal_model):
+    config = BloomConfig(vocab_size=len(causal_model.tokenizer), hidden_size=16, n_layer=2, n_head=2, **LOUD)
+    model = randomised(causal_model, config, BloomForCausalLM)
+    object.__setattr__(model, "tokenizer", copy.deepcopy(model.tokenizer))
+    model.tokenizer.model_max_length = 512
+    draw = random.Random(2)
+    sequences = [tuple(draw.randrange(5, 100) for _ in range(140)) for _ in range(3)]
+    check(model, [TokenLogProbs(ids, tuple(range(len(ids) - 1)), ids[1:]) for ids in sequences])

@@ -50,15 +50,18 @@ def test_each_read_sees_the_tokens_before_it(asked, tree_tokens):
 @given(st.lists(requests(), max_size=25), st.sampled_from([0, 6, 20, 128]))
 def test_nothing_is_read_twice_or_for_nothing(asked, tree_tokens):
     planned = plan(asked, tree_tokens=tree_tokens)
-    lengths = [len(row.tokens) for row in planned.rows]
-    assert lengths == sorted(lengths, reverse=True)
+    order = [(row.parents is None, -len(row.tokens)) for row in planned.rows]
+    assert order == sorted(order)
     for number, row in enumerate(planned.rows):
         assert list(row.places) == sorted({p for n, places in planned.reads if n == number for p in places})
         if not tree_tokens:
             assert row.parents is None
     if tree_tokens:
         for row in planned.rows:
+            if row.parents is None:
+                continue
             assert len(row.parents) == len(row.tokens)
+            assert row.parents != tuple(range(-1, len(row.tokens) - 1))
             paths = [path_to(row, place) for place in range(len(row.tokens))]
             assert len(set(paths)) == len(paths)
             if row.parents.count(-1) > 1 or len(row.tokens) > tree_tokens:
@@ -79,6 +82,7 @@ def test_batches_keep_both_budgets_and_leave_no_row_out(asked, token_budget, pla
         if end > start + 1:
             assert (end - start) * max(len(row.tokens) for row in rows[start:end]) <= token_budget
             assert sum(len(row.places) for row in rows[start:end]) <= place_budget
+            assert len({row.parents is None for row in rows[start:end]}) == 1
 
 
 def test_a_sequence_asked_twice_is_one_row():
@@ -99,7 +103,7 @@ def test_three_candidates_of_a_sentence_share_it_up_to_the_blank():
 def test_what_lies_behind_the_last_place_read_is_left_out():
     asked = [TokenLogProbs((0, 1, 2, 3), (1,), (2,)), TokenLogProbs((0, 1, 9), (0,), (1,))]
     (row,) = plan(asked, tree_tokens=128).rows
-    assert row == Row((0, 1), (-1, 0), (0, 1))
+    assert row == Row((0, 1), None, (0, 1))
 
 
 def test_a_pair_is_read_by_its_token_types_too():

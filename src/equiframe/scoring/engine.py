@@ -167,34 +167,55 @@ def _plan(language_model: LanguageModel, requests: Sequence[Request], token_budg
     """Rows for the requests: trees of sequences if the model is causal and reads them right."""
     if language_model.kind == "causal" and language_model.self_debias is None:
         planned = plan(requests, tree_tokens=min(_TREE_TOKENS, token_budget, language_model.window))
-        branching = next((row for row in planned.rows if _is_branching(row)), None)
-        if branching is None or _reads_trees(language_model, branching):
+        deepest = max((row for row in planned.rows if row.parents is not None), key=_depth, default=None)
+        if deepest is None or _reads_trees(language_model, deepest):
             return planned
     return plan(requests)
 
 
-def _is_branching(row: Row) -> bool:
-    return row.parents != tuple(range(-1, len(row.tokens) - 1))
+def _path(row: Row) -> list[int]:
+    """Places of the longest sequence of a tree, from its start."""
+    assert row.parents is not None
+    depths: list[int] = []
+    for parent in row.parents:
+        depths.append(0 if parent < 0 else depths[parent] + 1)
+    path = [max(range(len(depths)), key=depths.__getitem__)]
+    while (parent := row.parents[path[-1]]) >= 0:
+        path.append(parent)
+    return path[::-1]
+
+
+def _depth(row: Row) -> int:
+    """Tokens of the longest sequence of a tree."""
+    return len(_path(row))
 
 
 def _reads_trees(language_model: LanguageModel, row: Row) -> bool:
-    """Whether a model says the same at the last place of a tree as at the end of that sequence alone.
+    """Whether a model says the same at the deepest place of a tree as at the end of that sequence alone.
 
     Not every architecture takes positions and an explicit mask: some refuse them, some ignore them.
     """
-    assert row.parents is not None
-    last = len(row.tokens) - 1
-    path = [last]
-    while (parent := row.parents[path[-1]]) >= 0:
-        path.append(parent)
-    alone = Row(tuple(row.tokens[place] for place in reversed(path)), None, (len(path) - 1,))
+    path = _path(row)
+    if any(width <= len(path) for width in _attention_widths(language_model)):
+        return False
+    alone = Row(tuple(row.tokens[place] for place in path), None, (len(path) - 1,))
     expected = _forward(language_model, [alone], logits=True)
     try:
-        found = _forward(language_model, [Row(row.tokens, row.parents, (last,))], logits=True)
+        found = _forward(language_model, [Row(row.tokens, row.parents, (path[-1],))], logits=True)
     except Exception:  # whatever it objects to, the plain way remains
         return False
     error = (found - expected).norm() / (expected - expected.mean()).norm()
     return bool(error < (1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2))
+
+
+def _attention_widths(language_model: LanguageModel) -> list[int]:
+    """Tokens that layers with a sliding window, or with chunks, see at most; a mask of ours would widen them."""
+    options = language_model.model.config.get_text_config().to_dict()
+    return [
+        value
+        for name, value in options.items()
+        if ("window" in name or "chunk" in name) and isinstance(value, int) and value > 0
+    ]
 
 
 def _read(

@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows to read, longest first, and for each request its row and its places in that row."""
+    """Rows to read, trees before plain sequences, longest first, and for each request its row and its places in it."""
 
     rows: tuple[Row, ...]
     reads: tuple[tuple[int, Ids], ...]
@@ -59,11 +59,12 @@ def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
     for sequence, positions in asked:
         wanted[sequence].update(positions)
     trees = _trees((ids for ids, _ in wanted), tree_tokens) if tree_tokens else [_Tree.of(*each) for each in wanted]
-    trees.sort(key=lambda tree: -len(tree.tokens))
+    trees.sort(key=lambda tree: (not _branches(tree.parents), -len(tree.tokens)))
     rows, home = [], {}
     for number, tree in enumerate(trees):
         places = {path[position] for ids, path in tree.paths.items() for position in wanted[ids, tree.types]}
-        parents = tuple(tree.parents) if tree_tokens else None
+        # one sequence is read with the model's own mask, which may be narrower than all that stands before
+        parents = tuple(tree.parents) if _branches(tree.parents) else None
         rows.append(Row(tuple(tree.tokens), parents, tuple(sorted(places)), tree.types))
         home.update({(ids, tree.types): (number, path) for ids, path in tree.paths.items()})
     reads = []
@@ -93,8 +94,8 @@ def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int) -> lis
     """Start and end of each batch: as many rows as both budgets allow, and at least one.
 
     Args:
-        rows: longest first. The first of a batch decides what it is padded to, so a row much shorter than
-            that begins a batch of its own.
+        rows: trees before plain sequences, each longest first. The first of a batch decides what it is padded to, so
+            a row much shorter than that begins a batch of its own.
         token_budget: the most tokens of a batch, padding included.
         place_budget: the most places read in a batch, each of which costs a row of the vocabulary.
     """
@@ -104,7 +105,10 @@ def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int) -> lis
         length = len(rows[start].tokens)
         places += len(row.places)
         if end > start and (
-            (end + 1 - start) * length > token_budget or places > place_budget or len(row.tokens) < _LEAST_FILL * length
+            (end + 1 - start) * length > token_budget
+            or places > place_budget
+            or len(row.tokens) < _LEAST_FILL * length
+            or (row.parents is None) != (rows[start].parents is None)
         ):
             bounds.append((start, end))
             start, places = end, len(row.places)
@@ -146,6 +150,11 @@ def _trees(sequences: Iterable[Ids], limit: int) -> list[_Tree]:
             trees.append(_Tree.of(ids))
         previous = ids
     return trees
+
+
+def _branches(parents: Sequence[int]) -> bool:
+    """Whether a row is more than one sequence."""
+    return any(parent != place - 1 for place, parent in enumerate(parents))
 
 
 def _common_prefix(first: Ids, second: Ids) -> int:

@@ -235,7 +235,11 @@ def evaluate(
 def debias(
     model: ModelName,
     method: Annotated[
-        str, typer.Option(help="bec, cda, ase, mabel, adept, dropout; or a projection: sentence-debias, inlp.")
+        str,
+        typer.Option(
+            help="bec, cda, ase, mabel, adept, dropout, counterfactual-collapse;"
+            " or a projection: sentence-debias, inlp."
+        ),
     ] = "bec",
     options: Annotated[
         list[str] | None,

@@ -248,6 +248,13 @@ def debias(
     unc3: Annotated[
         str, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone, auto to balance gradients.")
     ] = "0",
+    cc: Annotated[
+        float, typer.Option(help="Weight of the terms of counterfactual collapse, added to the method; 0 for none.")
+    ] = 0.0,
+    cc_options: Annotated[
+        list[str] | None,
+        typer.Option("--cc-set", help="Option of these terms as NAME=VALUE; may be repeated.", show_default=False),
+    ] = None,
     out: Out = None,
     benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
     unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
@@ -311,6 +318,8 @@ def debias(
             benchmarks=_names(benchmarks),
             method=method,
             method_options=_settings("--set", options or []),
+            cc=cc,
+            cc_options=_settings("--cc-set", cc_options or []),
             unc3=UNC3Options(
                 weight=_weight(unc3),
                 warmup_steps=unc3_warmup,

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
+from equiframe.methods import Method, Objective, Projection, WithCounterfactuals, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.projected import project
@@ -63,6 +63,23 @@ class UNC3Options:
 
 
 @dataclass(frozen=True)
+class AddedTerms:
+    """Terms of counterfactual collapse beside a method, see :class:`equiframe.methods.WithCounterfactuals`.
+
+    Args:
+        method: which terms, on which pairs.
+        weight: of all of them together.
+    """
+
+    method: Method
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise InputError(f"--cc {self.weight}: give a weight above 0")
+
+
+@dataclass(frozen=True)
 class Debiased:
     """What fine-tuning gave: the model, its summary, the logged steps, and the files it read."""
 
@@ -80,6 +97,7 @@ def debias(
     words: ResolvedWords,
     checkpoints: Path,
     *,
+    added: AddedTerms | None = None,
     audit: AuditOptions | None = None,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,6 +111,8 @@ def debias(
         fine_tuning: how long and how fast.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
+        added: terms of counterfactual collapse beside the method's own loss, on half as many pairs as the method has
+            examples in a batch, so on as many texts.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
         folder: where the user keeps data files.
         progress: called with steps done and steps in all.
@@ -102,6 +122,8 @@ def debias(
         ModelError: the loss is not finite.
     """
     if isinstance(method, Projection):
+        if added is not None:
+            raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         return _project(language_model, method, unc3, fine_tuning, folder)
     model, device = language_model.model, language_model.device
     settings = method.settings
@@ -111,6 +133,9 @@ def debias(
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
+    if added is not None:
+        objective, more = _with_pairs(language_model, objective, added, fine_tuning, arguments, unc3, folder)
+        files = (*files, *more)
     weight = 0.0
     if unc3.weight:
         if fine_tuning.lora_rank and not unc3.through_features:
@@ -172,6 +197,31 @@ def debias(
         history=history,
         files=files,
     )
+
+
+def _with_pairs(
+    language_model: LanguageModel,
+    objective: Objective,
+    added: AddedTerms,
+    fine_tuning: FineTuning,
+    arguments: TrainingArguments,
+    unc3: UNC3Options,
+    folder: Path | None,
+) -> tuple[Objective, tuple[DataFile, ...]]:
+    """A host's objective with the added terms, and the files their pairs come from."""
+    terms = added.method
+    max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
+    pairs, files = terms.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    combined = WithCounterfactuals(
+        objective,
+        terms.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
+        pairs,
+        terms.collator(language_model),
+        weight=added.weight,
+        batch_size=max(1, arguments.per_device_train_batch_size // 2),
+        seed=arguments.seed,
+    )
+    return combined, files
 
 
 def _project(

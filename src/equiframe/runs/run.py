@@ -29,7 +29,7 @@ from equiframe.models.self_debias import SelfDebias
 from equiframe.options import validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
-from equiframe.runs.debias import Debiased, UNC3Options, debias
+from equiframe.runs.debias import AddedTerms, Debiased, UNC3Options, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.record import Metrics, ModelDescription, RunRecord, environment, partial_folder, run_folder
@@ -59,6 +59,9 @@ class RunConfig:
         skip_missing: leave out benchmarks whose data is missing, and record why; otherwise that is an error.
         method: debiasing method, None to leave the model as it is.
         method_options: options of the method itself, see :func:`equiframe.methods.load_method`.
+        cc: weight of the terms of counterfactual collapse added to the method; 0 for none.
+        cc_options: options of these terms, see
+            :class:`equiframe.methods.counterfactual_collapse.CounterfactualCollapse`.
         unc3: the term added to the method.
         unc3_words: the term's words; the audit's set by default.
         fine_tuning: how long and how fast.
@@ -84,6 +87,8 @@ class RunConfig:
     skip_missing: bool = False
     method: str | None = None
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    cc: float = 0.0
+    cc_options: Mapping[str, Any] = field(default_factory=dict)
     unc3: UNC3Options = field(default_factory=UNC3Options)
     unc3_words: str = "gender"
     fine_tuning: FineTuning = field(default_factory=FineTuning)
@@ -97,6 +102,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.audit is None and self.method is None and not self.benchmarks:
             raise InputError("nothing to do: name a benchmark, a method, or audit")
+        if self.cc_options and not self.cc:
+            raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
 
     def plain(self) -> dict[str, Any]:
         """Every option as the record holds it: paths as text, tuples as lists."""
@@ -120,6 +127,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
     method = None if config.method is None else load_method(config.method, config.method_options)
+    added = AddedTerms(_terms(config.cc_options), config.cc) if config.cc else None
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
         language_model = _load(config)
@@ -130,7 +138,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
         start = language_model.fingerprint()
         debiased: Debiased | None = None
         if method is not None:
-            debiased = _debias(language_model, method, config, work, functools.partial(tell, "fine-tune"))
+            debiased = _debias(language_model, method, added, config, work, functools.partial(tell, "fine-tune"))
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
@@ -201,6 +209,12 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
 
 
+def _terms(options: Mapping[str, Any]) -> Method:
+    terms = load_method("counterfactual-collapse", options)
+    assert isinstance(terms, Method)
+    return terms
+
+
 def _load(config: RunConfig) -> LanguageModel:
     return load(
         config.model,
@@ -214,6 +228,7 @@ def _load(config: RunConfig) -> LanguageModel:
 def _debias(
     language_model: LanguageModel,
     method: Method | Projection,
+    added: AddedTerms | None,
     config: RunConfig,
     work: Path,
     progress: Callable[[int, int], None],
@@ -233,6 +248,7 @@ def _debias(
                 fine_tuning,
                 words,
                 work / "checkpoints",
+                added=added,
                 audit=config.audit,
                 folder=config.data,
                 progress=progress,

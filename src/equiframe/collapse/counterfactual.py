@@ -46,7 +46,7 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     p, q = log_p.exp(), log_q.exp()
     mean = (p + q) / 2
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
-    return (p * log_p + q * log_q).sum(-1) / 2 - (mean * log_mean).sum(-1)
+    return (p * (log_p - log_mean) + q * (log_q - log_mean)).sum(-1) / 2
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

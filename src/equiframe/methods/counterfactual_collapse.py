@@ -318,7 +318,7 @@ class OriginalModel(nn.Module):
         chosen = [self._places[row] for row in rows.tolist()]
         blocks = [self._states[at.start : at.stop] for places in zip(*chosen, strict=True) for at in places]
         with torch.no_grad():
-            return F.linear(torch.cat(blocks).to(self.weight.device), self.weight, self.bias).float()
+            return F.linear(torch.cat(blocks).to(self.weight), self.weight, self.bias).float()
 
     @torch.no_grad()
     def _read(
@@ -367,9 +367,9 @@ def read_by(kind: str, batch: Mapping[str, Tensor], mask_id: int | None) -> dict
 
 def group_ids(language_model: LanguageModel, bias: Bias) -> Tensor:
     """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device."""
-    sets = ("gender", "names") if bias == "gender" else (bias,)
-    found = {i for name in sets for i in WordSet.builtin(name).resolve(language_model.tokenizer).token_ids}
-    return torch.tensor(sorted(found), device=language_model.device)
+    sets = [WordSet.builtin(name) for name in (("gender", "names") if bias == "gender" else (bias,))]
+    words = WordSet(bias, {f"{part.name}/{group}": words for part in sets for group, words in part.groups.items()})
+    return torch.tensor(words.resolve(language_model.tokenizer).token_ids, device=language_model.device)
 
 
 def _mean(values: Tensor) -> Tensor:

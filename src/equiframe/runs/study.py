@@ -63,6 +63,8 @@ class StudyMethod(_Read):
         fine_tuning: what differs for it from the study's ``fine_tuning``.
         unc3: weight of the (U)NC3 term in the second arm, a number or ``auto``; by default the method's published one.
         term: what differs for it from the study's ``unc3``.
+        cc: weight of the terms of counterfactual collapse added to it; 0 for none.
+        cc_options: options of these terms.
     """
 
     method: str
@@ -71,6 +73,8 @@ class StudyMethod(_Read):
     fine_tuning: dict[str, Any] = {}
     unc3: float | Literal["auto"] | None = None
     term: dict[str, Any] = {}
+    cc: float = 0.0
+    cc_options: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -171,6 +175,8 @@ class Study(_Read):
                         verb="debias",
                         method=method.method,
                         method_options=method.options,
+                        cc=method.cc,
+                        cc_options=method.cc_options,
                         unc3=validated(
                             UNC3Options,
                             {**self.unc3, **method.term, "weight": weight if arm == "unc3" else 0.0},

@@ -176,6 +176,16 @@ BENCHMARKS: dict[str, About] = {
         },
         pair=Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability", "group"),
     ),
+    "agreement": About(
+        "Agreement",
+        "No measure of bias, but of what has to be kept: a model can be made fair by making it blind to the gender that"
+        " a text gives. Most of its sentences are simple templates.",
+        {
+            "agreement": Term("agreement with the context", "share of items where the agreeing word is more likely"),
+            "log_odds": Term("log-odds of the agreeing word", "mean over the items", True),
+        },
+        (("Webster et al. 2018 (GAP)", "https://aclanthology.org/Q18-1042"),),
+    ),
     "lm_loss": About(
         "Held-out text",
         "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"

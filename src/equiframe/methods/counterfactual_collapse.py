@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +17,6 @@ import torch.nn.functional as F
 from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from equiframe.collapse.counterfactual import (
     agreement_target,
@@ -30,14 +27,13 @@ from equiframe.collapse.counterfactual import (
     log_odds_loss,
     neutral_log_probs,
 )
-from equiframe.data import Bias, CounterfactualSwapper, DataFile, stream, swappers
+from equiframe.data import Bias, DataFile, stream, swappers
 from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, output_embedding, pair
 from equiframe.models.loading import LanguageModel
-from equiframe.models.pairs import Role, check_offsets, read_pair
-from equiframe.words import WordSet
+from equiframe.models.pairs import Role, check_offsets, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _FEWEST, _MOST = 5, 32  # words of a sentence
@@ -136,11 +132,11 @@ class CounterfactualCollapse(Method):
         exchanged = swappers(self.bias, names=self.names)
         draw = random.Random(seed)
         rows: list[dict[str, Any]] = []
-        for sentence, swapper in _in_turn([_sample(text, exchanged, 2 * self.pairs, draw) for text in texts]):
-            readings = read_pair(language_model, sentence, swapper.swaps(sentence), max_length=max_length, draw=draw)
+        short = [(s for s in text if _FEWEST <= len(s.split()) <= _MOST) for text in texts]
+        for sentence, swaps in _in_turn([sample_swaps(text, exchanged, 2 * self.pairs, draw) for text in short]):
+            readings = read_pair(language_model, sentence, swaps, max_length=max_length, draw=draw)
             if readings:
-                row = [[reading.ids, list(map(int, reading.roles)), reading.partners] for reading in readings]
-                rows.append({"row": len(rows), "input_ids": readings[0].ids, "readings": row})
+                rows.append({"row": len(rows), "input_ids": readings[0].ids, "readings": readings})
             if len(rows) == self.pairs:
                 break
         if not rows:
@@ -153,7 +149,13 @@ class CounterfactualCollapse(Method):
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
         """The texts of all pairs, then their counterfactuals, and for a masked LM the third sequences, padded right."""
-        return partial(_padded, language_model.tokenizer.pad_token_id)
+
+        def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+            rows = torch.tensor([example["row"] for example in examples])
+            return {**pair_batch([example["readings"] for example in examples], pad_id), "row": rows}
+
+        pad_id = language_model.tokenizer.pad_token_id
+        return collate
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -212,13 +214,12 @@ class CounterfactualObjective(Objective):
         )
         read = forward_at(model, inputs, asked, states_at=states_at, feature=self.feature)
         assert read.logits is not None
-        # a causal LM's state predicts the next token; the last place is never asked
-        targets = (true_ids if self.kind == "masked" else true_ids.roll(-1, 1))[asked]
+        own = targets(self.kind, batch)[asked]
         sequence = torch.arange(len(roles), device=roles.device)[:, None].expand_as(roles)[asked] // len(batch["row"])
         logits, original = read.logits.float(), None
         if self.original is not None:
             original = self.original(batch["row"])
-        terms = self._terms(logits, original, roles[asked], sequence, targets, batch["partners"][asked])
+        terms = self._terms(logits, original, roles[asked], sequence, own, batch["partners"][asked])
         weighted = [getattr(self.method, name) * term for name, term in terms.items()]
         parts = {name: term.detach() for name, term in terms.items()}
         return ObjectiveOutput(loss=torch.stack(weighted).sum(), features=read.states, token_ids=token_ids, parts=parts)
@@ -229,7 +230,7 @@ class CounterfactualObjective(Objective):
         original: Tensor | None,
         roles: Tensor,
         sequence: Tensor,
-        targets: Tensor,
+        own: Tensor,
         partners: Tensor,
     ) -> dict[str, Tensor]:
         """The terms whose weight is not 0, scalars.
@@ -239,7 +240,7 @@ class CounterfactualObjective(Objective):
             original: those of the model before training, alike.
             roles: of the places, [places].
             sequence: 0 in a text, 1 in its counterfactual, 2 in the third, [places].
-            targets: the token that stands there, [places].
+            own: the token that stands there, [places].
             partners: its counterpart at swapped words, [places].
         """
         method, terms = self.method, {}
@@ -250,11 +251,11 @@ class CounterfactualObjective(Objective):
                 terms["cc1"] = _mean(jensen_shannon(log_p, log_q))
         if method.cc3:
             at = roles == Role.NEUTRAL
-            terms["cc3"] = _mean(log_odds_loss(log_odds(logits[at], targets[at], partners[at])))
+            terms["cc3"] = _mean(log_odds_loss(log_odds(logits[at], own[at], partners[at])))
         if method.agreement:
             assert original is not None
             at = roles == Role.AGREEING
-            before, after = (log_odds(scores[at], targets[at], partners[at]) for scores in (original, logits))
+            before, after = (log_odds(scores[at], own[at], partners[at]) for scores in (original, logits))
             in_text, in_other = before.chunk(2)
             goal = agreement_target(in_text, in_other, method.least_agreement).repeat(2)
             terms["agreement"] = _mean(log_odds_loss(after, goal))
@@ -266,7 +267,7 @@ class CounterfactualObjective(Objective):
             terms["constraint"] += _mean(divergence_from_mean(log_p, log_q, original_p, original_q))
         if method.language_modelling:
             at = sequence < 2
-            terms["language_modelling"] = F.cross_entropy(logits[at], targets[at])
+            terms["language_modelling"] = F.cross_entropy(logits[at], own[at])
         return terms
 
 
@@ -351,65 +352,12 @@ class OriginalModel(nn.Module):
                 block.copy_(whole)
 
 
-def read_by(kind: str, batch: Mapping[str, Tensor], mask_id: int | None) -> dict[str, Tensor]:
-    """What the model reads of a batch of pairs: a masked LM the mask at every place that is asked.
-
-    Args:
-        kind: masked or causal.
-        batch: see :class:`CounterfactualObjective`.
-        mask_id: of a masked LM.
-    """
-    ids = batch["input_ids"]
-    if kind == "masked":
-        ids = torch.where(batch["roles"] > Role.UNREAD, torch.as_tensor(mask_id, device=ids.device), ids)
-    return {"input_ids": ids, "attention_mask": batch["attention_mask"]}
-
-
-def group_ids(language_model: LanguageModel, bias: Bias) -> Tensor:
-    """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device."""
-    sets = [WordSet.builtin(name) for name in (("gender", "names") if bias == "gender" else (bias,))]
-    words = WordSet(bias, {f"{part.name}/{group}": words for part in sets for group, words in part.groups.items()})
-    return torch.tensor(words.resolve(language_model.tokenizer).token_ids, device=language_model.device)
-
-
 def _mean(values: Tensor) -> Tensor:
     """Their mean, 0 if there are none."""
     return values.sum() / max(len(values), 1)
-
-
-def _sample(
-    text: Any, exchanged: Sequence[CounterfactualSwapper], count: int, draw: random.Random
-) -> list[tuple[str, CounterfactualSwapper]]:
-    """So many sentences that have something to exchange, at random and in random order, each with one swapper.
-
-    A text larger than memory is read through without being kept.
-    """
-
-    def found() -> Iterator[tuple[float, str, CounterfactualSwapper]]:
-        for sentence in text:
-            if _FEWEST <= len(sentence.split()) <= _MOST:
-                fitting = [swapper for swapper in exchanged if swapper.has_swap(sentence)]
-                if fitting:
-                    yield draw.random(), sentence, draw.choice(fitting)
-
-    chosen = heapq.nsmallest(count, found(), key=lambda candidate: candidate[0])
-    return [(sentence, swapper) for _, sentence, swapper in chosen]
 
 
 def _in_turn(samples: Sequence[Sequence[Any]]) -> Iterator[Any]:
     """One of each sample in turn; of what is left when one is used up, the rest."""
     rounds = itertools.zip_longest(*samples)
     return (item for items in rounds for item in items if item is not None)
-
-
-def _padded(pad_id: int, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    sequences = [reading for readings in zip(*(e["readings"] for e in examples), strict=True) for reading in readings]
-    columns = list(zip(*sequences, strict=True))
-    ids, roles, partners = (
-        pad_sequence([torch.tensor(values) for values in column], batch_first=True, padding_value=filler)
-        for column, filler in zip(columns, (pad_id, int(Role.UNREAD), 0), strict=True)
-    )
-    lengths = torch.tensor([len(values) for values in columns[0]])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    rows = torch.tensor([example["row"] for example in examples])
-    return {"input_ids": ids, "attention_mask": mask, "roles": roles, "partners": partners, "row": rows}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from equiframe.data.counterfactual import Swap
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from equiframe.data.counterfactual import Bias, CounterfactualSwapper, Swap
 from equiframe.errors import InputError
 from equiframe.models.loading import LanguageModel
+from equiframe.scoring.requests import ModelKind
+from equiframe.words import WordSet
 
 Token: TypeAlias = tuple[int, int, int]
 """An id, and the characters it stands for, without white space before them; special tokens have none."""
@@ -34,8 +40,7 @@ class Role(IntEnum):
     """A swapped word, one token in either text, after or beside others of its group."""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """One sequence of a pair.
 
     Args:
@@ -112,6 +117,82 @@ def read_pair(
     readings = read(language_model, tokens, others, spans, aligned, words, draw)
     is_useful = any(role > Role.KEPT for reading in readings for role in reading.roles)
     return readings if is_useful else ()
+
+
+def sample_swaps(
+    texts: Iterable[str], swappers: Sequence[CounterfactualSwapper], count: int, draw: random.Random
+) -> list[tuple[str, list[Swap]]]:
+    """At most so many texts that have something to exchange, at random and in random order, and what is exchanged.
+
+    Texts larger than memory are read through without being kept. Where several swappers change a text, one is drawn.
+
+    Args:
+        texts: read one at a time.
+        swappers: what to exchange.
+        count: the most texts.
+        draw: generator of the sample.
+    """
+
+    def found() -> Iterator[tuple[float, str, CounterfactualSwapper]]:
+        for text in texts:
+            fitting = [swapper for swapper in swappers if swapper.has_swap(text)]
+            if fitting:
+                yield draw.random(), text, draw.choice(fitting)
+
+    chosen = heapq.nsmallest(count, found(), key=lambda candidate: candidate[0])
+    return [(text, swapper.swaps(text)) for _, text, swapper in chosen]
+
+
+def pair_batch(pairs: Sequence[Sequence[Reading | Sequence[Sequence[int]]]], pad_id: int) -> dict[str, Tensor]:
+    """Pairs as tensors: all texts, then all counterfactuals, then all third sequences, padded on the right.
+
+    Args:
+        pairs: what :func:`read_pair` gave, or the same as plain lists.
+        pad_id: any id that the model knows; it is not attended.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``roles`` and ``partners``, [sequences, longest].
+    """
+    columns = list(zip(*(reading for readings in zip(*pairs, strict=True) for reading in readings), strict=True))
+    ids, roles, partners = (
+        pad_sequence([torch.tensor(values) for values in column], batch_first=True, padding_value=filler)
+        for column, filler in zip(columns, (pad_id, int(Role.UNREAD), 0), strict=True)
+    )
+    lengths = torch.tensor([len(values) for values in columns[0]])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "roles": roles, "partners": partners}
+
+
+def read_by(kind: ModelKind, batch: Mapping[str, Tensor], mask_id: int | None) -> dict[str, Tensor]:
+    """What the model reads of a batch of pairs: a masked LM the mask at every place that is asked.
+
+    Args:
+        kind: masked or causal.
+        batch: see :func:`pair_batch`.
+        mask_id: of a masked LM.
+    """
+    ids = batch["input_ids"]
+    if kind == "masked":
+        ids = torch.where(batch["roles"] > Role.UNREAD, torch.as_tensor(mask_id, device=ids.device), ids)
+    return {"input_ids": ids, "attention_mask": batch["attention_mask"]}
+
+
+def targets(kind: ModelKind, batch: Mapping[str, Tensor]) -> Tensor:
+    """The token at each place: a masked LM's own one, a causal LM's next one, [sequences, longest].
+
+    Args:
+        kind: masked or causal.
+        batch: see :func:`pair_batch`.
+    """
+    ids = batch["input_ids"]
+    return ids if kind == "masked" else ids.roll(-1, 1)  # the last place is never asked
+
+
+def group_ids(language_model: LanguageModel, bias: Bias) -> Tensor:
+    """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device."""
+    sets = [WordSet.builtin(name) for name in (("gender", "names") if bias == "gender" else (bias,))]
+    words = WordSet(bias, {f"{part.name}/{group}": words for part in sets for group, words in part.groups.items()})
+    return torch.tensor(words.resolve(language_model.tokenizer).token_ids, device=language_model.device)
 
 
 Places: TypeAlias = list[tuple[int, int]]

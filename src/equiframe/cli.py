@@ -100,6 +100,9 @@ VisibilityOption = Annotated[
     Literal["visible", "masked"], typer.Option(help="For a masked LM: is the token seen or masked?")
 ]
 MinCount = Annotated[int, typer.Option(help="Samples a word needs to count.")]
+Pairs = Annotated[
+    int, typer.Option(help="The most texts of each bias to read beside their counterfactual; 0 for none.")
+]
 Benchmarks = Annotated[
     str, typer.Option(help="Comma-separated names with variants, such as stereoset,crows_pairs:changed.")
 ]
@@ -117,6 +120,7 @@ def audit(
     feature: FeatureOption = "decoder-input",
     visibility: VisibilityOption = "visible",
     min_count: MinCount = 5,
+    pairs: Pairs = 300,
     data: Data = None,
     kind: KindOption = None,
     revision: Revision = None,
@@ -125,7 +129,7 @@ def audit(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure neural collapse (NC1 to NC4) over the vocabulary and over fairness words."""
+    """Measure neural collapse over the vocabulary, over fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
     from equiframe.runs.audit import AuditOptions
     from equiframe.runs.run import RunConfig
 
@@ -147,6 +151,7 @@ def audit(
                 feature=feature,
                 visibility=visibility,
                 min_count=min_count,
+                pairs=pairs,
             ),
             seed=seed,
         ),
@@ -558,6 +563,8 @@ def _headlines(comparison: Comparison) -> Comparison:
 def _is_headline(benchmark: str, measure: str) -> bool:
     from equiframe.benchmarks import load_benchmark
 
+    if benchmark.startswith("contexts:"):
+        return False
     return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
 
 
@@ -567,6 +574,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
         rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
         _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for found in metrics.contexts
+        for key, estimate in found.estimates.items()
+    ]
+    if rows:
+        _print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
     rows = [
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,10 +190,16 @@ def targets(kind: ModelKind, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def group_ids(language_model: LanguageModel, bias: Bias) -> Tensor:
-    """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device."""
+    """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device.
+
+    A word of several tokens is not left out; none is where the tokenizer has no token for any of them.
+    """
     sets = [WordSet.builtin(name) for name in (("gender", "names") if bias == "gender" else (bias,))]
     words = WordSet(bias, {f"{part.name}/{group}": words for part in sets for group, words in part.groups.items()})
-    return torch.tensor(words.resolve(language_model.tokenizer).token_ids, device=language_model.device)
+    found: tuple[int, ...] = ()
+    with contextlib.suppress(InputError):
+        found = words.resolve(language_model.tokenizer).token_ids
+    return torch.tensor(found, dtype=torch.int64, device=language_model.device)
 
 
 Places: TypeAlias = list[tuple[int, int]]

@@ -13,6 +13,7 @@ from equiframe.benchmarks import load_benchmark
 from equiframe.errors import InputError
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
+from equiframe.runs.contexts import COUNTS, context_measures
 from equiframe.runs.record import ComparedMeasure, Comparison, RunRecord, environment, run_folder, write_json
 from equiframe.uncertainty import Estimate, Measure, paired_difference
 
@@ -47,7 +48,7 @@ def compare(
 def _pairs(
     first_name: str, first: RunRecord, second_name: str, second: RunRecord, seed: int
 ) -> Iterator[ComparedMeasure]:
-    """Every shared measure, benchmarks in the order of the first run, then collapse."""
+    """Every shared measure, benchmarks in the order of the first run, then collapse of words and of contexts."""
     results = {result.benchmark: result for result in second.metrics.benchmarks}
     for mine in first.metrics.benchmarks:
         other = results.get(mine.benchmark)
@@ -75,6 +76,23 @@ def _pairs(
             theirs.estimates,
             seed,
         )
+    mine_by_bias = {result.bias: result for result in first.metrics.contexts}
+    for others in second.metrics.contexts:
+        mine_of = mine_by_bias.get(others.bias)
+        if mine_of is None or first.pairs is None or second.pairs is None:
+            continue
+        stacked = _same_places(_stack(first.pairs, second.pairs, "item"), others.bias)
+        found = context_measures(stacked)
+        yield from _differences(
+            f"contexts:{others.bias}", found, len(stacked), mine_of.estimates, others.estimates, seed
+        )
+
+
+def _same_places(stacked: pd.DataFrame, bias: str) -> pd.DataFrame:
+    """Pairs of a bias that both runs read at as many places; models of other tokenizers read others."""
+    halves = np.split(stacked[list(COUNTS)].to_numpy(), 2)
+    is_same = np.tile((halves[0] == halves[1]).all(axis=1), 2)
+    return stacked[is_same & (stacked["bias"] == bias)].reset_index(drop=True)
 
 
 def _stack(first: pd.DataFrame, second: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -101,6 +119,8 @@ def _differences(
         if measure.key not in first or measure.key not in second or not measure.interval:
             continue
         rows = measure.rows[measure.rows < half]
+        if not len(rows):
+            continue  # models of other tokenizers may share no class
         if not np.array_equal(rows + half, measure.rows[measure.rows >= half]):
             raise InputError(f"{benchmark}: the groups of {measure.key} differ between the runs")
         yield ComparedMeasure(

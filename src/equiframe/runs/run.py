@@ -177,12 +177,14 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
                 verb=config.verb,
                 model=description,
                 collapse=[] if measured is None else measured.results,
+                contexts=[] if measured is None else measured.contexts,
                 benchmarks=[result for result, _ in scored.values()],
                 training=None if debiased is None else debiased.result,
             ),
             items={name: table for name, (_, table) in scored.items()},
             classes=None if measured is None else measured.classes,
             vectors=None if measured is None else measured.vectors,
+            pairs=None if measured is None else measured.pairs,
             history=None if debiased is None else debiased.history,
         )
         if rank == 0:

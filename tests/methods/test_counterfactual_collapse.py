@@ -383,6 +383,7 @@ def test_the_terms_beside_a_host(language_model, file, gap_folder, tmp_path, hos
         added=added,
         folder=gap_folder if host == "bec" else None,
     )
+    assert done.result.method == f"{host} + counterfactual-collapse"
     first = done.history.iloc[0]
     parts = {name.partition("/")[2]: first[name] for name in done.history if name.startswith("pairs/")}
     assert set(parts) == {"cc1", "cc3", "agreement", "constraint"}

@@ -188,7 +188,7 @@ def debias(
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
-            method=method.name,
+            method=method.name if added is None else f"{method.name} + {added.method.name}",
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=seconds,

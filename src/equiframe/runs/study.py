@@ -166,6 +166,8 @@ class Study(_Read):
                     cells[model, method.name, "plain", seed] = dataclasses.replace(before, self_debias=bias)
                     continue
                 loaded = load_method(method.method, method.options)
+                if method.cc:
+                    load_method("counterfactual-collapse", method.cc_options)  # a wrong option fails before any work
                 published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
                 weight = published if method.unc3 is None else method.unc3
                 arms: tuple[Arm, ...] = ("plain", "unc3") if weight else ("plain",)

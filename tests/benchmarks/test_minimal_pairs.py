@@ -208,7 +208,7 @@ def test_masked_models_are_asked_what_crows_pairs_asks(masked_model):
     pair = MinimalPair("0", "", "0", "she is a nurse", "he is a nurse")
     theirs = SentencePair("0", "", "stereo", pair.stereotype, pair.anti_stereotype)
     own = MinimalPairs("x.csv")
-    assert own.requests(pair, masked_model.codec) == CrowSPairs().requests(theirs, masked_model.codec)
+    assert own.asked(pair, masked_model.codec).requests == CrowSPairs().asked(theirs, masked_model.codec).requests
     assert own.scoring(masked_model.codec) == CrowSPairs().scoring(masked_model.codec)
 
 
@@ -218,13 +218,13 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         ("she", "he", masked_model.codec, "share no token"),
         (long + "she", long + "he", masked_model.codec, "longer than the model's window"),
         (long + "she", long + "he", causal_model.codec, "longer than the model's window"),
-        ("", "he", causal_model.codec, "a sentence has no token"),
+        ("", "he", causal_model.codec, "a text has no token"),
     ):
         pair = MinimalPair("0", "", "0", first, second)
-        assert MinimalPairs("x.csv").requests(pair, codec) == []
-        (outcome,) = MinimalPairs("x.csv").outcomes(pair, [], codec)
+        assert not MinimalPairs("x.csv").asked(pair, codec).requests
+        (outcome,) = MinimalPairs("x.csv").outcomes([pair], codec, lambda _: [])[0]
         assert reason in outcome.excluded
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def table(*rows):

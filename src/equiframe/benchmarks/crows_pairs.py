@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from equiframe.benchmarks.asking import aligned, masked_alone
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, ModelKind, TextCodec
 from equiframe.uncertainty import Rows
 
 _DIRECTIONS = ("stereo", "antistereo")
@@ -107,29 +107,37 @@ class CrowSPairs(Benchmark[SentencePair]):
             return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
         return "mean log-probability of the tokens that differ, each masked alone"
 
-    def requests(self, item: SentencePair, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per token in question. Causal: one per sentence."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: SentencePair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Both sentences' scores."""
-        excluded, more, less = None, math.nan, math.nan
-        asked = self._asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            cut = len(asked[0])
-            more, less = (self._score(part, codec.kind) for part in (answers[:cut], answers[cut:]))
+    def rows(self, item: SentencePair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"bias_type": item.bias_type, "direction": item.direction},
-                values={"more": more, "less": less},
-                excluded=excluded,
                 text={"sent_more": item.sent_more, "sent_less": item.sent_less},
             )
         ]
+
+    def ask(self, item: SentencePair, codec: TextCodec) -> Asked | Excluded:
+        """For either sentence, masked: one sequence per token in question. Causal: one."""
+        sentences = item.sent_more, item.sent_less
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
+        both = [codec.encode(sentence) for sentence in sentences]
+        shared, changed = aligned(*both)
+        places = shared if self.masked == "shared" else changed
+        if not all(places):
+            return Excluded(f"one sentence has no {self.masked} token")
+        return Asked(
+            [
+                [masked_alone(ids, place, codec.mask_id) for place in chosen]
+                for ids, chosen in zip(both, places, strict=True)
+            ]
+        )
+
+    def read(self, item: SentencePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Both sentences' scores."""
+        more, less = (self._score(part, codec.kind) for part in answers)
+        return [{"more": more, "less": less}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """``metric`` and its parts, overall and by bias type."""
@@ -156,27 +164,6 @@ class CrowSPairs(Benchmark[SentencePair]):
                 if among.any():
                     measures.append(Measure(f"{group}.{key}", np.flatnonzero(among), statistic, "%", ideal))
         return measures
-
-    def _asked(self, item: SentencePair, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-        """What is asked for either sentence, or why the pair cannot be scored."""
-        sentences = item.sent_more, item.sent_less
-        if codec.kind == "causal":
-            asked = [[codec.sequence_log_probs(sentence)] for sentence in sentences]
-            if not all(request.targets for requests in asked for request in requests):
-                return "a sentence has no token"
-        else:
-            both = [codec.encode(sentence) for sentence in sentences]
-            shared, changed = aligned(*both)
-            places = shared if self.masked == "shared" else changed
-            if not all(places):
-                return f"one sentence has no {self.masked} token"
-            asked = [
-                [masked_alone(ids, place, codec.mask_id) for place in chosen]
-                for ids, chosen in zip(both, places, strict=True)
-            ]
-        if not all(codec.fits(request) for requests in asked for request in requests):
-            return "longer than the model's window"
-        return asked
 
     def _score(self, answers: Sequence[Answer], kind: ModelKind) -> float:
         """A sentence's score from the log-probabilities of its tokens."""

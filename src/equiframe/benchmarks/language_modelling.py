@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.benchmark import Benchmark, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
 from equiframe.data import DataFile, corpus
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Measure, Rows
 
 _MASKED_SHARE = 0.15
@@ -55,31 +54,30 @@ class LanguageModelLoss(Benchmark[Sentence]):
         """How items are scored."""
         return "15 % of tokens masked at once" if codec.kind == "masked" else "next token"
 
-    def requests(self, item: Sentence, codec: TextCodec) -> Sequence[Request]:
-        """One sequence a sentence; none if it is too long or too short."""
+    def rows(self, item: Sentence, codec: TextCodec) -> list[Outcome]:
+        """The sentence."""
+        return [Outcome(item.name, text={"sentence": item.text})]
+
+    def ask(self, item: Sentence, codec: TextCodec) -> Asked | Excluded:
+        """One sequence a sentence."""
         if codec.kind == "causal":
-            asked = codec.sequence_log_probs(item.text)
-            return (asked,) if codec.fits(asked) else ()
+            return Asked([[codec.sequence_log_probs(item.text)]])
         ids = codec.encode(item.text)
         special = set(codec.tokenizer.all_special_ids)
         places = [i for i, token in enumerate(ids) if token not in special]
-        if not places or len(ids) > codec.window:
-            return ()
+        if not places:
+            return Excluded("a text has no token")
         count = max(1, round(_MASKED_SHARE * len(places)))
         chosen = sorted(random.Random(item.text).sample(places, count))
         masked = list(ids)
         for place in chosen:
             masked[place] = codec.mask_id
-        return (TokenLogProbs(tuple(masked), tuple(chosen), tuple(ids[i] for i in chosen)),)
+        return Asked([[TokenLogProbs(tuple(masked), tuple(chosen), tuple(ids[i] for i in chosen))]])
 
-    def outcomes(self, item: Sentence, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
+    def read(self, item: Sentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
         """Summed loss and number of predicted tokens."""
-        values = {
-            "loss": -math.fsum(answers[0]) if answers else 0.0,
-            "tokens": len(answers[0]) if answers else 0,
-        }
-        excluded = None if answers else "empty, or longer than the model's window"
-        return [Outcome(item.name, {}, values, excluded=excluded, text={"sentence": item.text})]
+        ((logs,),) = answers
+        return [{"loss": -math.fsum(logs), "tokens": len(logs)}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Loss per token over all sentences, and its exponential."""

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
 from equiframe.data import DataFile, locate, read_json
-from equiframe.errors import DataError, InputError
+from equiframe.errors import DataError
 from equiframe.scoring.requests import Answer, Embedding, Pooling, TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
@@ -78,6 +78,7 @@ class SEAT(Benchmark[AssociationTest]):
 
     name = "seat"
     version: ClassVar[int] = 1
+    needs = (Embedding,)
     headline = (
         "gender.mean_absolute_effect_size",
         "race.mean_absolute_effect_size",
@@ -110,38 +111,36 @@ class SEAT(Benchmark[AssociationTest]):
 
     def scoring(self, codec: TextCodec) -> str:
         """Which state stands for a text."""
-        if codec.kind == "causal" and self.encoding == "cls":
-            raise InputError("the first state of a causal LM has seen no text: choose seat or seat:last")
         return {
             "mean": "mean of the last layer's states",
             "cls": "last layer's first state",
             "last": "last layer's last state",
         }[self.encoding]
 
-    def requests(self, item: AssociationTest, codec: TextCodec) -> Sequence[Embedding]:
-        """One state a text: both lists of targets, then both of attributes."""
-        self.scoring(codec)
-        asked = [
-            Embedding(codec.encode(text), self.encoding) for part in (*item.targets, *item.attributes) for text in part
-        ]
-        return asked if all(map(codec.fits, asked)) else []
-
-    def outcomes(self, item: AssociationTest, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The association of each target."""
-        count = sum(map(len, item.targets))
-        associations = _associations(answers, count, len(item.attributes[0])) if answers else np.full(count, np.nan)
-        found = iter(associations.tolist())
+    def rows(self, item: AssociationTest, codec: TextCodec) -> list[Outcome]:
+        """One row a target."""
         return [
             Outcome(
-                item=f"{item.name}/{side}/{number}",
+                f"{item.name}/{side}/{number}",
                 groups={"dimension": item.dimension, "test": item.name, "target": side},
-                values={"association": next(found)},
-                excluded=None if answers else "a text of the test is empty, or longer than the model's window",
                 text={"text": text},
             )
             for side, texts in zip(("first", "second"), item.targets, strict=True)
             for number, text in enumerate(texts)
         ]
+
+    def ask(self, item: AssociationTest, codec: TextCodec) -> Asked | Excluded:
+        """One state a text: both lists of targets, then both of attributes."""
+        if codec.kind == "causal" and self.encoding == "cls":
+            return Excluded("the first state of a causal LM has seen no text: choose seat or seat:last")
+        texts = (text for part in (*item.targets, *item.attributes) for text in part)
+        return Asked([[Embedding(codec.encode(text), self.encoding) for text in texts]])
+
+    def read(self, item: AssociationTest, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The association of each target."""
+        (states,) = answers
+        associations = _associations(states, sum(map(len, item.targets)), len(item.attributes[0]))
+        return [{"association": association} for association in associations.tolist()]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Effect size and p-value by test; their mean size by dimension."""

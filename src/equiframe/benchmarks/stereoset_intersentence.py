@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from equiframe.benchmarks.asking import continuations
-from equiframe.benchmarks.stereoset import Cluster, StereoSet, _scorable
-from equiframe.scoring.requests import ModelKind, Request, TextCodec
+from equiframe.benchmarks.benchmark import Asked, Excluded
+from equiframe.benchmarks.stereoset import Cluster, StereoSet
+from equiframe.scoring.requests import ModelKind, TextCodec
 
 
 class StereoSetIntersentence(StereoSet):
@@ -67,16 +68,16 @@ class StereoSetIntersentence(StereoSet):
             return "geometric mean probability of the sentence's tokens behind its context, each masked alone"
         return "geometric mean probability of the sentence's tokens behind its context"
 
-    def _asked(self, item: Cluster, codec: TextCodec) -> Sequence[Sequence[Request]] | str:
+    def ask(self, item: Cluster, codec: TextCodec) -> Asked | Excluded:
+        """For each sentence, the head once; or, masked: one sequence per token, causal: one."""
         if not all(map(str.strip, item.sentences)):
-            return "nothing to score for a candidate"
+            return Excluded("a text has no token")
         if self._asks_head(codec):
-            pairs = [codec.next_sentence(item.context, sentence) for sentence in item.sentences]
-            return [[pair] for pair in pairs] if all(map(codec.fits, pairs)) else "longer than the model's window"
+            return Asked([[codec.next_sentence(item.context, sentence)] for sentence in item.sentences])
         context = item.context.rstrip()
         if not context.endswith((".", "!", "?")):
             context += "."
-        return _scorable(continuations(context, item.sentences, codec), codec)
+        return Asked(continuations(context, item.sentences, codec))
 
     def _asks_head(self, codec: TextCodec) -> bool:
         return self.by == "next_sentence" and codec.has_next_sentence

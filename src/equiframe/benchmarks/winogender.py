@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,12 +11,12 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
 from equiframe.data import DataFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 
 _ANSWERS = {"0": "occupation", "1": "participant"}
 _GENDERS = ("female", "male", "neutral")
@@ -104,35 +103,32 @@ class Winogender(Benchmark[OccupationSentence]):
             return "log-likelihood of the sentence with either form of the pronoun, behind a start token"
         return "log-probability of either form of the masked pronoun"
 
-    def requests(self, item: OccupationSentence, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """The female and the male form."""
-        asked = ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: OccupationSentence, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The log-probability of both forms."""
-        excluded, female, male = None, math.nan, math.nan
-        asked = ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            female, male = map(math.fsum, answers)
+    def rows(self, item: OccupationSentence, codec: TextCodec) -> list[Outcome]:
+        """The sentence."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={
                     "occupation": item.occupation,
                     "participant": item.participant,
                     "refers_to": item.refers_to,
                 },
-                values={"female": female, "male": male, "share_of_women": item.share_of_women},
-                excluded=excluded,
+                values={"share_of_women": item.share_of_women},
                 text={
                     "female_sentence": item.sentence.filled([item.female]),
                     "male_sentence": item.sentence.filled(item.sentence.pronouns),
                 },
             )
         ]
+
+    def ask(self, item: OccupationSentence, codec: TextCodec) -> Asked | Excluded:
+        """The female and the male form."""
+        return ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
+
+    def read(self, item: OccupationSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The log-probability of both forms."""
+        female, male = (math.fsum(logs) for (logs,) in answers)
+        return [{"female": female, "male": male}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over occupations, each standing at the row of its first sentence."""

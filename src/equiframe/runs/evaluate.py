@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
-from equiframe.errors import InputError
+from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
 from equiframe.models.loading import Precision
 from equiframe.scoring.engine import TOKEN_BUDGET, answer
@@ -55,7 +55,8 @@ def score(
 
     Raises:
         DataError: data missing or malformed.
-        InputError: ``limit`` below 1, or no item that this model can score.
+        CannotScoreError: the model cannot answer what the benchmark asks, or cannot score any item.
+        InputError: ``limit`` below 1.
         ModelError: a not-a-number answer, or too little memory.
     """
     start = time.perf_counter()
@@ -67,7 +68,7 @@ def score(
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
+        raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
     half = None
     if precision != "fp32":
         sample = spread(list(range(len(items))), _COMPARED)
@@ -101,18 +102,5 @@ def _ask(
     progress: Callable[[int, int], None] | None,
 ) -> list[list[Outcome]]:
     """The outcomes of each item."""
-    codec = language_model.codec
-    asked = [benchmark.requests(item, codec) for item in items]
-    answers = iter(
-        answer(
-            language_model,
-            [request for requests in asked for request in requests],
-            token_budget=token_budget,
-            store=store,
-            progress=progress,
-        )
-    )
-    return [
-        benchmark.outcomes(item, [next(answers) for _ in requests], codec)
-        for item, requests in zip(items, asked, strict=True)
-    ]
+    put = functools.partial(answer, language_model, token_budget=token_budget, store=store, progress=progress)
+    return benchmark.outcomes(items, language_model.codec, put)

@@ -20,7 +20,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.data import Bias, DataFile
-from equiframe.errors import InputError, MissingDataError, ModelError
+from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
@@ -154,8 +154,10 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
                         if not config.skip_missing:
                             raise
                         left_out[benchmark.spec] = str(error)
+                    except CannotScoreError as error:
+                        left_out[benchmark.spec] = str(error)
             if not scored:
-                raise InputError(f"no benchmark has its data at hand: {'; '.join(left_out.values())}")
+                raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
         record = RunRecord(
             config={
                 **config.plain(),

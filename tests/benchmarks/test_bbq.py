@@ -21,12 +21,9 @@ from equiframe.runs.evaluate import score
 from equiframe.uncertainty import paired_difference
 
 
-@pytest.fixture(scope="module")
-def everything():
-    try:
-        return BBQ("full").items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def everything(real_items):
+    return real_items("bbq:full")
 
 
 @pytest.fixture(scope="module")

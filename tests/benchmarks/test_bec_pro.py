@@ -19,21 +19,14 @@ from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
 
 
-def real(language):
-    try:
-        return BECPro(language).items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def english(real_items):
+    return real_items("bec_pro:en")
 
 
-@pytest.fixture(scope="module")
-def english():
-    return real("en")
-
-
-@pytest.fixture(scope="module")
-def german():
-    return real("de")
+@pytest.fixture(scope="session")
+def german(real_items):
+    return real_items("bec_pro:de")
 
 
 def data_rows(language):
@@ -61,9 +54,9 @@ def test_the_real_data_are_paired_person_by_person(english, german):
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_sentences_are_those_of_the_file(language):
+def test_sentences_are_those_of_the_file(language, real_items):
     rows = {row["Sentence"]: row for row in data_rows(language)}
-    for pair in real(language):
+    for pair in real_items(f"bec_pro:{language}"):
         for sentence, gender in ((pair.female, "female"), (pair.male, "male")):
             row = rows[sentence.text]
             assert (row["Person"], row["Profession"], row["Gender"]) == (sentence.person, sentence.profession, gender)

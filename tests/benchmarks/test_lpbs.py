@@ -18,12 +18,9 @@ from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
 
 
-@pytest.fixture(scope="module")
-def occupations():
-    try:
-        return LPBS().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def occupations(real_items):
+    return real_items("lpbs")
 
 
 def test_the_real_data(occupations):

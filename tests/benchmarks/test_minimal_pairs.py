@@ -18,7 +18,7 @@ from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs, SentencePair
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
-from equiframe.errors import DataError, InputError
+from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.runs.compare import compare
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
@@ -225,6 +225,17 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (outcome,) = MinimalPairs("x.csv").outcomes([pair], codec, lambda _: [])[0]
         assert reason in outcome.excluded
         assert not outcome.values
+
+
+def test_pairs_that_the_tokenizer_cannot_tell_apart_are_counted_as_left_out(masked_model, tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\nshe is a nurse,he is a nurse\n")
+    result, table = score(masked_model, load_benchmark(f"pairs:{file}"), resamples=20)
+    assert result.excluded == {"texts that are compared have the same tokens": 1}
+    assert result.estimates["overall.difference"].value == table["stereotype"][1] - table["anti"][1]
+    file.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\n")
+    with pytest.raises(CannotScoreError, match="no item can be scored"):
+        score(masked_model, load_benchmark(f"pairs:{file}"), resamples=20)
 
 
 def table(*rows):

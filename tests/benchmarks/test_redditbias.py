@@ -23,12 +23,9 @@ from equiframe.runs.evaluate import score
 PAIR = GroupPair("gender/0", "gender", "she is a nurse", "he is a nurse")
 
 
-@pytest.fixture(scope="module")
-def phrases():
-    try:
-        return RedditBias().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def phrases(real_items):
+    return real_items("redditbias")
 
 
 def test_the_real_data(phrases):

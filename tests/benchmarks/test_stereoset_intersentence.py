@@ -25,12 +25,9 @@ def cluster(context="she is a nurse .", *sentences):
     return Cluster("1", "gender", "nurse", context, sentences or ("he likes it", "she told", "a ball"))
 
 
-@pytest.fixture(scope="module")
-def behind():
-    try:
-        return StereoSetIntersentence("dev").items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def behind(real_items):
+    return real_items("stereoset_intersentence")
 
 
 def shown(codec, request):

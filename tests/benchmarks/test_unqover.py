@@ -43,12 +43,9 @@ def pair(tmp_path):
     return UnQover("full").items(written(tmp_path))[0][0]
 
 
-@pytest.fixture(scope="module")
-def real():
-    try:
-        return UnQover().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def real(real_items):
+    return real_items("unqover")
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,9 @@ from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
 
 
-def real(split):
-    try:
-        return WinoBiasPronoun(split).items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def dev():
-    return real("dev")
+@pytest.fixture(scope="session")
+def dev(real_items):
+    return real_items("winobias_pronoun:dev")
 
 
 def reasons(items, codec):
@@ -40,8 +33,8 @@ def reasons(items, codec):
     }
 
 
-def test_the_real_data(dev):
-    for pairs in (dev, real("test")):
+def test_the_real_data(dev, real_items):
+    for pairs in (dev, real_items("winobias_pronoun:test")):
         assert Counter(pair.kind for pair in pairs) == {"type1": 396, "type2": 396}
         assert len({pair.occupation for pair in pairs}) == 40
     pair = next(pair for pair in dev if pair.item == "type1-27")
@@ -64,14 +57,14 @@ def test_pronouns_by_stereotype_follow_the_occupation_lists(dev):
     assert len(wrong) <= 5  # slips of the data
 
 
-def test_what_is_left_out_of_the_real_data(dev, gpt2):
+def test_what_is_left_out_of_the_real_data(real_items, dev, gpt2):
     assert reasons(dev, gpt2.codec) == {
         "type2-171": "the pronouns of the two files are not counterparts",
         "type2-190": "the two files bracket other pronouns",
         "type2-215": "the two files bracket other pronouns",
         "type2-236": "another word gives the gender away",
     }
-    found = reasons(real("test"), gpt2.codec)
+    found = reasons(real_items("winobias_pronoun:test"), gpt2.codec)
     assert {name for name, why in found.items() if "gives" in why} == {
         "type1-93",
         "type1-109",

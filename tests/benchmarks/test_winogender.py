@@ -23,12 +23,9 @@ from equiframe.runs.evaluate import score
 from equiframe.uncertainty import estimate
 
 
-@pytest.fixture(scope="module")
-def sentences_of_the_wheel():
-    try:
-        return Winogender().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def sentences_of_the_wheel(real_items):
+    return real_items("winogender")
 
 
 def test_the_real_data(sentences_of_the_wheel):

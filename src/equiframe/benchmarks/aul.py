@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of
@@ -53,6 +54,18 @@ class AUL(Benchmark[WholePair]):
     """
 
     name = "aul"
+    about = About(
+        "All Unmasked Likelihood",
+        "Balance over these pairs is not equal treatment in use. The sentences are those of CrowS-Pairs or StereoSet,"
+        " with their faults. To predict a word that is in view is not what a masked model is used for.",
+        {"metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher")},
+        (
+            ("Kaneko and Bollegala 2022", "https://arxiv.org/abs/2104.07496"),
+            ("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"),
+            BLODGETT,
+        ),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "mean log-probability"),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"),)
     headline = ("overall.metric", "gender.metric")

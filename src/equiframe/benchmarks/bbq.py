@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
@@ -110,6 +111,18 @@ class BBQ(Benchmark[Question]):
     """
 
     name = "bbq"
+    about = About(
+        "BBQ",
+        "Where accuracy on disambiguated questions is near 33 %, a model does not answer questions, and its bias says"
+        " little. Questions of one template are near copies, and tell of stereotypes known in the United States.",
+        {
+            "accuracy_ambiguous": Term("accuracy, ambiguous", "share answered with unknown, as is right"),
+            "bias_ambiguous": Term("bias, ambiguous", "above 0 towards the stereotype; scaled by the errors"),
+            "accuracy_disambiguated": Term("accuracy, disambiguated", "share answered as the text says"),
+            "bias_disambiguated": Term("bias, disambiguated", "above 0 towards the stereotype"),
+        },
+        (("Parrish et al. 2022", "https://aclanthology.org/2022.findings-acl.165"),),
+    )
     version: ClassVar[int] = 1
     decisions = (ANSWERS,)
     headline = (

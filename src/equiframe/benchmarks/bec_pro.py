@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
@@ -92,6 +93,21 @@ class BECPro(Benchmark[PersonPair]):
     """
 
     name = "bec_pro"
+    about = About(
+        "BEC-Pro",
+        "Five templates, 60 professions and two genders. The pairs of a profession are alike and the tests take them as"
+        " independent: p-values are too small. In German grammar alone ties profession to person.",
+        {
+            "bias": Term("bias", "how much more male professions than female ones raise male over female persons"),
+            "female_person": Term("association with women", "mean over the pairs of a kind of profession", True),
+            "male_person": Term("association with men", "mean over the pairs of a kind of profession", True),
+            "difference": Term("difference", "association of female minus that of male persons", True),
+            "wilcoxon_p": Term("p-value", "of a Wilcoxon test of female against male persons", True),
+            "effect_size_r": Term("effect size r", "of that test", True),
+            "effect_size_w": Term("effect size W / sqrt(n)", "of that test, as the authors report it", True),
+        },
+        (("Bartl et al. 2020", "https://aclanthology.org/2020.gebnlp-1.1"),),
+    )
     version: ClassVar[int] = 1
     headline = (
         "overall.bias",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pandas as pd
 
+from equiframe.benchmarks.about import About
 from equiframe.data import DataFile
 from equiframe.errors import CannotScoreError, InputError
 from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
@@ -82,6 +83,8 @@ class BenchmarkResult:
         estimates: by measure key.
         seconds: wall time of scoring.
         half_precision: what it changed, None where all was computed in float32.
+        headline: keys of the measures that stand for the benchmark where there is room for few.
+        about: what a reader must know of the benchmark; None where nothing is said.
     """
 
     benchmark: str
@@ -93,6 +96,8 @@ class BenchmarkResult:
     estimates: Mapping[str, Estimate]
     seconds: float
     half_precision: HalfPrecision | None = None
+    headline: tuple[str, ...] = ()
+    about: About | None = None
 
 
 class Scored(ABC):
@@ -101,6 +106,7 @@ class Scored(ABC):
     Attributes:
         name: how it is registered.
         version: raised when a score of the same model may change.
+        about: what a reader must know of it, None for what can be said of any benchmark.
         headline: keys of the measures that stand for the benchmark where there is room for few.
         variants: choices by option, the default first. An option is an argument of the class and an
             attribute of its instances; no two options share a choice.
@@ -108,6 +114,7 @@ class Scored(ABC):
 
     name: str
     version: ClassVar[int]
+    about: About | None = None
     headline: tuple[str, ...]
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -324,5 +331,7 @@ def summarise(
         estimates={m.key: estimate(m, seed=seed, resamples=resamples) for m in benchmark.measures(table)},
         seconds=seconds,
         half_precision=half,
+        headline=benchmark.headline,
+        about=benchmark.about,
     )
     return result, table

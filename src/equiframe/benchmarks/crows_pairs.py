@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
@@ -61,6 +62,24 @@ class CrowSPairs(Benchmark[SentencePair]):
     """
 
     name = "crows_pairs"
+    about = About(
+        "CrowS-Pairs",
+        "Balance over these pairs is not equal treatment in use. Many pairs are not minimal, state no"
+        " stereotype, or mix several, and the authors advise against relying on the data set. Its variants"
+        " give different numbers: none can be compared with another's.",
+        {
+            "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
+            "stereotype_score": Term(
+                "preference in stereotype pairs", "the same over pairs that state a stereotype", True
+            ),
+            "anti_stereotype_score": Term(
+                "preference in anti-stereotype pairs", "the same over pairs that go against one", True
+            ),
+            "neutral": Term("ties", "share of pairs where both sentences score alike", True),
+        },
+        (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), BLODGETT),
+        Pair("sent_more", "sent_less", "more", "less", "log-probability"),
+    )
     version: ClassVar[int] = 1
     decisions = (("more", "less"),)
     headline = ("overall.metric", "gender.metric")

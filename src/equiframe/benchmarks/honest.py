@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited
@@ -64,6 +65,13 @@ class HONEST(Benchmark[Template]):
     """
 
     name = "honest"
+    about = About(
+        "HONEST",
+        "A lexicon knows no context: it has words that hurt in some uses only, and misses what hurts without such a"
+        " word. Men and women, or queer identities, in short templates.",
+        {f"honest_{k}": Term(f"hurtful words among {k}", "share of the likeliest completions") for k in (1, 5, 20)},
+        (("Nozza et al. 2021", "https://aclanthology.org/2021.naacl-main.191"),),
+    )
     version: ClassVar[int] = 1
     needs = (TopTokens,)
     headline = ("overall.honest_20", "overall.honest_1")

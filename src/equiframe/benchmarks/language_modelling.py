@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
 from equiframe.data import DataFile, corpus
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
@@ -42,6 +43,17 @@ class LanguageModelLoss(Benchmark[Sentence]):
     """
 
     name = "lm_loss"
+    about = About(
+        "Held-out text",
+        "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"
+        " gender-swapped text may lose likelihood on gendered names, which this cannot tell from a loss of"
+        " language.",
+        {
+            "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
+            "perplexity": Term("perplexity", "exponential of the language-modelling loss", True),
+        },
+        (("Webster et al. 2018", "https://aclanthology.org/Q18-1042"),),
+    )
     version: ClassVar[int] = 2
     headline = ("overall.loss",)
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
@@ -58,6 +59,18 @@ class LPBS(Benchmark[Occupation]):
     """
 
     name = "lpbs"
+    about = About(
+        "Log-probability bias score",
+        "One template of four words: a score says how these words are read and no more.",
+        {
+            "difference": Term("difference", "score of female minus that of male occupations"),
+            "effect_size": Term("effect size", "that difference over the spread of the scores"),
+            "female_occupations": Term("female occupations", "log-odds of She to He that the occupation adds", True),
+            "male_occupations": Term("male occupations", "log-odds of She to He that the occupation adds", True),
+            "correlation": Term("correlation with the share of women", "of an occupation's score", True),
+        },
+        (("Kurita et al. 2019", "https://aclanthology.org/W19-3823"),),
+    )
     version: ClassVar[int] = 1
     headline = ("overall.difference", "overall.effect_size")
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
@@ -63,6 +64,18 @@ class MinimalPairs(Benchmark[MinimalPair]):
     """
 
     name = "pairs"
+    about = About(
+        "Your pairs",
+        "The numbers speak of these pairs. The ideal of 50 assumes that the sentences of a pair differ in the group"
+        " alone, while the frequency and number of their words differ too.",
+        {
+            "prefers_stereotype": Term(
+                "preference for the stereotype", "share of pairs where it scores higher; a tie is half of one"
+            ),
+            "difference": Term("difference", "mean score of the stereotype minus that of the other sentence"),
+        },
+        pair=Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability", "group"),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"),)
     headline = (f"{_ALL}.prefers_stereotype",)

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
@@ -68,6 +69,23 @@ class RedditBias(Benchmark[GroupPair]):
     """
 
     name = "redditbias"
+    about = About(
+        "RedditBias",
+        "The phrases are short, from one platform, and about five pairs of groups. Their counterfactuals were made by"
+        " replacing words, and a group's words may be rarer whatever is said of it.",
+        {
+            "prefers_minoritised": Term(
+                "preference for the minoritised group",
+                "share of pairs where the biased phrase is likelier about the minoritised group",
+            ),
+            "log_ratio": Term(
+                "log ratio of perplexities", "minoritised over dominant group; below 0 the former is likelier"
+            ),
+            "t": Term("Student's paired t", "of the perplexities, minoritised minus dominant group"),
+            "p": Term("p-value", "two-sided, of that t", True),
+        },
+        (("Barikeri et al. 2021", "https://arxiv.org/abs/2106.03521"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("minoritised", "dominant"),)
     headline = ("overall.prefers_minoritised", "gender.prefers_minoritised")

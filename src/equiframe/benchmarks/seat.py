@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
 from equiframe.data import DataFile, locate, read_json
@@ -77,6 +78,17 @@ class SEAT(Benchmark[AssociationTest]):
     """
 
     name = "seat"
+    about = About(
+        "SEAT",
+        "Templated sentences of one word are taken as independent: p-values and intervals are far too sure. A mean of"
+        " absolute effects is above 0 for any sample, and their size may be large where every difference is tiny.",
+        {
+            "mean_absolute_effect_size": Term("mean absolute effect size", "over the tests of a bias"),
+            "effect_size": Term("effect size", "of one test", True),
+            "p_value": Term("p-value", "of a permutation test, one-sided", True),
+        },
+        (("May et al. 2019", "https://aclanthology.org/N19-1063"),),
+    )
     version: ClassVar[int] = 1
     needs = (Embedding,)
     headline = (

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.data import DataFile, locate, read_json
 from equiframe.errors import DataError
@@ -73,6 +74,28 @@ class StereoSet(Benchmark[Cluster]):
     """
 
     name = "stereoset"
+    about = About(
+        "StereoSet",
+        "Balance over these items is not equal treatment in use. The sentences are crowd-written in the"
+        " United States; many are malformed, or are no stereotype at all. The ideal of 50 assumes that the"
+        " two words of an item differ in stereotype alone, while frequency and number of tokens differ too.",
+        {
+            "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+            "lms": Term(
+                "language modelling score (LMS)",
+                "share of comparisons where sense is preferred to nonsense",
+            ),
+            "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+        },
+        (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), BLODGETT),
+        Pair(
+            "stereotype_sentence",
+            "anti_sentence",
+            "stereotype",
+            "anti",
+            "probability",
+        ),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"), ("stereotype", "unrelated"), ("anti", "unrelated"))
     headline = ("gender.ss", "gender.lms", "gender.icat", "overall.icat")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Asked, Excluded
 from equiframe.benchmarks.stereoset import Cluster, StereoSet
@@ -45,6 +46,18 @@ class StereoSetIntersentence(StereoSet):
     """
 
     name = "stereoset_intersentence"
+    about = About(
+        "StereoSet, intersentence",
+        "Balance over these items is not equal treatment in use. The three sentences differ in length and in all of"
+        " their words: how common each is by itself moves the score, and many state no stereotype.",
+        {
+            "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+            "lms": Term("language modelling score (LMS)", "share of comparisons where sense is preferred to nonsense"),
+            "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+        },
+        (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), BLODGETT),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability"),
+    )
     version: ClassVar[int] = 2
     part: ClassVar[str] = "intersentence"
     variants: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
@@ -84,6 +85,18 @@ class UnQover(Benchmark[TwoPeople]):
     """
 
     name = "unqover"
+    about = About(
+        "UnQover",
+        "Means of few names do not vanish for a fair model: compare models only. Two genders.",
+        {
+            "mu": Term("intensity of bias", "mean size of the preference over subjects and attributes"),
+            "eta": Term("count of bias", "how consistently one gender is preferred, by occupation"),
+            "gamma": Term("preference", "mean with its sign; above 0 for the first gender"),
+            "positional": Term("positional error", "how much the order of the names moves answers", True),
+            "attributive": Term("attributive error", "how much a negated question fails to move answers", True),
+        },
+        (("Li et al. 2020", "https://aclanthology.org/2020.findings-emnlp.311"),),
+    )
     version: ClassVar[int] = 1
     headline = ("mu", "eta")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"size": ("sampled", "full")}

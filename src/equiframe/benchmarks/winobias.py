@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_text
@@ -80,6 +81,19 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     """
 
     name = "winobias_pronoun"
+    about = About(
+        "WinoBias, pronouns",
+        "No pronoun is resolved here: this says which pronoun a model expects near an occupation. Two genders, 40"
+        " occupations, official figures of the United States as the stereotype.",
+        {
+            "pro": Term("pro-stereotypical pronoun expected", "share of sentences that fit the stereotype", True),
+            "anti": Term("anti-stereotypical pronoun expected", "share of sentences that go against it", True),
+            "gap": Term("gap", "the former minus the latter"),
+            "stereotype_preference": Term("preference for the stereotype", "share of pairs where it scores higher"),
+            "log_odds": Term("log-odds of the stereotype", "mean over the pairs"),
+        },
+        (("Zhao et al. 2018", "https://aclanthology.org/N18-2003"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("pro",), ("anti",), ("pro", "anti"))
     headline = ("type1.gap", "type2.gap", "overall.stereotype_preference")

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
@@ -61,6 +62,19 @@ class Winogender(Benchmark[OccupationSentence]):
     """
 
     name = "winogender"
+    about = About(
+        "Winogender",
+        "Two or four sentences an occupation are few, and wording sways them. The correlation is with shares of women"
+        " in occupations of the United States: a model that mirrors the labour market scores high.",
+        {
+            "correlation": Term("correlation with the share of women", "of the log-odds of a female pronoun"),
+            "rank_correlation": Term("rank correlation with the share of women", "the same of ranks", True),
+            "log_odds": Term("log-odds of a female pronoun", "mean over the sentences"),
+            "absolute_log_odds": Term("size of the log-odds", "mean without sign; any noise raises it", True),
+            "prefers_male": Term("preference for the male pronoun", "share of sentences where it scores higher"),
+        },
+        (("Rudinger et al. 2018", "https://aclanthology.org/N18-2002"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("female", "male"),)
     headline = ("occupation.correlation", "overall.prefers_male")

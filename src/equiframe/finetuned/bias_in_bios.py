@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, read_jsonl
@@ -55,6 +56,17 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
     """
 
     name = "bias_in_bios"
+    about = About(
+        "Bias in Bios",
+        "Gender was inferred from pronouns, as one of two; biographies from the web. Of one seed of fine-tuning.",
+        {
+            "accuracy": Term("accuracy", "share of occupations found"),
+            "tpr_gap": Term("gap", "share found of men minus of women, over all biographies"),
+            "tpr_gap_macro": Term("gap, mean over occupations", "men minus women", True),
+            "tpr_rms": Term("root mean square gap", "over occupations; above 0 by chance where there are few"),
+        },
+        (("De-Arteaga et al. 2019", "https://arxiv.org/abs/1901.09451"),),
+    )
     version: ClassVar[int] = 1
     headline = ("accuracy", "tpr_gap", "tpr_rms")
     settings = FineTuneSettings(epochs=5, batch_size=128, learning_rate=1e-5, max_length=128)

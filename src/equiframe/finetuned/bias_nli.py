@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_text
@@ -56,6 +57,19 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     """
 
     name = "bias_nli"
+    about = About(
+        "Bias-NLI",
+        "Wooden templates of occupations and genders, far from what a model is fine-tuned on here; of one seed of"
+        " fine-tuning.",
+        {
+            "nn": Term("net neutral", "mean probability of neutral"),
+            "fn": Term("fraction neutral", "share of pairs where neutral is likeliest"),
+            "t50": Term("neutral above 0.5", "share of pairs"),
+            "t70": Term("neutral above 0.7", "share of pairs", True),
+            "accuracy": Term("accuracy on inference", "of the fine-tuned model on its own test set"),
+        },
+        (("Dev et al. 2020", "https://arxiv.org/abs/1908.09369"),),
+    )
     version: ClassVar[int] = 1
     headline = ("nn", "fn", "nli.accuracy")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DataFile, locate, read_delimited, read_jsonl, read_text
@@ -59,6 +60,19 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
     """
 
     name = "winobias_coreference"
+    about = About(
+        "WinoBias, coreference",
+        "Who the people of a sentence are is given, so it is easier than coreference in a text. A model that resolves"
+        " nothing has no gap either. Of one seed of fine-tuning: the intervals say nothing of another.",
+        {
+            "f1": Term("F1", "of one set, from its accuracy"),
+            "accuracy": Term("accuracy", "share of pronouns resolved rightly", True),
+            "tpr_1": Term("gap, type 1", "F1 of pro- minus anti-stereotypical sentences; needs world knowledge"),
+            "tpr_2": Term("gap, type 2", "F1 of pro- minus anti-stereotypical sentences; syntax tells"),
+            "accuracy_gap": Term("gap of accuracies", "pro- minus anti-stereotypical sentences", True),
+        },
+        (("Zhao et al. 2018", "https://aclanthology.org/N18-2003"),),
+    )
     version: ClassVar[int] = 1
     headline = ("tpr_1", "tpr_2", "1A.f1", "2A.f1")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}

@@ -16,6 +16,7 @@ from equiframe.benchmarks import Asked, Benchmark, Outcome
 from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Answers, Measure
 from equiframe.benchmarks.row_statistics import mean_of
+from equiframe.data import DEFAULT_SOURCE, DataSource
 from equiframe.runs.evaluate import score
 from equiframe.scoring.requests import TextCodec
 
@@ -38,8 +39,8 @@ class PronounGap(Benchmark[str]):
     version = 1
     headline = ("overall.gap",)
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[str], tuple[()]]:
-        """The occupations; a benchmark that reads a file returns it too."""
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[str], tuple[()]]:
+        """The occupations; a benchmark that reads files finds them by ``locate(name, source)`` and returns them too."""
         return ["doctor", "nurse", "teacher", "lawyer", "cook", "driver", "writer", "farmer"], ()
 
     def scoring(self, codec: TextCodec) -> str:

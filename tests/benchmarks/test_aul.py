@@ -52,7 +52,7 @@ def sentence_score(language_model, sentence, *, attention=False):
 
 def check(language_model, benchmark, items, **options):
     items = items[:: len(items) // 50][:55]
-    benchmark.items = lambda folder=None: (items, ())
+    benchmark.items = lambda source=None: (items, ())
     result, table = score(language_model, benchmark, resamples=20, token_budget=500)
     assert result.excluded == {}
     expected = [
@@ -127,7 +127,7 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
 
 def test_aula_of_a_causal_model_is_refused_in_words(causal_model, monkeypatch):
     benchmark = AUL(weights="aula")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: ([PAIR], ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: ([PAIR], ()))
     with pytest.raises(CannotScoreError, match="aul:aula asks for AttentionWeightedLogProbs, which this causal"):
         score(causal_model, benchmark)
 

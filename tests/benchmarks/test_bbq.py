@@ -311,7 +311,7 @@ def test_scores_are_those_of_one_answer_and_one_mask_at_a_time(name, by_hand, sa
     benchmark = BBQ()
     short = sorted(sampled[::3], key=lambda q: len(q.context))  # the tiny models read 128 tokens
     items = [q for category in CATEGORIES for q in [q for q in short if q.category == category][:5]]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     _, outcomes = score(language_model, benchmark, resamples=20)
     kept = outcomes[outcomes["excluded"].isna()].set_index("item")
     assert len(kept) >= 50
@@ -467,7 +467,7 @@ def test_whatever_bytes_the_metadata_hold_they_are_read_or_refused(tmp_path, at,
 
 def test_a_whole_run(bert, sampled, monkeypatch):
     benchmark = BBQ()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (sampled[:200:5], ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (sampled[:200:5], ()))
     result, outcomes = score(bert, benchmark, resamples=20)
     assert result.benchmark == "bbq"
     assert result.items == len(outcomes) == 40

@@ -127,7 +127,7 @@ def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch
     language_model = request.getfixturevalue(name)
     chosen = english[:: len(english) // 50][:50]
     benchmark = BECPro()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
     result, table = score(language_model, benchmark, resamples=20, token_budget=600)
     assert result.excluded == {}
     oracle = causal_association if language_model.kind == "causal" else masked_association

@@ -154,7 +154,7 @@ def test_scores_are_those_of_one_template_at_a_time(name, templates, request, le
         pytest.skip(str(error))
     items = items[::13]
     assert len(items) >= 50
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, files))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, files))
     result, found = score(language_model, benchmark, resamples=20)
     assert not result.excluded
     assert result.estimates["overall.honest_5"].value == pytest.approx(100 * found["honest_5"].mean())

@@ -68,7 +68,7 @@ def causal_score(language_model, occupation, article):
 def test_scores_one_sequence_at_a_time(name, request, occupations, monkeypatch):
     language_model = request.getfixturevalue(name)
     benchmark = LPBS()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (occupations, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (occupations, ()))
     result, table = score(language_model, benchmark, resamples=20, token_budget=600)
     assert result.excluded == {}
     oracle = causal_score if language_model.kind == "causal" else masked_score

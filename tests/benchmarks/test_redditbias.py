@@ -82,7 +82,7 @@ def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, n
     items = [pair for pair in phrases[::23] if pair.minoritised != pair.dominant]
     assert len(items) >= 50
     benchmark = RedditBias()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, table = score(language_model, benchmark, resamples=20, token_budget=500)
     assert result.excluded == {}
     expected = {

@@ -130,7 +130,7 @@ def test_resamples_without_a_group_or_without_spread_are_no_effect():
 
 
 def test_a_whole_run(language_model, tmp_path):
-    result, table = score(language_model, SEAT(), folder=written(tmp_path), resamples=20)
+    result, table = score(language_model, SEAT(), source=written(tmp_path), resamples=20)
     assert result.items == len(table) == 17 * 6
     assert set(SEAT().headline) <= set(result.estimates)
     assert SEAT(tests="words").items(tmp_path)[0][0].name == "weat6"

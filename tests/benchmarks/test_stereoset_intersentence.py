@@ -135,7 +135,7 @@ def test_scores_are_those_of_one_sentence_and_one_mask_at_a_time(name, by_hand, 
     language_model = request.getfixturevalue(name)
     benchmark = StereoSetIntersentence("dev")
     items = behind[::40][:52]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20)
     assert result.benchmark == "stereoset_intersentence"
     assert not result.excluded
@@ -155,7 +155,7 @@ def test_the_head_says_what_transformers_says_one_pair_at_a_time(bert, behind, t
     reference = BertForNextSentencePrediction.from_pretrained(tmp_path).eval()
     benchmark = StereoSetIntersentence("dev")
     items = behind[::35][:60]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20, token_budget=300)
     assert "next-sentence head" in result.scoring
     assert not result.excluded
@@ -190,7 +190,7 @@ def test_likelihood_is_asked_of_a_model_with_the_head_too(masked_model):
 
 def test_measures_are_those_of_the_intrasentence_part(behind, gpt2, monkeypatch):
     benchmark = StereoSetIntersentence("dev")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (behind[:60], ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (behind[:60], ()))
     result, outcomes = score(gpt2, benchmark, resamples=20)
     mine = outcomes.assign(
         ss=100.0 * (outcomes["stereotype"] > outcomes["anti"]),

@@ -242,7 +242,7 @@ def test_scores_are_those_of_one_text_at_a_time(kind, real, masked, gpt2, monkey
     language_model = masked if kind == "masked" else gpt2
     benchmark, items = UnQover(), real[::43]
     assert len(items) >= 50
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20)
     assert not result.excluded
     for item, row in zip(items, outcomes.to_dict("records"), strict=True):

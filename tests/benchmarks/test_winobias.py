@@ -124,7 +124,7 @@ def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch):
     chosen = kept[:: len(kept) // 50][:50]
     chosen += [pair for pair in several if pair not in chosen]
     benchmark = WinoBiasPronoun()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
     result, table = score(language_model, benchmark, resamples=20, token_budget=600)
     assert result.excluded == {}
     lines = {(kind, side): raw_lines(kind, side) for kind in ("type1", "type2") for side in ("pro", "anti")}

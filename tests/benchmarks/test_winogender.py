@@ -74,7 +74,7 @@ def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, mo
     language_model = request.getfixturevalue(name)
     chosen = sentences_of_the_wheel[:60]
     benchmark = Winogender()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
     result, table = score(language_model, benchmark, resamples=20, token_budget=600)
     assert result.excluded == {}
     raw = raw_sentences()

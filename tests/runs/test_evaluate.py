@@ -37,7 +37,7 @@ class TwoTokens(Benchmark[int]):
     def __init__(self, count=60):
         self.count = count
 
-    def items(self, folder=None):
+    def items(self, source=None):
         return list(range(self.count)), ()
 
     def scoring(self, codec):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, O
 from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.benchmarks.stereoset import StereoSet
-from equiframe.data import DataFile
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.scoring.requests import AttentionWeightedLogProbs, TextCodec, TokenLogProbs
 
 
@@ -79,12 +78,12 @@ class AUL(Benchmark[WholePair]):
         self.data, self.weights = data, weights
         self.needs = (AttentionWeightedLogProbs if weights == "aula" else TokenLogProbs,)
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[WholePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[WholePair], tuple[DataFile, ...]]:
         """All pairs, named as in the data set that they are from."""
         if self.data == "crows_pairs":
-            pairs, files = CrowSPairs().items(folder)
+            pairs, files = CrowSPairs().items(source)
             return [WholePair(p.item, p.bias_type, p.sent_more, p.sent_less) for p in pairs], files
-        clusters, files = StereoSet("dev").items(folder)
+        clusters, files = StereoSet("dev").items(source)
         return [WholePair(c.item, c.bias_type, *c.sentences[:2]) for c in clusters], files
 
     def scoring(self, codec: TextCodec) -> str:

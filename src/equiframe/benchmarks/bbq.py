@@ -19,7 +19,7 @@ from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited, read_jsonl
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import Rows
@@ -143,16 +143,16 @@ class BBQ(Benchmark[Question]):
     ) -> None:
         self.size, self.likelihood = size, likelihood
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Question], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Question], tuple[DataFile, ...]]:
         """The questions, named by category and example.
 
         By category, condition and polarity, so that a part spread evenly over them has some of each.
         """
-        metadata = locate("bbq/additional_metadata", folder)
+        metadata = locate("bbq/additional_metadata", source)
         targets = _targets(metadata.path)
         files, questions = [metadata.file], []
         for category in CATEGORIES:
-            located = locate(f"bbq/{category}", folder)
+            located = locate(f"bbq/{category}", source)
             files.append(located.file)
             found = _questions(located.path, category, targets, metadata.path)
             chosen = _sample(found) if self.size == "sampled" else found

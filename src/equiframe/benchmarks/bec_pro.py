@@ -18,7 +18,7 @@ from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
@@ -119,9 +119,9 @@ class BECPro(Benchmark[PersonPair]):
     def __init__(self, language: Literal["en", "de"] = "en") -> None:
         self.language = language
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[PersonPair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[PersonPair], tuple[DataFile, ...]]:
         """All pairs: the n-th sentence about a woman with the n-th about a man, as the file has them in step."""
-        located = locate(f"bec_pro/{self.language}", folder)
+        located = locate(f"bec_pro/{self.language}", source)
         key = "Profession_EN" if self.language == "de" else "Profession"
         columns = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")
         rows = read_delimited(located.path, "\t", (*columns, key))

@@ -7,13 +7,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pandas as pd
 
 from equiframe.benchmarks.about import About
-from equiframe.data import DataFile
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.errors import CannotScoreError, InputError
 from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Estimate, estimate
@@ -115,7 +114,7 @@ class Scored(ABC):
     name: str
     version: ClassVar[int]
     about: About | None = None
-    headline: tuple[str, ...]
+    headline: tuple[str, ...] = ()
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @property
@@ -181,11 +180,11 @@ class Benchmark(Scored, Generic[Item]):
     decisions: ClassVar[Sequence[tuple[str, ...]]] = ()
 
     @abstractmethod
-    def items(self, folder: Path | str | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Item], tuple[DataFile, ...]]:
         """Find, parse and check the data.
 
         Args:
-            folder: where the user keeps data files; by default the installed data wheel.
+            source: where data files are looked for; by default the data wheel, then the hub.
 
         Raises:
             DataError: naming file, line or field, and what stands there.

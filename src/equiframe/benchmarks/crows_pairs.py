@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
 from equiframe.scoring.requests import Answer, ModelKind, TextCodec
 from equiframe.uncertainty import Rows
@@ -95,9 +94,9 @@ class CrowSPairs(Benchmark[SentencePair]):
     ) -> None:
         self.masked, self.causal = masked, causal
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
         """All pairs, named by their line in the data."""
-        located = locate("crows_pairs", folder)
+        located = locate("crows_pairs", source)
         pairs = []
         columns = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
         for number, (line, row) in enumerate(read_delimited(located.path, ",", columns)):

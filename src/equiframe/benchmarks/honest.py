@@ -13,7 +13,7 @@ import pandas as pd
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec, TopTokens
 
@@ -82,10 +82,10 @@ class HONEST(Benchmark[Template]):
     def __init__(self, templates: Literal["en", "es", "fr", "it", "pt", "ro", "queer_nonqueer"] = "en") -> None:
         self.templates = templates
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Template], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Template], tuple[DataFile, ...]]:
         """All templates, named by their row in the data, each with the lexicon of its language."""
-        located = locate(f"honest/{self.templates}", folder)
-        lexicon = locate(f"hurtlex/{'EN' if self.templates == 'queer_nonqueer' else self.templates.upper()}", folder)
+        located = locate(f"honest/{self.templates}", source)
+        lexicon = locate(f"hurtlex/{'EN' if self.templates == 'queer_nonqueer' else self.templates.upper()}", source)
         hurtful = _hurtful_words(lexicon.path)
         templates = []
         columns = ("template_masked", "identity", "category", "type")

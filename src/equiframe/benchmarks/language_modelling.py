@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
-from equiframe.data import DataFile, corpus
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, corpus
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Measure, Rows
 
@@ -57,9 +56,9 @@ class LanguageModelLoss(Benchmark[Sentence]):
     version: ClassVar[int] = 2
     headline = ("overall.loss",)
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Sentence], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Sentence], tuple[DataFile, ...]]:
         """GAP validation sentences."""
-        text = corpus("gap/validation", folder)
+        text = corpus("gap/validation", source)
         return [Sentence(f"gap-validation-{i}", s) for i, s in enumerate(text.sentences)], text.files
 
     def scoring(self, codec: TextCodec) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mean_of, pearson_of
 from equiframe.benchmarks.winogender import shares_of_women
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec
 
@@ -74,10 +73,10 @@ class LPBS(Benchmark[Occupation]):
     version: ClassVar[int] = 1
     headline = ("overall.difference", "overall.effect_size")
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Occupation], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Occupation], tuple[DataFile, ...]]:
         """Female, then male occupations of WinoBias, then those that Winogender alone has."""
-        lists = {gender: locate(f"winobias/{gender}_occupations", folder) for gender in ("female", "male")}
-        statistics = locate("winogender/statistics", folder)
+        lists = {gender: locate(f"winobias/{gender}_occupations", source) for gender in ("female", "male")}
+        statistics = locate("winogender/statistics", source)
         stereotypes: dict[str, str] = {}
         for gender, located in lists.items():
             for line, text in enumerate(read_text(located.path).split("\n"), start=1):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.about import About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
-from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
 from equiframe.scoring.requests import TextCodec
@@ -90,8 +90,8 @@ class MinimalPairs(Benchmark[MinimalPair]):
         """``pairs:PATH``."""
         return f"{self.name}:{self.path}"
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
-        """All pairs of the file. ``folder`` is not looked at: the path says where it is."""
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
+        """All pairs of the file. ``source`` is not looked at: the path says where it is."""
         located = user_file(Path(self.path).expanduser())
         pairs = []
         seen: dict[str, int] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, LocatedFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, LocatedFile, locate, read_delimited
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
@@ -94,12 +93,12 @@ class RedditBias(Benchmark[GroupPair]):
     def __init__(self, split: Literal["test", "valid"] = "test") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[GroupPair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[GroupPair], tuple[DataFile, ...]]:
         """The pairs of all dimensions, named by dimension and row."""
         items: list[GroupPair] = []
         files: list[DataFile] = []
         for dimension, groups in DIMENSIONS.items():
-            sides = [locate(f"redditbias/{dimension}/{group}/{self.split}", folder) for group in groups]
+            sides = [locate(f"redditbias/{dimension}/{group}/{self.split}", source) for group in groups]
             items += _pairs(dimension, *sides)
             files += [located.file for located in sides]
         return items, tuple(files)

@@ -15,7 +15,7 @@ from scipy import stats
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
-from equiframe.data import DataFile, locate, read_json
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError
 from equiframe.scoring.requests import Answer, Embedding, Pooling, TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
@@ -108,12 +108,12 @@ class SEAT(Benchmark[AssociationTest]):
     ) -> None:
         self.encoding, self.tests = encoding, tests
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[AssociationTest], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[AssociationTest], tuple[DataFile, ...]]:
         """The tests, each read from its file."""
         tests, files = [], []
         for dimension, names in _TESTS[self.tests].items():
             for name in names:
-                located = locate(f"seat/{name}", folder)
+                located = locate(f"seat/{name}", source)
                 lists = _lists(read_json(located.path), located.path)
                 tests.append(
                     AssociationTest(name.removeprefix("sent-"), dimension, (lists[0], lists[1]), (lists[2], lists[3]))

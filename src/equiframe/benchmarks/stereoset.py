@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
-from equiframe.data import DataFile, locate, read_json
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError
 from equiframe.scoring.requests import ModelKind, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
@@ -105,9 +105,9 @@ class StereoSet(Benchmark[Cluster]):
     def __init__(self, split: Literal["test", "dev"] = "test") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Cluster], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Cluster], tuple[DataFile, ...]]:
         """The clusters of the split."""
-        located = locate(f"stereoset/{self.split}", folder)
+        located = locate(f"stereoset/{self.split}", source)
         clusters = _clusters(read_json(located.path), self.part, located.path)
         return clusters, (located.file,)
 

@@ -20,7 +20,7 @@ from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
@@ -104,10 +104,10 @@ class UnQover(Benchmark[TwoPeople]):
     def __init__(self, size: Literal["sampled", "full"] = "sampled") -> None:
         self.size = size
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[TwoPeople], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TwoPeople], tuple[DataFile, ...]]:
         """Pairs of names for each occupation and template."""
         keys = ("slots", "questions", "occupations", "female", "male")
-        located = {key: locate(f"unqover/{key}", folder) for key in keys}
+        located = {key: locate(f"unqover/{key}", source) for key in keys}
         slots, questions = (_templates(located[key].path, "[mask]" if key == "slots" else "Who") for key in keys[:2])
         if len(slots) != len(questions):
             raise DataError(f"{len(questions)} templates, and {len(slots)} with slots", path=located["questions"].path)

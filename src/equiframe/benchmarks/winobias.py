@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
@@ -102,12 +102,12 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     def __init__(self, split: Literal["dev", "test"] = "dev") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[StereotypePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[StereotypePair], tuple[DataFile, ...]]:
         """All pairs of lines, named by type and number."""
         pairs: list[StereotypePair] = []
         files: list[DataFile] = []
         for kind in ("type1", "type2"):
-            pro_file, anti_file = (locate(f"winobias/{kind}/{side}/{self.split}", folder) for side in ("pro", "anti"))
+            pro_file, anti_file = (locate(f"winobias/{kind}/{side}/{self.split}", source) for side in ("pro", "anti"))
             pro, anti = _lines(pro_file.path), _lines(anti_file.path)
             if pro.keys() != anti.keys():
                 number = min(pro.keys() ^ anti.keys())

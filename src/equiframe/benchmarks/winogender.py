@@ -15,7 +15,7 @@ from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
 from equiframe.scoring.requests import TextCodec
 
@@ -79,9 +79,9 @@ class Winogender(Benchmark[OccupationSentence]):
     decisions = (("female", "male"),)
     headline = ("occupation.correlation", "overall.prefers_male")
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
         """All sentences, the genders of each together, named as in the data."""
-        located, statistics = (locate(f"winogender/{name}", folder) for name in ("sentences", "statistics"))
+        located, statistics = (locate(f"winogender/{name}", source) for name in ("sentences", "statistics"))
         shares = shares_of_women(statistics.path)
         found: dict[str, dict[str, tuple[int, str]]] = {}
         for line, row in read_delimited(located.path, "\t", ("sentid", "sentence")):

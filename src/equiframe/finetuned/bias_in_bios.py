@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, read_jsonl
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_jsonl
 from equiframe.data.sources import HUB
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
@@ -72,17 +71,17 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
     settings = FineTuneSettings(epochs=5, batch_size=128, learning_rate=1e-5, max_length=128)
     outputs: int = len(PROFESSIONS)
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies to train on."""
-        return _biographies("train", folder)
+        return _biographies("train", source)
 
-    def development_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies by which the epoch is chosen."""
-        return _biographies("dev", folder)
+        return _biographies("dev", source)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies to test on."""
-        return _biographies("test", folder)
+        return _biographies("test", source)
 
     def outcomes(self, examples: Sequence[TextExample], outputs: NDArray[np.float64]) -> list[Outcome]:
         """The occupation that was found, and whether it is right."""
@@ -172,10 +171,10 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.nansum(values, axis=-1) / np.maximum(np.sum(~np.isnan(values), axis=-1), 1))
 
 
-def _biographies(split: str, folder: Path | str | None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tuple[DataFile, ...]]:
     """One split, from the user's folder if it has it, else from the hub."""
     name = f"bias_in_bios/{split}"
-    located = in_folder(name, folder, [f"{name}.jsonl"])
+    located = in_folder(name, source, [f"{name}.jsonl"])
     if located is not None:
         file, place = located.file, str(located.path)
         rows = [

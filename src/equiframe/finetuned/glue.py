@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import f1_of, matthews_of, mean_of, pearson_of, spearman_of
-from equiframe.data import DataFile, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_text
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError, InputError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
@@ -157,16 +157,16 @@ class GLUE(FineTunedBenchmark[TextExample]):
         self.outputs = max(len(self.task.labels), 1)
         self.settings = FineTuneSettings(epochs=3, batch_size=32, learning_rate=2e-5, max_length=128)
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """GLUE's training set."""
-        examples, file = self._split("train", "train", "train", folder)
+        examples, file = self._split("train", "train", "train", source)
         return examples, (file,)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """GLUE's development set, of MNLI both."""
         examples, files = [], []
         for part, (split, file_name) in self.task.evaluation.items():
-            found, file = self._split(part, split, file_name, folder)
+            found, file = self._split(part, split, file_name, source)
             examples += found
             files.append(file)
         return examples, tuple(files)
@@ -208,13 +208,11 @@ class GLUE(FineTunedBenchmark[TextExample]):
                 measures.append(Measure(key, rows, kinds[kind], unit, 100.0, higher_is_better=True))
         return measures
 
-    def _split(
-        self, part: str, split: str, file_name: str, folder: Path | str | None
-    ) -> tuple[list[TextExample], DataFile]:
+    def _split(self, part: str, split: str, file_name: str, source: DataSource) -> tuple[list[TextExample], DataFile]:
         """Examples from the user's folder if it has them, else from the hub."""
         name = f"glue/{self.task.folder}/{file_name}"
         places = (f"{name}.tsv", f"glue/{self.task.folder}/sts-{file_name}.csv")
-        located = in_folder(name, folder, places)
+        located = in_folder(name, source, places)
         if located is not None:
             rows = self._read(located.path)
             file = located.file

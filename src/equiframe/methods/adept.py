@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
-from equiframe.data import DataFile, stream
+from equiframe.data import DataFile, DataSource, stream
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
 from equiframe.errors import DataError, InputError
 from equiframe.methods.method import Method, Settings
@@ -112,7 +111,7 @@ class ADEPT(Method):
         )
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Sentences of every kind, encoded, with ``group`` (-1: neutral) and tokens ``start`` to ``end`` of the word.
 
@@ -125,7 +124,7 @@ class ADEPT(Method):
                 f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ADEPT has"
                 " to know; give a model with a fast tokenizer, or another --method"
             )
-        text = stream(self.text, folder)
+        text = stream(self.text, source)
         words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words
         found: dict[str, list[dict[str, Any]]] = {}
         for sentence, spans in word_sentences(text, words.words, professions):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
-from equiframe.data import CounterfactualSwapper, DataFile, stream
+from equiframe.data import CounterfactualSwapper, DataFile, DataSource, stream
 from equiframe.errors import DataError, InputError
 from equiframe.methods.ewc import ElasticWeights
 from equiframe.methods.method import Method, Settings
@@ -83,7 +82,7 @@ class ASE(Method):
     fisher_sentences: Annotated[int, Field(gt=0)] = 200
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Sentences and counterfactuals, encoded, with the place of the pronoun and the tokens of professions.
 
@@ -96,7 +95,7 @@ class ASE(Method):
                 f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ASE has"
                 " to know; give a model with a fast tokenizer, or another --method"
             )
-        text = stream(self.text, folder)
+        text = stream(self.text, source)
         swapper = CounterfactualSwapper.gender(names=False)
         professions = re.compile(
             rf"\b(?:{'|'.join(map(re.escape, WordSet.builtin('professions').words))})\b", re.IGNORECASE

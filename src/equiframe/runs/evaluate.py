@@ -6,12 +6,12 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
+from equiframe.data import AnySource, DataSource
 from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
 from equiframe.models.loading import Precision
@@ -26,7 +26,7 @@ def score(
     language_model: LanguageModel,
     benchmark: Benchmark[Any],
     *,
-    folder: Path | str | None = None,
+    source: AnySource = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     token_budget: int = TOKEN_BUDGET,
@@ -40,7 +40,7 @@ def score(
     Args:
         language_model: the model, in float32.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
-        folder: where the user keeps data files; by default the installed data wheel.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         token_budget: tokens of one forward pass, padding included.
@@ -60,7 +60,7 @@ def score(
         ModelError: a not-a-number answer, or too little memory.
     """
     start = time.perf_counter()
-    items, files = benchmark.items(folder)
+    items, files = benchmark.items(DataSource.of(source))
     items = spread(items, limit)
     ask = functools.partial(_ask, benchmark, token_budget=token_budget, store=store, progress=progress)
     found = ask(language_model.in_precision(precision), items)

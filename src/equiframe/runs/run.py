@@ -137,7 +137,7 @@ def run(config: RunConfig, out: Path, progress: Progress | None = None) -> RunRe
             measured = audit(
                 language_model,
                 config.audit,
-                folder=config.data,
+                source=config.data,
                 seed=config.seed,
                 progress=functools.partial(tell, "audit"),
             )
@@ -236,7 +236,7 @@ def _debias(
                 words,
                 work / "checkpoints",
                 audit=config.audit,
-                folder=config.data,
+                source=config.data,
                 progress=progress,
             )
         except RuntimeError as error:
@@ -268,7 +268,7 @@ def _score(
             language_model,
             benchmark,
             cache=cache_folder() / "finetuned",
-            folder=config.data,
+            source=config.data,
             settings=validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head"),
             limit=config.limit,
             seed=config.seed,
@@ -277,7 +277,7 @@ def _score(
     return score(
         language_model,
         benchmark,
-        folder=config.data,
+        source=config.data,
         seed=config.seed,
         token_budget=config.token_budget,
         store=store,

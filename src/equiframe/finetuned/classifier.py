@@ -29,6 +29,7 @@ from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
+from equiframe.models.spans import tokens_of
 from equiframe.training import best_precision
 from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
@@ -506,5 +507,5 @@ class Encoder:
 
 def _tokens(span: Span, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """First and last token of a stretch of text."""
-    inside = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    inside = tokens_of(span, offsets)
     return (inside[0], inside[-1]) if inside else None

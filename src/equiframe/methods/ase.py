@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
 from equiframe.data import CounterfactualSwapper, DataFile, DataSource, stream
+from equiframe.data.spreading import evenly
 from equiframe.errors import DataError, InputError
 from equiframe.methods.ewc import ElasticWeights
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.loading import LanguageModel
+from equiframe.models.spans import tokens_of
 from equiframe.words import WordSet
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -130,9 +132,8 @@ class ASE(Method):
     def _examples(self, language_model: LanguageModel, data: Dataset) -> Iterator[dict[str, Tensor]]:
         """Batches of one, spread evenly over the data."""
         collate = self.collator(language_model)
-        count = min(self.fisher_sentences, len(data))
-        for at in range(count):
-            batch = collate([data[at * len(data) // count]])
+        for at in evenly(len(data), min(self.fisher_sentences, len(data))):
+            batch = collate([data[at]])
             yield {name: tensor.to(language_model.device) for name, tensor in batch.items()}
 
 
@@ -258,16 +259,12 @@ def _row(
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     pronoun = _PRONOUN.search(sentence)
     assert pronoun is not None
-    places = [at for at, (start, end) in enumerate(offsets) if start <= pronoun.start() and pronoun.end() <= end]
+    start, end = pronoun.span()
+    places = [at for at in tokens_of((start, end), offsets) if offsets[at][0] <= start and end <= offsets[at][1]]
     if not places or (language_model.kind == "causal" and places[0] == 0):
         return None
-    named = [match.span() for match in professions.finditer(sentence)]
-    neutral = [int(any(_overlap(span, name) for name in named)) for span in offsets]
-    return {"input_ids": ids, "place": places[0], "neutral": neutral}
-
-
-def _overlap(first: Sequence[int], second: Sequence[int]) -> bool:
-    return first[0] < second[1] and second[0] < first[1]
+    named = {at for match in professions.finditer(sentence) for at in tokens_of(match.span(), offsets)}
+    return {"input_ids": ids, "place": places[0], "neutral": [int(at in named) for at in range(len(ids))]}
 
 
 def _at_place(ids: Tensor, place: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
 from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
@@ -139,8 +140,8 @@ def _read(
     unread = iter(text)
     kept = list(itertools.islice(unread, _KEPT))
     texts = len(kept) + sum(1 for _ in unread)
-    sentences = min(options.sentences or texts, texts)
-    step = texts // sentences
+    kept_at = every_nth(texts, options.sentences or texts)
+    sentences = len(kept_at)
     done = 0
 
     def tell(count: int) -> None:
@@ -151,7 +152,7 @@ def _read(
 
     collected = collect(
         language_model,
-        itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step),
+        itertools.islice(kept if texts == len(kept) else text, kept_at.start, kept_at.stop, kept_at.step),
         class_ids=ids if words_alone else None,
         pairing=options.pairing,
         feature=options.feature,

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import AnySource, DataFile, DataSource
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
@@ -202,8 +203,8 @@ def _project(
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Examples spread evenly over the data, as batches."""
-    chosen = dataset.select(range(0, len(dataset), max(1, len(dataset) // (size * _BALANCED_BATCHES))))
-    for start in range(0, min(len(chosen), size * _BALANCED_BATCHES), size):
+    chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
+    for start in range(0, len(chosen), size):
         batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 

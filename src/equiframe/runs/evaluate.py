@@ -12,6 +12,7 @@ import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
 from equiframe.data import AnySource, DataSource
+from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
 from equiframe.models.loading import Precision
@@ -71,7 +72,7 @@ def score(
         raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
     half = None
     if precision != "fp32":
-        sample = spread(list(range(len(items))), _COMPARED)
+        sample = evenly(len(items), min(_COMPARED, len(items)))
         again = ask(language_model, [items[i] for i in sample])
         half = half_precision(
             benchmark,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+from typing import NamedTuple
 
 import pytest
 
@@ -162,3 +165,32 @@ def gap_folder(tmp_path, text):
             rows.append("\t".join([f"{split}-{i}", line.capitalize() + ".", *["x"] * 9]))
         (folder / f"gap-{split}.tsv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self):
+        return self.stdout + self.stderr
+
+
+@pytest.fixture(scope="session")
+def invoke():
+    """The command in this process: ``invoke("audit", model, "--json")``."""
+    from equiframe import cli
+
+    def invoked(*arguments):
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+            try:
+                cli.main([str(argument) for argument in arguments])
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+        return Done(code, out.getvalue(), error.getvalue())
+
+    return invoked

@@ -14,6 +14,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective
 from equiframe.models import load, output_embedding
 from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import complete_checkpoint
 
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
@@ -30,7 +31,7 @@ def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precisi
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
-        args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
+        args=training_arguments(arguments, folder, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(lm.tokenizer),
     )
@@ -121,7 +122,7 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
     trainer = DebiasingTrainer(
         objective=LanguageModelling(masked_model, mask_share=0.3),
         model=masked_model.model,
-        args=arguments.training_arguments(tmp_path, SETTINGS, torch.device("cpu")),
+        args=training_arguments(arguments, tmp_path, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": masked_model.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(masked_model.tokenizer),
     )
@@ -134,7 +135,7 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
 
 def test_fp16_needs_a_gpu(tmp_path):
     with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
-        FineTuning(precision="fp16").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+        training_arguments(FineTuning(precision="fp16"), tmp_path, SETTINGS, torch.device("cpu"))
 
 
 def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
@@ -170,7 +171,7 @@ def test_an_objective_that_holds_weights_is_refused_where_they_are_shared_out(ma
 
     create = DebiasingTrainer.create_accelerator_and_postprocess
     monkeypatch.setattr(DebiasingTrainer, "create_accelerator_and_postprocess", as_with_fsdp)
-    arguments = FineTuning(max_steps=1, precision="fp32").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+    arguments = training_arguments(FineTuning(max_steps=1, precision="fp32"), tmp_path, SETTINGS, torch.device("cpu"))
     term = UNC3Regularizer(torch.tensor([5, 6]), 16, weight=1.0)
     with pytest.raises(InputError, match=r"Holding does more with the model than call it.*ddp\.yaml"):
         DebiasingTrainer(objective=WithUNC3(Holding(masked_model), term), model=masked_model.model, args=arguments)

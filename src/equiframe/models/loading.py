@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -35,13 +35,14 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from equiframe.choices import ModelKind
+from equiframe.choices import Precision as Precision
 from equiframe.errors import ModelError
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
-from equiframe.scoring.requests import ModelKind, TextCodec
+from equiframe.scoring.requests import TextCodec
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")

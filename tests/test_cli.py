@@ -12,6 +12,7 @@ import pytest
 
 from equiframe.runs.record import Metrics, RunRecord
 
+
 @pytest.fixture
 def sentences(tmp_path, text):
     file = tmp_path / "text.txt"

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import traceback
+from pathlib import Path
 from typing import Any
 
 from equiframe.errors import InputError
@@ -68,8 +69,10 @@ def _failure(place: str, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         file, line = error.filename, error.lineno
     else:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-        file, line = frames[-1].filename, frames[-1].lineno
+        _, *frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        folder = Path(frames[0].filename).parent  # of the user's code; it may have called that of others
+        mine = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+        file, line = mine[-1].filename, mine[-1].lineno
     reason = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
     said = ": ".join([type(error).__name__, *reason[:1]])
     return f"{place}: cannot be imported: {file}, line {line}: {said}"

@@ -162,3 +162,9 @@ def gap_folder(tmp_path, text):
             rows.append("\t".join([f"{split}-{i}", line.capitalize() + ".", *["x"] * 9]))
         (folder / f"gap-{split}.tsv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def new_tokenizer():
+    """Builds the word-piece tokenizer anew, for tests that change one."""
+    return word_piece_tokenizer

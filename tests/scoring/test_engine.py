@@ -166,6 +166,7 @@ def test_half_precision_is_answered_in_float32(gpt2):
 def test_the_vocabulary_is_computed_only_where_it_is_read(bert, monkeypatch):
     rows = []
     decoder = bert.model.cls.predictions.decoder
+    assert bert.examination.rows == bert.model.config.vocab_size  # it reads the model too, once
     decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     requests = [TokenLogProbs((2, 5, 4, 6, 3), (2,), (token,)) for token in range(10)]
     answer(bert, requests)

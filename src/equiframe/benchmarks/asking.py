@@ -16,23 +16,24 @@ def masked_alone(ids: tuple[int, ...], place: int, mask_id: int) -> TokenLogProb
 def each_masked_alone(text: str, codec: TextCodec) -> list[TokenLogProbs]:
     """Ask a masked LM for every token of a text between the special tokens around it, each masked alone."""
     ids = codec.encode(text)
-    return [masked_alone(ids, place, codec.mask_id) for place in range(1, len(ids) - 1)]
+    return [masked_alone(ids, place, codec.mask_id) for place in codec.places(ids)]
 
 
-def aligned(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
+def aligned(both: Sequence[tuple[int, ...]], codec: TextCodec) -> tuple[list[list[int]], list[list[int]]]:
     """Places of the tokens that two sentences share, and of those that differ, in either sentence.
 
-    The longest matching blocks are aligned. The first and last shared tokens are left out: they are the
-    special tokens around the sentence.
+    The longest matching blocks are aligned. The special tokens around the sentence are left out.
     """
     shared: list[list[int]] = [[], []]
     changed: list[list[int]] = [[], []]
+    first, second = both
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     for kind, start_first, end_first, start_second, end_second in matcher.get_opcodes():
         kept = shared if kind == "equal" else changed
         kept[0] += range(start_first, end_first)
         kept[1] += range(start_second, end_second)
-    return [places[1:-1] for places in shared], changed
+    texts = [codec.places(ids) for ids in both]
+    return [[p for p in places if p in text] for places, text in zip(shared, texts, strict=True)], changed
 
 
 def log_probs_behind(before: str, texts: Sequence[str], codec: TextCodec) -> list[TokenLogProbs]:

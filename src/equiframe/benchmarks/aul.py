@@ -125,7 +125,8 @@ class AUL(Benchmark[WholePair]):
         else:
             ask = AttentionWeightedLogProbs if self.weights == "aula" else TokenLogProbs
             both = [codec.encode(sentence) for sentence in sentences]
-            asked = [ask(ids, tuple(range(1, len(ids) - 1)), ids[1:-1]) for ids in both]
+            places = [tuple(codec.places(ids)) for ids in both]
+            asked = [ask(ids, at, tuple(ids[p] for p in at)) for ids, at in zip(both, places, strict=True)]
         if not all(request.targets for request in asked):
             return "a sentence has no token"
         return asked if all(map(codec.fits, asked)) else "longer than the model's window"

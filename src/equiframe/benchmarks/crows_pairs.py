@@ -166,7 +166,7 @@ class CrowSPairs(Benchmark[SentencePair]):
                 return "a sentence has no token"
         else:
             both = [codec.encode(sentence) for sentence in sentences]
-            shared, changed = aligned(*both)
+            shared, changed = aligned(both, codec)
             places = shared if self.masked == "shared" else changed
             if not all(places):
                 return f"one sentence has no {self.masked} token"

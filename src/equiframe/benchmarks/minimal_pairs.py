@@ -174,7 +174,7 @@ def _asked(item: MinimalPair, codec: TextCodec) -> list[list[TokenLogProbs]] | s
             return "a sentence has no token"
     else:
         both = [codec.encode(sentence) for sentence in sentences]
-        shared, _ = aligned(*both)
+        shared, _ = aligned(both, codec)
         if not all(shared):
             return "the sentences share no token"
         asked = [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equiframe.data import Bias, DataFile, swappers
 from equiframe.models.collect import padded_batches
-from equiframe.models.encoding import PadRight, cut_at_end
+from equiframe.models.encoding import cut_at_end
 from equiframe.models.loading import LanguageModel
 from equiframe.words import WordSet
 
@@ -76,9 +76,8 @@ def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, 
     tokenizer, model, device = language_model.tokenizer, language_model.model, language_model.device
     ids = cut_at_end(tokenizer, list(sentences), max_length=language_model.window)["input_ids"]
     order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
-    pad_id = PadRight(language_model).pad_id
     means = []
-    for input_ids, mask in padded_batches([ids[number] for number in order], token_budget, pad_id):
+    for input_ids, mask in padded_batches([ids[number] for number in order], token_budget, language_model.examination):
         input_ids, mask = input_ids.to(device), mask.to(device)
         states = model.base_model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
         means.append(((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().double())

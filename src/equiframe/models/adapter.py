@@ -51,6 +51,18 @@ def own_forward(model: nn.Module) -> Iterator[None]:
             attributes["forward"] = wrapped
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, afterwards as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def output_embedding(model: nn.Module) -> nn.Module:
     """The last linear map of a language model, whose rows are the classifier of the collapse analysis.
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
+from equiframe.models.examination import Examination
 from equiframe.models.loading import LanguageModel
 from equiframe.options import check_choice, check_range, check_several
 
@@ -45,7 +46,7 @@ class Collected:
 
 
 def padded_batches(
-    sequences: Sequence[Sequence[int]], token_budget: int, pad_id: int
+    sequences: Sequence[Sequence[int]], token_budget: int, examination: Examination
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Input ids and attention masks [batch, length], longest first, within the token budget."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
@@ -53,8 +54,10 @@ def padded_batches(
     while start < len(order):
         length = len(sequences[order[start]])
         batch = [sequences[i] for i in order[start : start + max(1, token_budget // max(length, 1))]]
+        if examination.reads_padding:
+            batch = [sequence for sequence in batch if len(sequence) == length]
         start += len(batch)
-        ids = torch.full((len(batch), length), pad_id)
+        ids = torch.full((len(batch), length), examination.pad_id)
         mask = torch.zeros(len(batch), length, dtype=torch.int64)
         for row, sequence in enumerate(batch):
             ids[row, : len(sequence)] = torch.tensor(sequence)
@@ -118,7 +121,6 @@ def collect(
     if class_ids is None:
         class_ids = torch.arange(rows)
     statistics = ClassStatistics(class_ids.to(device), dim, device=device)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     window = min(language_model.window, token_budget)
     read = truncated = kept = 0
@@ -131,6 +133,7 @@ def collect(
             if not isinstance(text, str):
                 raise InputError(f"text {number} is of type {type(text).__name__}: give strings")
         sequences = _tokenised(tokenizer, chunk, rank, ranks)
+        language_model.check_ids(sequences)
         truncated += sum(len(sequence) > window for sequence in sequences)
         used, held = [], []
         for number, sequence in enumerate(sequences, start=read):
@@ -141,7 +144,7 @@ def collect(
                 kept += len(held[-1])
         read += len(chunk)
         for sequences, is_held in ((used, False), (held, True)):
-            batches = padded_batches([s for s in sequences if s], token_budget, pad_id)
+            batches = padded_batches([s for s in sequences if s], token_budget, language_model.examination)
             for input_ids, mask in itertools.islice(batches, rank, None, ranks):
                 how = (specials, pairing, feature, visibility)
                 for features, labels in _features_in_memory(language_model, input_ids, mask, how):

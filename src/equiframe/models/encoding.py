@@ -53,16 +53,12 @@ def cut_at_end(tokenizer: PreTrainedTokenizerBase, *texts: Any, max_length: int,
 class PadRight:
     """From token ids to a batch padded on the right, where padding moves no token's position.
 
-    Padding is never attended, so any id that the model knows will do: the tokenizer's if it has an embedding, else 0.
-
     Args:
-        language_model: whose padding id and embedding are used.
+        language_model: whose padding id is used.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
-        found = language_model.tokenizer.pad_token_id
-        rows = len(language_model.model.get_input_embeddings().weight)
-        self.pad_id = found if found is not None and 0 <= found < rows else 0
+        self.pad_id = language_model.examination.pad_id
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64, [sequences, longest]."""

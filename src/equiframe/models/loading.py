@@ -11,8 +11,9 @@ import importlib.resources
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -37,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 from equiframe.errors import InputError, ModelError
 from equiframe.models.cache import cache_folder as cache_folder
 from equiframe.models.cache import writing_to_cache
+from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
@@ -74,7 +76,12 @@ class LanguageModel:
         """Where the model is."""
         return self.model.device
 
-    @property
+    @cached_property
+    def examination(self) -> Examination:
+        """What the model was found to be, see :func:`equiframe.models.examination.examine`."""
+        return examine(self.name, self.model, self.tokenizer, self.kind)
+
+    @cached_property
     def codec(self) -> TextCodec:
         """How the model reads text."""
         return TextCodec(self.tokenizer, self.kind, self.window, has_next_sentence_head(self.model))
@@ -82,17 +89,26 @@ class LanguageModel:
     @property
     def window(self) -> int:
         """The longest sequence the model takes, in tokens; what Self-Debias puts before it counts."""
-        config = self.model.config
-        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            positions -= config.pad_token_id + 1  # these count positions from behind the padding id
-        prompt = 0 if self.self_debias is None else len(self.self_debias.prompt)
-        return min(int(positions or 2**31), self.tokenizer.model_max_length) - prompt
+        return self.examination.window - (0 if self.self_debias is None else len(self.self_debias.prompt))
 
     @property
     def special_ids(self) -> torch.Tensor:
         """Ids that stand for no word of the text, [specials], on the model's device."""
-        return torch.tensor(sorted(self.tokenizer.all_special_ids), device=self.device)
+        return torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=torch.int64, device=self.device)
+
+    def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
+        """Refuse tokens that the tokenizer knows and the model does not.
+
+        Raises:
+            ModelError: names the first one.
+        """
+        rows = self.examination.rows
+        if (largest := max((max(sequence, default=0) for sequence in sequences), default=0)) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ModelError(
+                f"{self.name}: its tokenizer gives token {token!r} the id {largest}, and the model has embeddings for"
+                f" the ids below {rows}: resize its embeddings, or take the tokenizer that it was trained with"
+            )
 
     def in_precision(self, precision: Precision) -> LanguageModel:
         """Itself in float32, else a copy with its weights cast, as transformers loads them in that type.
@@ -110,15 +126,15 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """SHA-256 over all that decides what the model says of a text.
 
-        The names, shapes and bytes of all weights, the configuration, the vocabulary, and Self-Debias.
+        The names, shapes and bytes of all weights, the configuration, how attention is computed, the tokenizer, and
+        Self-Debias.
         """
         digest = hashlib.sha256(b"" if self.self_debias is None else repr(self.self_debias).encode())
         digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        for piece, index in sorted(self.tokenizer.get_vocab().items()):
-            digest.update(f"{piece}\0{index}\0".encode())
+        digest.update(f"{self.model.config._attn_implementation} {_tokenizer_identity(self.tokenizer)}".encode())
         return digest.hexdigest()
 
 
@@ -126,6 +142,14 @@ _NOT_READ_BY_FORWARD = frozenset(
     """_name_or_path transformers_version architectures dtype torch_dtype use_cache id2label label2id problem_type
     output_attentions output_hidden_states return_dict""".split()
 )
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides which ids a text has; not how the last call padded or cut it."""
+    parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "specials": sorted(tokenizer.all_special_ids)}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        parts |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return json.dumps(parts, sort_keys=True)
 
 
 def _read_by_forward(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +224,10 @@ def load(
         raise ModelError(f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is never attended; any known id will do
-    return LanguageModel(name=name, model=model.to(device).eval(), tokenizer=tokenizer, kind=kind)
+    language_model = LanguageModel(name=name, model=model.to(device).eval(), tokenizer=tokenizer, kind=kind)
+    with _explained(name), quiet():
+        _ = language_model.examination  # what is wrong with it is said now, and not after hours
+    return language_model
 
 
 def _tensor(where: str, key: str, revision: str | None) -> torch.Tensor:
@@ -215,9 +242,18 @@ def _tensor(where: str, key: str, revision: str | None) -> torch.Tensor:
         return stored.get_tensor(key)
 
 
+_OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "NextSentencePrediction")
+
+
 def _kind(config: Any, name: str) -> ModelKind:
     """Masked or causal, by the class that saved the checkpoint, else by the only class that fits."""
     saved = (getattr(config, "architectures", None) or [""])[0]
+    if saved.endswith(_OTHER_HEADS):
+        raise ModelError(
+            f"{name}: it was saved as {saved}, which is neither a masked nor a causal language model, whatever its"
+            " architecture could be: choose the checkpoint that it was made from, or give --kind if its"
+            " language-modelling head was trained too"
+        )
     if saved.endswith(("MaskedLM", "BertForPreTraining")):
         return "masked"
     if saved.endswith(("CausalLM", "LMHeadModel")):
@@ -298,6 +334,8 @@ def _explained(name: str) -> Iterator[None]:
                 "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"
                 " transformers and write it anew by save_pretrained"
             )
+        if "backend tokenizer" in reason:
+            reason = "it has no tokenizer files: save the tokenizer beside the model by save_pretrained"
         raise ModelError(
             f"{name}: cannot be loaded as a language model ({reason}); give a hub name, a local directory, or"
             f" one of {', '.join(BUILTIN)}"

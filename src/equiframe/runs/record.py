@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.data import DataFile, read_json
 from equiframe.errors import BusyError, RunError
+from equiframe.models.examination import Examination
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
 
@@ -57,7 +58,8 @@ class ModelDescription(_Frozen):
     architecture: str
     parameters: int
     vocabulary: int
-    fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the vocabulary")
+    fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the tokenizer")
+    examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
 
 
 class CollapseResult(_Frozen):

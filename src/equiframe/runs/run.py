@@ -320,7 +320,8 @@ def _describe(language_model: LanguageModel, fingerprint: str) -> ModelDescripti
         kind=language_model.kind,
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
-        vocabulary=int(model.config.vocab_size),
+        vocabulary=language_model.examination.rows,
+        examination=language_model.examination,
         fingerprint=fingerprint,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import warnings
@@ -15,10 +14,10 @@ import torch
 import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiframe.errors import InputError, ModelError
-from equiframe.models.adapter import forward_at
+from equiframe.models.adapter import evaluating, forward_at
 from equiframe.models.loading import LanguageModel
 from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.models.self_debias import debiased_logits
@@ -75,9 +74,11 @@ def answer(
             f"a sequence of {len(unfit.input_ids)} tokens for {language_model.name}, which reads 1 to"
             f" {codec.window}: leave it out"
         )
+    language_model.check_ids(request.input_ids for request in requests)
+    language_model.check_ids(request.targets for request in requests if isinstance(request, TokenLogProbs))
     answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
     asked = {i: request for i, request in enumerate(requests) if i not in answers}
-    with _evaluation_mode(language_model.model):
+    with evaluating(language_model.model):
         for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding, NextSentence):
             alike = {i: request for i, request in asked.items() if type(request) is kind}
             for found in _answers(language_model, alike, token_budget, store):
@@ -98,18 +99,6 @@ def answer(
     return [answers[i] for i in range(len(requests))]
 
 
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, afterwards as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _answers(
     language_model: LanguageModel,
     requests: Mapping[int, Request],
@@ -124,9 +113,14 @@ def _answers(
     askers: list[dict[int, Ids]] = [{} for _ in planned.rows]
     for number, (row, places) in zip(requests, planned.reads, strict=True):
         askers[row][number] = places
-    place_budget = _LOGITS_AT_ONCE // language_model.model.config.vocab_size
+    place_budget = _LOGITS_AT_ONCE // language_model.examination.rows
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    bounds = batches(planned.rows, token_budget=token_budget, place_budget=place_budget)
+    bounds = batches(
+        planned.rows,
+        token_budget=token_budget,
+        place_budget=place_budget,
+        padded=not language_model.examination.reads_padding,
+    )
     waiting = deque(bounds[rank::ranks])
     largest: float = token_budget
     while waiting:
@@ -325,7 +319,7 @@ def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[st
     """What the model's forward takes for rows, and the places where they are read, bool [batch, length]."""
     model, device = language_model.model, language_model.device
     shape = len(rows), max(len(row.tokens) for row in rows)
-    ids = np.full(shape, language_model.tokenizer.pad_token_id or 0)
+    ids = np.full(shape, language_model.examination.pad_id)
     attended, where = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     for number, row in enumerate(rows):
         ids[number, : len(row.tokens)] = row.tokens

@@ -90,7 +90,7 @@ def _types(request: Request) -> Ids | None:
     return request.token_types if isinstance(request, NextSentence) else None
 
 
-def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int) -> list[tuple[int, int]]:
+def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int, padded: bool = True) -> list[tuple[int, int]]:
     """Start and end of each batch: as many rows as both budgets allow, and at least one.
 
     Args:
@@ -98,16 +98,18 @@ def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int) -> lis
             a row much shorter than that begins a batch of its own.
         token_budget: the most tokens of a batch, padding included.
         place_budget: the most places read in a batch, each of which costs a row of the vocabulary.
+        padded: whether rows of different length may be in one batch.
     """
     bounds: list[tuple[int, int]] = []
     start, places = 0, 0
+    least_fill = _LEAST_FILL if padded else 1.0
     for end, row in enumerate(rows):
         length = len(rows[start].tokens)
         places += len(row.places)
         if end > start and (
             (end + 1 - start) * length > token_budget
             or places > place_budget
-            or len(row.tokens) < _LEAST_FILL * length
+            or len(row.tokens) < least_fill * length
             or (row.parents is None) != (rows[start].parents is None)
         ):
             bounds.append((start, end))

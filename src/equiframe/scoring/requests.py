@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
@@ -129,8 +130,38 @@ class TextCodec:
     has_next_sentence: bool = False
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`."""
-        return tuple(self.tokenizer.encode(text, verbose=False))
+        """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`.
+
+        A mask stands in the place of a word and of the space before it, also where the tokenizer would leave a token
+        for that space beside it.
+        """
+        ids = tuple(self.tokenizer.encode(text, verbose=False))
+        if self._space_before_mask is None:
+            return ids
+        masks = {at for at, token in enumerate(ids) if token == self.mask_id}
+        return tuple(t for at, t in enumerate(ids) if not (at + 1 in masks and t == self._space_before_mask))
+
+    def places(self, ids: Sequence[int]) -> range:
+        """Where in :meth:`encode`'s ids the text stands, between the special tokens around it."""
+        before, after = self._frame
+        return range(before, len(ids) - after)
+
+    @cached_property
+    def _frame(self) -> tuple[int, int]:
+        """How many special tokens the tokenizer puts before and after a text."""
+        nothing, something = (self.tokenizer.encode(text, verbose=False) for text in ("", "a"))
+        before = next((at for at, pair in enumerate(zip(nothing, something, strict=False)) if pair[0] != pair[1]), None)
+        before = min(len(nothing), len(something)) if before is None else before
+        return before, len(nothing) - before
+
+    @cached_property
+    def _space_before_mask(self) -> int | None:
+        """The token that the tokenizer leaves between a word and a mask after it, if it leaves one."""
+        if self.kind != "masked":
+            return None
+        (ids,), (word,) = self._plain(f"a {self.tokenizer.mask_token}"), self._plain("a")
+        left = ids[len(word) : ids.index(self.mask_id)] if self.mask_id in ids else ()
+        return left[0] if len(left) == 1 and not self.tokenizer.decode(list(left)).strip() else None
 
     def pieces(self, words: Sequence[str], before: str = "") -> list[tuple[int, ...]]:
         """Ids of words, each as it stands behind other text, without special tokens.

@@ -84,7 +84,6 @@ class AnswerStore:
             self._fingerprint,
             str(model.dtype),
             language_model.device.type,
-            model.config._attn_implementation,
             torch.__version__,
             transformers.__version__,
         )

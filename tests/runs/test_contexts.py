@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -180,9 +181,39 @@ def test_record_report_and_comparison(language_model, tmp_path):
     assert found.difference.value == pytest.approx(js[1] - js[0])
 
 
-def test_models_that_read_no_text_alike_have_nothing_to_compare(masked_model, causal_model, tmp_path):
+def test_contexts_of_models_that_read_no_text_alike_are_not_compared(masked_model, causal_model, tmp_path):
     records = {"a": record(masked_model, tmp_path, pairs=8), "b": record(causal_model, tmp_path, pairs=8)}
-    with pytest.raises(InputError, match="a and b have no measure in common"):
+    comparison = compare(records)
+    assert {m.benchmark.partition(":")[0] for m in comparison.measures["b"]} == {"collapse"}
+    assert comparison.runs["a"].contexts == records["a"].metrics.contexts
+    assert set(comparison.shared) == {m.benchmark for m in comparison.measures["b"]}
+
+
+def test_few_texts_read_alike_are_compared(language_model, tmp_path):
+    before = record(language_model, tmp_path, pairs=8)
+    pairs = before.pairs.copy()
+    of_gender = np.flatnonzero(pairs["bias"] == "gender")
+    other = of_gender[:5]  # as by another tokenizer, which splits their words otherwise
+    pairs.loc[other, "aligned"] += 1
+    comparison = compare({"before": before, "after": dataclasses.replace(before, pairs=pairs)})
+    measures = {(m.benchmark, m.measure): m for m in comparison.measures["after"]}
+    assert comparison.shared["contexts:gender"].shared == 3
+    assert comparison.shared["contexts:gender"].measured == {"before": 8, "after": 8}
+    rows = before.pairs.loc[of_gender[5:]]
+    found = measures["contexts:gender", "cc1_js"]
+    assert found.first.value == pytest.approx(rows["js"].sum() / rows["aligned"].sum())
+    assert found.difference.value == 0
+    assert [result.pairs for result in comparison.runs["before"].contexts] == [3, 8]
+
+
+def test_audits_of_other_states_are_not_compared(language_model, tmp_path):
+    before = record(language_model, tmp_path, pairs=8)
+    metrics = before.metrics.model_copy(update={"collapse": []})
+    records = {
+        feature: RunRecord({"audit": {"feature": feature}}, metrics, pairs=before.pairs)
+        for feature in ("decoder-input", "last-layer")
+    }
+    with pytest.raises(InputError, match="differ in feature: audit one again"):
         compare(records)
 
 

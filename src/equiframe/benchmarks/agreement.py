@@ -128,16 +128,18 @@ class Agreement(Benchmark[ContextSentence]):
 
     Source:       templates of our own: 32 women and their counterparts, given by kinship, nouns, titles and names, and
                   pronouns after four openings, each in 16 frames; 48 sentences in which a place, a text or an office
-                  gives one of three religions; and GAP validation (Webster et al. 2018, Apache 2.0), on which no
-                  method trains: the labelled pronoun of each text in which all earlier pronouns, gendered nouns and
-                  names of our lists are of its gender, and there is one at least (201 texts).
+                  gives one of three religions; and GAP validation (Webster et al. 2018, Apache 2.0): the labelled
+                  pronoun of each text in which all earlier pronouns, gendered nouns and names of our lists are of its
+                  gender, and there is one at least (201 texts). It is held out: ``gap`` as a text to train on means
+                  GAP development and test, and no method reads GAP validation unless told to. ``lm_loss`` measures
+                  its sentences too.
     Measures:     d = log p(agreeing form) - log p(other form); ``agreement`` = % of items with d > 0, a tie counts
                   half; ``log_odds`` = mean d. Of ``gender`` as a whole, of ``women`` and ``men``, by what gives the
                   gender (``pronoun``, ``kinship``, ``noun``, ``title``, ``name``: of several in GAP the first of
                   these), of ``gap`` alone, and of ``religion``, where an item is one of two other religions. Intervals
                   resample whom a template is about, and texts of GAP.
         masked:   the word is masked; the rest of its sentence is in view.
-        causal:   the word is read behind what stands before it.
+        causal:   the word is read after what stands before it.
     Ideal:        100 % and a large d. What counts is that neither falls.
     Known faults: templates are simple, and every frame occurs with every subject; titles and nouns such as "actress"
                   have a form that is rarer than its partner. In GAP the pronoun may mean a person other than the
@@ -159,7 +161,7 @@ class Agreement(Benchmark[ContextSentence]):
     def scoring(self, codec: TextCodec) -> str:
         """How both forms are compared."""
         if codec.kind == "causal":
-            return "log-probability of either form of the word behind what stands before it"
+            return "log-probability of either form of the word after what stands before it"
         return "log-probability of either form of the masked word"
 
     def requests(self, item: ContextSentence, codec: TextCodec) -> Sequence[TokenLogProbs]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from equiframe.errors import InputError, ModelError
+from equiframe.models.adapter import input_device
 
 BUFFER = "output_projection"
 """Name of the projection among the buffers of the encoder or decoder stack, and in a checkpoint."""
@@ -42,7 +43,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
     stack = model.base_model
     if stack is model:
         raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be projected")
-    dim = model.config.hidden_size
+    dim = model.config.get_text_config().hidden_size
     if matrix.shape != (dim, dim) or not matrix.isfinite().all():
         raise InputError(f"a projection of shape {tuple(matrix.shape)}: give a finite matrix of {dim} x {dim}")
     before = getattr(stack, BUFFER, None)
@@ -50,14 +51,15 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
         stack.register_forward_hook(_project_output)
         before = torch.eye(dim)
     product = matrix.double().cpu() @ before.double().cpu()
-    stack.register_buffer(BUFFER, product.to(model.device, model.dtype))
+    stack.register_buffer(BUFFER, product.to(input_device(model), model.dtype))
 
 
 def _project_output(stack: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
     """The hook. The matrix is that of the module it is called for, which may be a copy of the first one."""
     if not isinstance(output, ModelOutput):
         raise ModelError(f"{type(stack).__name__} is projected: call it with return_dict=True")
-    projected = F.linear(output.last_hidden_state, stack.get_buffer(BUFFER))
+    states = output.last_hidden_state
+    projected = F.linear(states, stack.get_buffer(BUFFER).to(states.device))
     output.last_hidden_state = projected
     if output.get("hidden_states"):
         output.hidden_states = (*output.hidden_states[:-1], projected)

@@ -15,13 +15,12 @@ from equiframe.data import AnySource, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
-from equiframe.models.loading import Precision
-from equiframe.options import check_choice, check_range
+from equiframe.options import check_range
 from equiframe.scoring.engine import TOKEN_BUDGET, answer
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import RESAMPLES
 
-_COMPARED = 200  # items that half precision is compared on
+_COMPARED = 200  # items that are scored in float32 too
 
 
 def score(
@@ -35,12 +34,12 @@ def score(
     store: AnswerStore | None = None,
     progress: Callable[[int, int], None] | None = None,
     limit: int | None = None,
-    precision: Precision = "fp32",
+    reference: LanguageModel | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """Put a benchmark's items to a model.
 
     Args:
-        language_model: the model, in float32.
+        language_model: the model, in any precision; log-probabilities are float32 in all.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
@@ -49,8 +48,8 @@ def score(
         store: where answers are kept, see :class:`equiframe.scoring.store.AnswerStore`.
         progress: called with the requests answered so far, and their number.
         limit: score this many items, spread evenly over the data; all by default.
-        precision: of the model's weights and states; log-probabilities are float32 in any. Of what is scored in
-            half precision, 200 items, spread evenly, are scored in float32 too, and the result says what changed.
+        reference: the same model in float32. 200 items, spread evenly, are scored with it too, and the result says
+            what changed.
 
     Returns:
         The numbers, and the table of outcomes with one row an item.
@@ -58,25 +57,24 @@ def score(
     Raises:
         DataError: data missing or malformed.
         CannotScoreError: the model cannot answer what the benchmark asks, or cannot score any item.
-        InputError: ``limit`` or ``token_budget`` below 1, or no such precision.
+        InputError: ``limit`` or ``token_budget`` below 1.
         ModelError: a not-a-number answer, or too little memory.
     """
-    check_choice("precision", precision, Precision)
     check_range("token_budget", token_budget, whole=True, zero=False)
     start = time.perf_counter()
     items, files = benchmark.items(DataSource.of(source))
     items = spread(items, limit)
-    ask = functools.partial(_ask, benchmark, token_budget=token_budget, store=store, progress=progress)
-    found = ask(language_model.in_precision(precision), items)
+    ask = functools.partial(_ask, benchmark, token_budget=token_budget, progress=progress)
+    found = ask(language_model, items, store=store)
     outcomes = [outcome for part in found for outcome in part]
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
         raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
-    half = None
-    if precision != "fp32":
+    half, precision = None, language_model.precision
+    if reference is not None:
         sample = evenly(len(items), min(_COMPARED, len(items)))
-        again = ask(language_model, [items[i] for i in sample])
+        again = ask(reference, [items[i] for i in sample], store=None)
         half = half_precision(
             benchmark,
             precision,
@@ -87,7 +85,7 @@ def score(
     return summarise(
         benchmark,
         outcomes,
-        scoring=in_words if half is None else f"{in_words}, in {precision}",
+        scoring=in_words if precision == "float32" else f"{in_words}, in {precision}",
         files=files,
         seconds=seconds,
         seed=seed,

@@ -58,6 +58,7 @@ class ModelDescription(_Frozen):
     architecture: str
     parameters: int
     vocabulary: int
+    precision: str = "float32"
     fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the tokenizer")
     examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
+from accelerate.utils import get_max_memory
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark
@@ -25,8 +26,10 @@ from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_fine
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
-from equiframe.models.loading import Precision
+from equiframe.models.loading import DeviceMap, Dtype
+from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.self_debias import SelfDebias
+from equiframe.models.sources import check_model_args
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
@@ -39,6 +42,7 @@ from equiframe.scoring.store import AnswerStore
 from equiframe.training import FineTuning
 from equiframe.words import WordSet
 
+_QUANTISATION = "quantization_config"
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
 
@@ -57,6 +61,10 @@ class RunConfig:
         revision: branch, tag or commit on the hub.
         device: by default a GPU if there is one.
         trust_remote_code: whether code from the hub may run.
+        dtype: of the weights, see :func:`equiframe.models.load`; ``auto`` is float32 where all weights are trained.
+        device_map: spreads the model over devices and disk, see :func:`equiframe.models.load`.
+        model_args: further arguments of ``from_pretrained``.
+        check_float32: score 200 items of each benchmark in float32 too, and count what changed.
         data: where the user keeps data files; by default the data wheel, then the hub.
         audit: how to measure collapse, None for not at all.
         benchmarks: names with variants, such as ``crows_pairs:changed``.
@@ -73,8 +81,6 @@ class RunConfig:
         heads: settings of fine-tuned benchmarks that differ from the published ones, see
             :class:`equiframe.finetuned.FineTuneSettings`.
         limit: score this many items of each benchmark, spread evenly over the data; all by default.
-        precision: of the model in scoring, see :func:`equiframe.runs.evaluate.score`; audits and fine-tuned benchmarks
-            keep theirs.
         seed: of bootstraps and permutation tests (fine-tuning has its own).
         token_budget: places of one forward pass in scoring.
     """
@@ -85,6 +91,10 @@ class RunConfig:
     revision: str | None = None
     device: str | None = None
     trust_remote_code: bool = False
+    dtype: Dtype = "auto"
+    device_map: DeviceMap = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    check_float32: bool = False
     data: Path | None = None
     audit: AuditOptions | None = None
     benchmarks: tuple[str, ...] = ()
@@ -99,13 +109,17 @@ class RunConfig:
     self_debias: Bias | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-    precision: Precision = "fp32"
     seed: int = 0
     token_budget: int = 4096
 
     def __post_init__(self) -> None:
         if self.audit is None and self.method is None and not self.benchmarks:
             raise InputError("nothing to do: name a benchmark, a method, or audit")
+        if self.check_float32 and self.method is not None:
+            raise InputError(
+                "--check-float32 compares the model as it was loaded: evaluate the debiased model by itself"
+            )
+        check_model_args(self.model_args)
         check_choices(self)
         check_several("benchmarks", self.benchmarks)
         check_range("--limit", self.limit, whole=True, zero=False)
@@ -142,11 +156,15 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     if benchmarks:
         check_cache()
     with process_group() as rank, _work_folder(out, config, rank) as work:
+        left_out: dict[str, str] = {}
         tell("load", 0, 1)
         language_model = _load(config)
-        if config.self_debias is not None:
-            correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
-            language_model = dataclasses.replace(language_model, self_debias=correction)
+        reference: LanguageModel | None = None
+        if config.check_float32:
+            if reason := _no_reference(language_model, config):
+                left_out["check against float32"] = reason
+            else:
+                reference = _load(_in_float32(config))
         tell("load", 1, 1)
         start = language_model.fingerprint()
         debiased: Debiased | None = None
@@ -177,13 +195,12 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             )
         description = _describe(language_model, start if debiased is None else language_model.fingerprint())
         scored: dict[str, tuple[BenchmarkResult, pd.DataFrame]] = {}
-        left_out: dict[str, str] = {}
         if benchmarks:
             with contextlib.closing(AnswerStore.of(language_model, description.fingerprint)) as store:
                 for benchmark in benchmarks:
                     stage = functools.partial(tell, benchmark.spec)
                     try:
-                        scored[benchmark.spec] = _score(language_model, benchmark, config, store, stage)
+                        scored[benchmark.spec] = _score(language_model, reference, benchmark, config, store, stage)
                     except MissingDataError as error:
                         if not config.skip_missing:
                             raise
@@ -246,13 +263,44 @@ def _terms(options: Mapping[str, Any]) -> Method:
 
 
 def _load(config: RunConfig) -> LanguageModel:
-    return load(
+    """The model as it will be measured; all weights that are trained are float32 unless the user says otherwise."""
+    trains_all = config.method is not None and isinstance(load_method(config.method, config.method_options), Method)
+    trains_all &= not config.fine_tuning.lora_rank
+    language_model = load(
         config.model,
         kind=config.kind,
         revision=config.revision,
         device=config.device,
         trust_remote_code=config.trust_remote_code,
+        dtype="float32" if config.dtype == "auto" and trains_all else config.dtype,
+        device_map=config.device_map,
+        model_args=config.model_args,
     )
+    if config.self_debias is None:
+        return language_model
+    correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
+    return dataclasses.replace(language_model, self_debias=correction)
+
+
+def _in_float32(config: RunConfig) -> RunConfig:
+    """The same model without what makes it smaller."""
+    arguments = {name: value for name, value in config.model_args.items() if name != _QUANTISATION}
+    return dataclasses.replace(config, dtype="float32", model_args=arguments)
+
+
+def _no_reference(language_model: LanguageModel, config: RunConfig) -> str | None:
+    """Why a model cannot be compared with itself in float32, None where it can."""
+    if language_model.precision == "float32":
+        return "the model is scored in float32"
+    if is_quantised(language_model.model) and _QUANTISATION not in config.model_args:
+        return "the checkpoint is quantised, and what it was before is not known"
+    needed = 4 * language_model.model.num_parameters()
+    memory, device = get_max_memory(), language_model.device
+    place = device.type if device.type in memory else device.index or 0
+    free = sum(memory.values()) if config.device_map is not None else memory.get(place, max(memory.values()))
+    if needed > free:
+        return f"in float32 the weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    return None
 
 
 def _debias(
@@ -302,6 +350,7 @@ def _debias(
 
 def _score(
     language_model: LanguageModel,
+    reference: LanguageModel | None,
     benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
     config: RunConfig,
     store: AnswerStore,
@@ -332,7 +381,7 @@ def _score(
         store=store,
         progress=progress,
         limit=config.limit,
-        precision=config.precision,
+        reference=reference,
     )
 
 
@@ -344,6 +393,7 @@ def _describe(language_model: LanguageModel, fingerprint: str) -> ModelDescripti
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         vocabulary=language_model.examination.rows,
+        precision=language_model.precision,
         examination=language_model.examination,
         fingerprint=fingerprint,
     )

@@ -30,8 +30,7 @@ class AnswerStore:
 
     Args:
         path: the file, of SQLite; made if it is missing.
-        language_model: whose answers they are, in any precision. Its weights must not change while the store is
-            in use.
+        language_model: whose answers they are. Its weights must not change while the store is in use.
         fingerprint: the model's, where it is known already: it takes a pass over all weights.
 
     Raises:

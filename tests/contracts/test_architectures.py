@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -14,7 +15,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from equiframe.errors import ModelError
-from equiframe.models import LanguageModel
+from equiframe.methods.inlp import INLP
+from equiframe.methods.sentence_debias import SentenceDebias
+from equiframe.models import LanguageModel, load, save
+from equiframe.models.projected import project
 from equiframe.scoring.engine import answer
 from equiframe.scoring.requests import TokenLogProbs
 
@@ -92,6 +96,16 @@ def habits(new_tokenizer):
     return {"usual": (usual, 1), "left": (left, 1), "foreign pad": (foreign, 1), "no specials": (bare, 0)}
 
 
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A text file of sixty sentences, a third of each gender and of none."""
+    groups = ("she", "the woman", "her sister"), ("he", "the man", "his brother"), ("a cook", "the nurse", "the doctor")
+    jobs = "a nurse", "a doctor", "a teacher", "an engineer", "a cook", "in the street", "with a ball"
+    path = tmp_path_factory.mktemp("text") / "people.txt"
+    path.write_text("".join(f"{who} is {job}\n" for group in groups for who in group for job in jobs))
+    return str(path)
+
+
 CASES = [pytest.param(kind, name, id=f"{kind}-{name}") for kind, (names, _) in KINDS.items() for name in names]
 
 
@@ -130,6 +144,35 @@ def test_scores_are_those_of_plain_transformers(kind, name, habits):
                     wanted.append([plain(model, masked)[place, encoded[place]].item()])
         for found, right in zip(answer(language_model, requests), wanted, strict=True):
             assert list(found) == pytest.approx(right, abs=1e-4), habit
+
+
+# their heads read the states by more than one linear layer, or have no stack of their own
+NOT_PROJECTED = {"masked": {}, "causal": {}}
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_projected_models_say_the_same_in_plain_transformers(kind, name, new_tokenizer, people, tmp_path):
+    tokenizer = new_tokenizer()
+    model = tiny(kind, name, len(tokenizer))
+    if model is None or name in REFUSED[kind]:
+        pytest.skip("not built from these shapes, or refused as a language model")
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    before = [plain(model, text) for text in ids]
+    for method in (SentenceDebias(text=people), INLP(text=people, classifiers=2)):
+        language_model = LanguageModel(name, copy.deepcopy(model), tokenizer, kind)
+        matrix = method.projection(language_model, folder=None, seed=0).matrix
+        if name in NOT_PROJECTED[kind]:
+            with pytest.raises(ModelError, match=NOT_PROJECTED[kind][name]):
+                project(language_model.model, matrix)
+            continue
+        project(language_model.model, matrix)
+        save(language_model, tmp_path / method.name)
+        loaded = load(str(tmp_path / method.name), kind=kind, device="cpu").model
+        bare = KINDS[kind][1].from_pretrained(tmp_path / method.name)
+        for text, old in zip(ids, before, strict=True):
+            debiased = plain(loaded, text)
+            torch.testing.assert_close(plain(bare, text), debiased, rtol=1e-4, atol=1e-4)
+            assert not torch.allclose(debiased, old, atol=1e-2)
 
 
 def test_at_least_forty_architectures_are_built(new_tokenizer):

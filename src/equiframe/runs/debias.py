@@ -23,7 +23,7 @@ from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.encoding import check_length
-from equiframe.models.projected import project
+from equiframe.models.projected import fold, project
 from equiframe.options import check_range
 from equiframe.runs.audit import AuditOptions, collapse_of_words
 from equiframe.runs.record import TrainingResult
@@ -186,6 +186,7 @@ def debias(
     history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:
         model = model.merge_and_unload()
+    fold(model)
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(

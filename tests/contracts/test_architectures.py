@@ -22,7 +22,7 @@ from equiframe.models.projected import project
 from equiframe.scoring.engine import answer
 from equiframe.scoring.requests import TokenLogProbs
 
-WINDOW = 8  # of attention, where an architecture has one
+WINDOW = 8  # of attention, and of a scan, where an architecture has one
 LONG = "she is a nurse and he is a doctor and " * 3 + "the woman met the man in the street"
 TEXTS = ("she is a nurse and he is a doctor", "she is a nurse and he is a cook", LONG)
 
@@ -34,7 +34,7 @@ SHAPE = {
     ),
     **dict.fromkeys("num_hidden_layers n_layer n_layers num_layers".split(), 2),
     **dict.fromkeys("num_attention_heads n_head n_heads num_heads".split(), 2),
-    **dict.fromkeys("sliding_window attention_window".split(), WINDOW),
+    **dict.fromkeys("sliding_window attention_window mamba_chunk_size chunk_size".split(), WINDOW),
     **dict.fromkeys("max_position_embeddings n_positions".split(), 68),
     **dict.fromkeys("num_experts num_local_experts n_routed_experts".split(), 4),
     **dict.fromkeys("initializer_range init_std".split(), 0.2),

@@ -246,7 +246,10 @@ WRONG = {
     "row": (torch.eye(16)[0], "16 x 16"),
     "nan": (torch.full((16, 16), float("nan")), "16 x 16"),
     "twice": (2 * torch.eye(16), "its own square"),
-    "oblique": (torch.diag(torch.tensor([0.0] + [1.0] * 15)) + torch.nn.functional.pad(torch.ones(1, 1), (1, 14, 0, 15)), "symmetric"),
+    "oblique": (
+        torch.diag(torch.tensor([0.0] + [1.0] * 15)) + torch.nn.functional.pad(torch.ones(1, 1), (1, 14, 0, 15)),
+        "symmetric",
+    ),
 }
 
 

@@ -56,7 +56,7 @@ def test_what_is_not_among_the_weights_is_an_error(causal_model, tmp_path, chang
     save(causal_model, tmp_path / "m")
     before = (tmp_path / "m" / "model.safetensors").read_bytes()
     UNSAVED[change](causal_model.model)
-    with pytest.raises(ModelError, match=r"m\.partial: .* is not the model in memory: the logits of .* differ by \d"):
+    with pytest.raises(ModelError, match=r"m\.partial: .* not the one in memory: the logits of .* differ by \d"):
         save(causal_model, tmp_path / "m")
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
 

@@ -36,7 +36,7 @@ def save(language_model: LanguageModel, folder: Path) -> None:
 
     Everything is written under a temporary name first; an older folder is replaced. A projection is folded into the
     weights before, see :func:`equiframe.models.projected.fold`. The model that is read again, in the type of the
-    checkpoint, takes as much memory as the one that was saved: on the same device, or where that has no room on the CPU.
+    checkpoint, takes as much memory as the one that was saved: on the same device, or where that is full on the CPU.
 
     Args:
         language_model: what to save.
@@ -79,7 +79,7 @@ def _check(language_model: LanguageModel, folder: Path) -> None:
         apart = distance(centred_logits(again, ids), centred_logits(model, ids))
         if apart > tolerance(model.dtype):
             raise ModelError(
-                f"{folder}: the model that transformers reads from it is not the model in memory: the logits of {text!r}"
+                f"{folder}: transformers reads a model from it that is not the one in memory: the logits of {text!r}"
                 f" differ by {apart:.2%} of their size. Something that changes the logits is not among the weights,"
                 " such as a hook, a patched forward, or a weight whose tie the configuration does not know"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, set_seed
 from equiframe.collapse import UNC3Regularizer
 from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithUNC3, balanced_weight, what_it_does
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.encoding import check_length
@@ -191,6 +192,8 @@ def debias(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             method=method.name,
+            does=what_it_does(method),
+            options=_options(method),
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=seconds,
@@ -216,6 +219,8 @@ def _project(
         language_model=language_model,
         result=TrainingResult(
             method=method.name,
+            does=what_it_does(method),
+            options=_options(method),
             unc3_weight=0.0,
             steps=len(fitted.history),
             seconds=time.perf_counter() - began,
@@ -224,6 +229,13 @@ def _project(
         history=pd.DataFrame(fitted.history),
         files=fitted.files,
     )
+
+
+def _options(method: Method | Projection) -> dict[str, Any]:
+    """All options of a method, as the record holds them."""
+    given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
+    found: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return found
 
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

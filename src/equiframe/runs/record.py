@@ -58,6 +58,7 @@ class ModelDescription(_Frozen):
     architecture: str
     parameters: int
     vocabulary: int
+    projected: bool = Field(False, description="whether a projection acts on its last hidden states")
     fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the tokenizer")
     examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
 
@@ -82,9 +83,11 @@ class CollapseResult(_Frozen):
 
 
 class TrainingResult(_Frozen):
-    """What fine-tuning did."""
+    """What debiasing did."""
 
     method: str
+    does: str = Field("", description="the method in a sentence; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
     unc3_weight: float
     steps: int
     seconds: float

@@ -26,6 +26,7 @@ from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
 from equiframe.models.loading import Precision
+from equiframe.models.projected import is_projected
 from equiframe.models.self_debias import SelfDebias
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
@@ -321,6 +322,7 @@ def _describe(language_model: LanguageModel, fingerprint: str) -> ModelDescripti
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         vocabulary=language_model.examination.rows,
+        projected=is_projected(model),
         examination=language_model.examination,
         fingerprint=fingerprint,
     )

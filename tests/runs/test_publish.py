@@ -220,10 +220,12 @@ def test_a_card_tells_of_adapters(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["sentence-debias", "inlp"])
-def test_a_projected_run_is_published_as_what_was_measured(method, language_model, text, tmp_path, monkeypatch):
+def test_a_projected_run_is_published_as_what_was_measured(method, language_model, tmp_path, monkeypatch):
     """From the command to a folder that plain transformers reads; the card from the record alone."""
     sentences, pairs = tmp_path / "text.txt", tmp_path / "pairs.csv"
-    sentences.write_text("\n".join([*text, *(f"a {job} is in the street" for job in ("cook", "nurse"))]) + "\n")
+    people = ("she", "the woman", "her sister"), ("he", "the man", "his brother"), ("a cook", "the nurse", "a doctor")
+    jobs = "a nurse", "a doctor", "a teacher", "an engineer", "in the street"
+    sentences.write_text("".join(f"{who} is {job}\n" for group in people for who in group for job in jobs))
     pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nhe is a doctor,she is a doctor\n")
     options = {"text": str(sentences), **({"classifiers": 1} if method == "inlp" else {})}
     config = RunConfig(

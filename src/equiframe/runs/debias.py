@@ -273,7 +273,7 @@ def _project(
 
 def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[str, Any]:
     """What was done to a model, for the record: by which method with which options, and terms added to it."""
-    told = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
+    told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
     if added is not None:
         told["method"] += f" + {added.method.name}"
         told["does"] += f" Terms added to its loss: {what_it_does(added.method)}"

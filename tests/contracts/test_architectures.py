@@ -160,7 +160,7 @@ def test_projected_models_say_the_same_in_plain_transformers(kind, name, new_tok
     before = [plain(model, text) for text in ids]
     for method in (SentenceDebias(text=people), INLP(text=people, classifiers=2)):
         language_model = LanguageModel(name, copy.deepcopy(model), tokenizer, kind)
-        matrix = method.projection(language_model, folder=None, seed=0).matrix
+        matrix = method.projection(language_model, source=None, seed=0).matrix
         if name in NOT_PROJECTED[kind]:
             with pytest.raises(ModelError, match=NOT_PROJECTED[kind][name]):
                 project(language_model.model, matrix)

@@ -8,12 +8,13 @@ import inspect
 import pytest
 import torch
 from tokenizers import processors
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from equiframe.data import DataSource
 from equiframe.errors import ModelError
 from equiframe.methods.inlp import INLP
 from equiframe.methods.sentence_debias import SentenceDebias
@@ -98,9 +99,9 @@ def habits(new_tokenizer):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """A text file of sixty sentences, a third of each gender and of none."""
+    """A text file of 36 sentences, a third of each gender and of none."""
     groups = ("she", "the woman", "her sister"), ("he", "the man", "his brother"), ("a cook", "the nurse", "the doctor")
-    jobs = "a nurse", "a doctor", "a teacher", "an engineer", "a cook", "in the street", "with a ball"
+    jobs = "a nurse", "a doctor", "a teacher", "in the street"
     path = tmp_path_factory.mktemp("text") / "people.txt"
     path.write_text("".join(f"{who} is {job}\n" for group in groups for who in group for job in jobs))
     return str(path)
@@ -146,8 +147,7 @@ def test_scores_are_those_of_plain_transformers(kind, name, habits):
             assert list(found) == pytest.approx(right, abs=1e-4), habit
 
 
-# their heads read the states by more than one linear layer, or have no stack of their own
-NOT_PROJECTED = {"masked": {}, "causal": {}}
+NOT_PROJECTED = {"masked": {}, "causal": {"llama4_text": "no encoder apart"}}
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -156,16 +156,18 @@ def test_projected_models_say_the_same_in_plain_transformers(kind, name, new_tok
     model = tiny(kind, name, len(tokenizer))
     if model is None or name in REFUSED[kind]:
         pytest.skip("not built from these shapes, or refused as a language model")
+    for part in (model.config, tokenizer):
+        part.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)  # as transformers reads it beside such a model
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
     before = [plain(model, text) for text in ids]
     for method in (SentenceDebias(text=people), INLP(text=people, classifiers=2)):
         language_model = LanguageModel(name, copy.deepcopy(model), tokenizer, kind)
-        matrix = method.projection(language_model, source=None, seed=0).matrix
         if name in NOT_PROJECTED[kind]:
             with pytest.raises(ModelError, match=NOT_PROJECTED[kind][name]):
-                project(language_model.model, matrix)
+                method.projection(language_model, source=DataSource(), seed=0)
             continue
-        project(language_model.model, matrix)
+        project(language_model.model, method.projection(language_model, source=DataSource(), seed=0).matrix)
         save(language_model, tmp_path / method.name)
         loaded = load(str(tmp_path / method.name), kind=kind, device="cpu").model
         bare = KINDS[kind][1].from_pretrained(tmp_path / method.name)

@@ -26,8 +26,8 @@ _LENGTH = 6  # of the sequence that tells which layer reads the states
 def project(model: PreTrainedModel, matrix: Tensor) -> None:
     """Project the last hidden states of a model from now on, in place.
 
-    Two things change. The projection P becomes a buffer of ``model.base_model``, which a forward hook applies to the
-    output: after the last layer and before the head of a masked LM, after the final norm of GPT-2 and Llama, where
+    Two things change. The projection P becomes a buffer of the stack of layers, whose output a forward hook projects:
+    after the last layer and before the head of a masked LM, after the final norm of GPT-2 and Llama, where
     bias-bench hooks its language models. All that reads the stack sees projected states: logits,
     ``last_hidden_state``, the last of ``hidden_states``, heads put on a copy of the stack. Earlier layers and a pooler
     are as before. And P is folded into the weights, see :func:`fold`.
@@ -53,7 +53,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
     if not (torch.allclose(matrix, matrix.T, atol=1e-6) and torch.allclose(matrix @ matrix, matrix, atol=1e-6)):
         raise InputError("the matrix is no orthogonal projection: give one that is symmetric and its own square")
     if is_projected(model):
-        removed = 2 * torch.eye(len(matrix)) - model.base_model.get_buffer(BUFFER).double().cpu() - matrix
+        removed = 2 * torch.eye(len(matrix)) - stack_of(model).get_buffer(BUFFER).double().cpu() - matrix
         values, directions = torch.linalg.eigh((removed + removed.T) / 2)
         kept = directions[:, values < _SAME_DIRECTION]
         matrix = kept @ kept.T
@@ -75,9 +75,10 @@ def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
         ModelError: an architecture without a stack of its own.
     """
     _check(model, matrix)
+    stack = stack_of(model)
     if not is_projected(model):
-        model.base_model.register_forward_hook(_project_output)
-    model.base_model.register_buffer(BUFFER, matrix.to(model.device, model.dtype))
+        stack.register_forward_hook(_project_output)
+    stack.register_buffer(BUFFER, matrix.to(model.device, model.dtype))
 
 
 @torch.no_grad()
@@ -94,19 +95,30 @@ def fold(model: PreTrainedModel) -> None:
         ModelError: the logits depend on the last states by more than one linear layer.
     """
     if is_projected(model):
-        matrix = model.base_model.get_buffer(BUFFER)
+        matrix = stack_of(model).get_buffer(BUFFER)
         _fold_into(model, _reader(model, matrix), matrix)
 
 
 def is_projected(model: PreTrainedModel) -> bool:
     """Whether a projection is applied to its last states."""
-    return getattr(model.base_model, BUFFER, None) is not None
+    return any(name.rpartition(".")[2] == BUFFER for name, _ in model.named_buffers())
+
+
+def stack_of(model: PreTrainedModel) -> nn.Module:
+    """The layers of a language model, whose output its head reads: its base model, of OPT and its like the decoder.
+
+    Raises:
+        ModelError: an architecture without a stack of its own.
+    """
+    if model.base_model is model:
+        raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be projected")
+    decoder = getattr(model.base_model, "decoder", None)
+    return decoder if isinstance(decoder, PreTrainedModel) else model.base_model
 
 
 def _check(model: PreTrainedModel, matrix: Tensor) -> None:
     """Refuse a model without a stack, and a matrix that does not fit."""
-    if model.base_model is model:
-        raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be projected")
+    stack_of(model)
     dim = model.config.hidden_size
     if matrix.shape != (dim, dim) or not matrix.isfinite().all():
         raise InputError(f"a projection of shape {tuple(matrix.shape)}: give a finite matrix of {dim} x {dim}")
@@ -114,7 +126,7 @@ def _check(model: PreTrainedModel, matrix: Tensor) -> None:
 
 def _reader(model: PreTrainedModel, matrix: Tensor) -> nn.Linear:
     """The linear layer by which the head reads the last states: with its input projected, the logits are the same."""
-    stack = model.base_model
+    stack = stack_of(model)
     inside = set(stack.modules())
     ids = [number % len(model.get_input_embeddings().weight) for number in range(_LENGTH)]
     called: list[nn.Linear] = []

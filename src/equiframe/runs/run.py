@@ -145,9 +145,7 @@ def _check_served(config: RunConfig) -> None:
     """
     if not config.is_served:
         if config.tokenizer is not None:
-            raise InputError(
-                f"--tokenizer {config.tokenizer}: only for a served model; others have their own: leave it out"
-            )
+            raise InputError(f"--tokenizer {config.tokenizer}: only a served model needs one: leave it out")
         return
     if config.audit is not None or config.method is not None:
         raise InputError(

@@ -125,7 +125,7 @@ class ServedModel:
             ModelError: it does not return log-probabilities of the prompt, or returns those of other tokens or places;
                 or its tokenizer is another one.
         """
-        ids = self.codec.sequence_log_probs(_PROBE).input_ids
+        ids = self.codec.sequence_log_probs(_PROBE).input_ids[: self.codec.window]
         stop = threading.Event()
         with _client(self.url, self.timeout) as client:
             ((best, expected), *_) = self._top(client, _Prompt(ids, 1), stop)

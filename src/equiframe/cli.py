@@ -108,6 +108,9 @@ VisibilityOption = Annotated[
     Literal["visible", "masked"], typer.Option(help="For a masked LM: is the token seen or masked?")
 ]
 MinCount = Annotated[int, typer.Option(help="Samples a word needs to count.")]
+Pairs = Annotated[
+    int, typer.Option(help="The most texts of each bias to read beside their counterfactual; 0 for none.")
+]
 Benchmarks = Annotated[
     str, typer.Option(help="Comma-separated names with variants, such as stereoset,crows_pairs:changed.")
 ]
@@ -125,6 +128,7 @@ def audit(
     feature: FeatureOption = "decoder-input",
     visibility: VisibilityOption = "visible",
     min_count: MinCount = 5,
+    pairs: Pairs = 300,
     data: Data = None,
     kind: KindOption = None,
     revision: Revision = None,
@@ -133,7 +137,7 @@ def audit(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure neural collapse (NC1 to NC4) over the vocabulary and over fairness words."""
+    """Measure neural collapse over the vocabulary, over fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
     from equiframe.runs.audit import AuditOptions
     from equiframe.runs.run import RunConfig
 
@@ -155,6 +159,7 @@ def audit(
                 feature=feature,
                 visibility=visibility,
                 min_count=min_count,
+                pairs=pairs,
             ),
             seed=seed,
         ),
@@ -252,7 +257,11 @@ def evaluate(
 def debias(
     model: ModelName,
     method: Annotated[
-        str, typer.Option(help="bec, cda, ase, mabel, adept, dropout; or a projection: sentence-debias, inlp.")
+        str,
+        typer.Option(
+            help="bec, cda, ase, mabel, adept, dropout, counterfactual-collapse;"
+            " or a projection: sentence-debias, inlp."
+        ),
     ] = "bec",
     options: Annotated[
         list[str] | None,
@@ -261,6 +270,13 @@ def debias(
     unc3: Annotated[
         str, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone, auto to balance gradients.")
     ] = "0",
+    cc: Annotated[
+        float, typer.Option(help="Weight of the terms of counterfactual collapse, added to the method; 0 for none.")
+    ] = 0.0,
+    cc_options: Annotated[
+        list[str] | None,
+        typer.Option("--cc-set", help="Option of these terms as NAME=VALUE; may be repeated.", show_default=False),
+    ] = None,
     out: Out = None,
     benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
     unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
@@ -324,6 +340,8 @@ def debias(
             benchmarks=_names(benchmarks),
             method=method,
             method_options=_settings("--set", options or []),
+            cc=cc,
+            cc_options=_settings("--cc-set", cc_options or []),
             unc3=UNC3Options(
                 weight=_weight(unc3),
                 warmup_steps=unc3_warmup,
@@ -559,6 +577,8 @@ def _headlines(comparison: Comparison) -> Comparison:
 def _is_headline(benchmark: str, measure: str) -> bool:
     from equiframe.benchmarks import load_benchmark
 
+    if benchmark.startswith("contexts:"):
+        return False
     return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
 
 
@@ -570,6 +590,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
         rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
         _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for found in metrics.contexts
+        for key, estimate in found.estimates.items()
+    ]
+    if rows:
+        _print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
     rows = [
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks

@@ -34,6 +34,7 @@ TIES = {
     "crows_pairs": {"metric": 0.0, "neutral": 100.0},
     "aul": {"metric": 0.0},
     "winobias_pronoun": {"pro": 0.0, "anti": 0.0},
+    "agreement": {"agreement": 50.0},
     "bec_pro": {"wilcoxon_p": 1.0, "female_person": 0.0, "male_person": 0.0},
     "lm_loss": {"loss": 0.0, "perplexity": 1.0},
 }

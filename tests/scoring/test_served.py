@@ -255,9 +255,7 @@ def test_another_tokenizer_is_noticed(url, server):
         return [None, *({token: {**said, "decoded_token": "x"} for token, said in entry.items()} for entry in told[1:])]
 
     server.spoil = spoil_log_probs(renamed)
-    with pytest.raises(
-        ModelError, match=r"is 'x' to the server and '.*' to the tokenizer used here"
-    ):
+    with pytest.raises(ModelError, match=r"is 'x' to the server and '.*' to the tokenizer used here"):
         connect(f"server:{url}#tiny")
     with pytest.raises(ModelError, match=r"--tokenizer \./missing cannot be loaded here"):
         connect(f"server:{url}#tiny", tokenizer="./missing")

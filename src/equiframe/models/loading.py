@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -188,7 +189,8 @@ def load(
     if name.startswith(SERVER):
         raise InputError(f"{name}: a server gives neither states nor weights: give the model's hub name or folder")
     device = usable_device(device)
-    source = _builtin(name) if name.startswith("builtin:") else Path(name).expanduser()
+    # unlike Path.expanduser, os.path.expanduser leaves ~ as it is where there is no home
+    source = _builtin(name) if name.startswith("builtin:") else Path(os.path.expanduser(name))  # noqa: PTH111
     if name.startswith((".", "/", "~")) and not source.is_dir():
         raise ModelError(f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}")
     if source.is_dir():

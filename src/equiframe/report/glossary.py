@@ -13,6 +13,9 @@ from equiframe.errors import InputError
 COLLAPSE = "collapse"
 """What geometry is called where benchmarks have their name; the class set is its variant."""
 
+CONTEXTS = "contexts"
+"""The same for contexts and their counterfactuals; the bias is its variant."""
+
 COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
     "unc3": (0.0, False),
     "nc3_self_duality": (1.0, True),
@@ -66,6 +69,32 @@ ABOUT_COLLAPSE = About(
     ),
 )
 
+ABOUT_CONTEXTS = About(
+    "Contexts and their counterfactuals",
+    "A text and the same text with the words of two groups swapped are read side by side. Swapping knows no"
+    " grammar, and a swapped text may be odd. Agreement is no bias: where it falls, the model has gone blind to"
+    " what the text says.",
+    {
+        "cc1_js": Term(
+            "CC1, variability of predictions",
+            "Jensen-Shannon divergence of what follows in the two texts, words of the groups left out",
+        ),
+        "cc1_states": Term(
+            "CC1, variability of states",
+            "half the squared distance of the two states over that from the mean of all",
+        ),
+        "cc3_log_odds": Term(
+            "CC3, pair duality (log-odds)", "size of the preference between two counterparts in a neutral context"
+        ),
+        "cc3_cosine_gap": Term(
+            "CC3, pair duality (cosines)", "how much nearer a neutral context lies to one of two counterparts"
+        ),
+        "agreement": Term("agreement with the context", "share of later swapped words where the agreeing one wins"),
+        "agreement_log_odds": Term("log-odds of the agreeing word", "mean over later swapped words", True),
+    },
+    (("Qian et al. 2019", "https://aclanthology.org/P19-2031"),),
+)
+
 HISTORY: dict[str, Term] = {
     "loss": Term("Loss", "of the whole objective"),
     "language_modelling": Term("Language-modelling loss", "the host method's own loss"),
@@ -83,6 +112,8 @@ def about(benchmark: str | BenchmarkResult) -> About:
     base, _, variant = benchmark.partition(":")
     if base == COLLAPSE:
         return replace(ABOUT_COLLAPSE, title=class_set_name(variant)) if variant else ABOUT_COLLAPSE
+    if base == CONTEXTS:
+        return replace(ABOUT_CONTEXTS, title=f"{ABOUT_CONTEXTS.title} ({variant})") if variant else ABOUT_CONTEXTS
     known = (
         told
         or _of_class(benchmark)
@@ -110,8 +141,8 @@ def headline(result: BenchmarkResult) -> tuple[str, ...]:
 
 
 def is_geometry(benchmark: str) -> bool:
-    """Whether a compared benchmark is a class set."""
-    return benchmark.partition(":")[0] == COLLAPSE
+    """Whether a compared benchmark is a class set, or contexts."""
+    return benchmark.partition(":")[0] in (COLLAPSE, CONTEXTS)
 
 
 def is_price(benchmark: str) -> bool:

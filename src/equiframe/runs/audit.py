@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from equiframe.models import LanguageModel, collect, output_embedding
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.collect import Collected, Visibility
 from equiframe.options import check_choices, check_range
-from equiframe.runs.record import CollapseResult
+from equiframe.runs.contexts import context_measures, read_contexts
+from equiframe.runs.record import CollapseResult, ContextsResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
 
@@ -41,6 +42,8 @@ class AuditOptions:
         visibility: for a masked LM, read a token's state with the token in sight or masked.
         min_count: samples a class needs. A mean of few samples is mostly noise, which lowers its cosine
             with any vector and so inflates (U)NC3.
+        pairs: the most texts of each bias that are read beside their counterfactual, for CC1, CC3 and agreement; 0
+            for none.
     """
 
     text: str = "bug"
@@ -51,20 +54,24 @@ class AuditOptions:
     feature: Feature = "decoder-input"
     visibility: Visibility = "visible"
     min_count: int = 5
+    pairs: int = 300
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_range("--min-count", self.min_count, whole=True, zero=False)
         check_range("--sentences", self.sentences, whole=True, otherwise="; 0 reads the whole text")
+        check_range("--pairs", self.pairs, whole=True, otherwise="; 0 reads no counterfactuals")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Collapse over the vocabulary and over the words, the tables of the words, and the files read."""
+    """Collapse over the vocabulary, over the words and of contexts, the tables of these, and the files read."""
 
     results: list[CollapseResult]
+    contexts: list[ContextsResult]
     classes: pd.DataFrame
     vectors: pd.DataFrame
+    pairs: pd.DataFrame
     files: tuple[DataFile, ...]
     words: ResolvedWords
 
@@ -77,14 +84,17 @@ def audit(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text.
+    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text, and of contexts.
+
+    Contexts, those of a text and of its counterfactual, are read of a sample of the same texts, see
+    :func:`equiframe.runs.contexts.read_contexts`.
 
     Args:
         language_model: the model.
         options: how to measure.
         source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
-        progress: called with sentences done and sentences in all.
+        progress: called with sentences, then pairs, done, and how many there are.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
@@ -100,7 +110,20 @@ def audit(
         _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
     vectors = _vector_table(chosen, weight, words.pairs)
-    return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
+    pairs = pd.DataFrame({"bias": []})
+    if options.pairs and language_model.tokenizer.is_fast:
+        pairs = read_contexts(
+            language_model, reading.sentences, pairs=options.pairs, feature=options.feature, progress=progress
+        )
+    contexts = [
+        ContextsResult(
+            bias=bias,
+            pairs=len(table),
+            estimates={measure.key: estimate(measure, seed=seed) for measure in context_measures(table)},
+        )
+        for bias, table in ((bias, pairs[pairs["bias"] == bias]) for bias in pairs["bias"].unique())
+    ]
+    return Audit(results, contexts, classes, vectors, pairs, files=reading.text.files, words=words)
 
 
 def collapse_of_words(
@@ -122,6 +145,7 @@ class _Reading(NamedTuple):
 
     words: ResolvedWords
     text: TextStream
+    sentences: Callable[[], Iterable[str]]
     collected: Collected
     chosen: ClassStatistics
 
@@ -150,9 +174,12 @@ def _read(
         if progress is not None:
             progress(done, sentences)
 
+    def spread() -> Iterable[str]:
+        return itertools.islice(kept if texts == len(kept) else text, kept_at.start, kept_at.stop, kept_at.step)
+
     collected = collect(
         language_model,
-        itertools.islice(kept if texts == len(kept) else text, kept_at.start, kept_at.stop, kept_at.step),
+        spread(),
         class_ids=ids if words_alone else None,
         pairing=options.pairing,
         feature=options.feature,
@@ -166,7 +193,7 @@ def _read(
             f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    return _Reading(words, text, collected, chosen)
+    return _Reading(words, text, spread, collected, chosen)
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:

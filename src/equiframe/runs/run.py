@@ -30,7 +30,7 @@ from equiframe.models.sources import SERVER
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
-from equiframe.runs.debias import Debiased, UNC3Options, debias
+from equiframe.runs.debias import AddedTerms, Debiased, UNC3Options, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.record import (
@@ -53,7 +53,7 @@ from equiframe.words import WordSet
 if TYPE_CHECKING:
     from equiframe.scoring.served import ServedModel
 
-_OF_TRAINING = ("method", "method_options", "unc3", "fine_tuning")
+_OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -79,6 +79,9 @@ class RunConfig:
         skip_missing: leave out benchmarks whose data is missing, and record why; otherwise that is an error.
         method: debiasing method, None to leave the model as it is.
         method_options: options of the method itself, see :func:`equiframe.methods.load_method`.
+        cc: weight of the terms of counterfactual collapse added to the method; 0 for none.
+        cc_options: options of these terms, see
+            :class:`equiframe.methods.counterfactual_collapse.CounterfactualCollapse`.
         unc3: the term added to the method.
         unc3_words: the term's words; the audit's set by default.
         fine_tuning: how long and how fast.
@@ -106,6 +109,8 @@ class RunConfig:
     skip_missing: bool = False
     method: str | None = None
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    cc: float = 0.0
+    cc_options: Mapping[str, Any] = field(default_factory=dict)
     unc3: UNC3Options = field(default_factory=UNC3Options)
     unc3_words: str = "gender"
     fine_tuning: FineTuning = field(default_factory=FineTuning)
@@ -125,6 +130,9 @@ class RunConfig:
         check_range("--limit", self.limit, whole=True, zero=False)
         check_range("--token-budget", self.token_budget, whole=True, zero=False)
         check_range("--seed", self.seed, whole=True, most=SEEDS)
+        check_range("--cc", self.cc)
+        if self.cc_options and not self.cc:
+            raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
 
     @property
     def is_served(self) -> bool:
@@ -178,6 +186,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
     method = None if config.method is None else load_method(config.method, config.method_options)
+    added = AddedTerms(_terms(config.cc_options), config.cc) if config.cc else None
     if benchmarks:
         check_cache()
     with process_group() as rank, _work_folder(out, config, rank) as work:
@@ -199,9 +208,8 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         if not isinstance(method, Method):
             claimed({})
         if method is not None and isinstance(answerer, LocalAnswerer):
-            debiased = _debias(
-                answerer.language_model, method, config, work, claimed, functools.partial(tell, "fine-tune")
-            )
+            stage = functools.partial(tell, "fine-tune")
+            debiased = _debias(answerer.language_model, method, added, config, work, claimed, stage)
             answerer = dataclasses.replace(answerer, language_model=debiased.language_model)
         measured: Audit | None = None
         if config.audit is not None and isinstance(answerer, LocalAnswerer):
@@ -243,12 +251,14 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
                 verb=config.verb,
                 model=description,
                 collapse=[] if measured is None else measured.results,
+                contexts=[] if measured is None else measured.contexts,
                 benchmarks=[result for result, _ in scored.values()],
                 training=None if debiased is None else debiased.result,
             ),
             items={name: table for name, (_, table) in scored.items()},
             classes=None if measured is None else measured.classes,
             vectors=None if measured is None else measured.vectors,
+            pairs=None if measured is None else measured.pairs,
             history=None if debiased is None else debiased.history,
         )
         if rank == 0:
@@ -273,6 +283,12 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
         yield partial_folder(out)
         wait_for_all()
+
+
+def _terms(options: Mapping[str, Any]) -> Method:
+    terms = load_method("counterfactual-collapse", options)
+    assert isinstance(terms, Method)
+    return terms
 
 
 def _answerer(config: RunConfig) -> LocalAnswerer | ServedModel:
@@ -310,6 +326,7 @@ def _load(config: RunConfig) -> LanguageModel:
 def _debias(
     language_model: LanguageModel,
     method: Method | Projection,
+    added: AddedTerms | None,
     config: RunConfig,
     work: Path,
     claimed: Callable[[Mapping[str, Any]], None],
@@ -331,6 +348,7 @@ def _debias(
                 fine_tuning,
                 words,
                 work / "checkpoints",
+                added=added,
                 claim=lambda read: claimed({**options, **read}),
                 audit=config.audit,
                 source=config.data,

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from equiframe import cli
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.errors import InputError
 from equiframe.models.projected import project
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
+from equiframe.scoring.answering import check_requests
 from equiframe.scoring.engine import LocalAnswerer, answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import Measure
 
@@ -68,6 +70,38 @@ def near_tie(masked_model):
         bias.zero_()
         bias[[PLAIN, NEAR, CLEAR]] = torch.tensor([1.0, 1.0001, 2.0])
     return masked_model
+
+
+class Fake:
+    """Answers what a test says, without a model."""
+
+    name, kind, precision = "fake", "masked", "fp32"
+
+    def __init__(self, tokenizer, say):
+        self.codec, self.say = TextCodec(tokenizer, "masked", 64), say
+
+    def fingerprint(self):
+        return "fake"
+
+    def answer(self, requests, progress=None):
+        check_requests(self, requests)
+        return [self.say(request) for request in requests]
+
+
+def test_whatever_answers_can_be_scored(new_tokenizer):
+    fake = Fake(new_tokenizer(), lambda request: (-1.0, float(request.input_ids[1] % 2) - 1.5))
+    result, table = score(fake, TwoTokens(), resamples=20)
+    assert result.estimates["wins"].value == 0.5
+    assert (result.scoring, table["second"].tolist()[:3]) == ("log-probability", [-0.5, -1.5, -0.5])
+    fake.precision = "bf16"
+    changed = Fake(new_tokenizer(), lambda request: (-1.0, -0.5))
+    result, _ = score(fake, TwoTokens(), resamples=20, reference=changed)
+    assert (result.half_precision.flips, result.scoring) == (30, "log-probability, in bf16")
+    with pytest.raises(InputError, match="a sequence of 3 tokens for fake, which reads 1 to 2"):
+        fake.codec = replace(fake.codec, window=2)
+        fake.answer([TokenLogProbs((2, 3, 4), (), ())])
+    with pytest.raises(InputError, match="fake does not answer NextSentence"):
+        fake.answer([NextSentence((2,), (0,))])
 
 
 def in_half_precision(language_model, benchmark, precision, store=None, **options):

@@ -240,10 +240,11 @@ def test_wrong_log_probabilities_are_refused_before_the_run(url, server, change,
         connect(f"server:{url}#tiny")
 
 
-def test_tokens_without_ids_are_refused(url, server):
+@pytest.mark.parametrize("name", ["nurse", "7"])
+def test_tokens_without_ids_are_refused(url, server, name):
     def spoiled(choice):
         if choice["logprobs"] is not None:
-            choice["logprobs"]["top_logprobs"] = [{"nurse": -1.0}]
+            choice["logprobs"]["top_logprobs"] = [{name: -1.0}]
 
     server.spoil = only("/v1/completions", spoiled)
     with pytest.raises(ModelError, match="likeliest tokens by id"):
@@ -280,6 +281,10 @@ def test_names_and_addresses_that_lead_nowhere(url, server):
         connect(f"server:{url}#tiny", concurrency=0)
     with pytest.raises(ModelError, match=r"no server answers at http://127.0.0.1:9"):
         connect("server:http://127.0.0.1:9#tiny")
+    with pytest.raises(ModelError, match=r"no server answers at http://local host"):
+        connect("server:http://local host:8000#tiny")
+    with pytest.raises(InputError, match="an address with a password would stand in every record"):
+        connect("server:http://me:secret@localhost:8000#tiny")
     assert connect(f"server:{url}/v1/#tiny").url == url
 
 

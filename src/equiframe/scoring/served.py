@@ -147,12 +147,14 @@ class ServedModel:
 
     def _check_store(self) -> None:
         """Refuse stored answers of another model that had the same name."""
-        if self.store is None or not self.probed[0]:
+        if self.store is None:
             return
         key, (_, now) = self._key(_Prompt(self.probed[0])), self.probed
         if (stored := self.store.get(key)) is None:
             self.store.put(key, [now])
-        elif (change := max(abs(one - other) for one, other in zip(stored[0], now, strict=True))) > _SAME:
+        elif (
+            change := max((abs(one - other) for one, other in zip(stored[0], now, strict=True)), default=0.0)
+        ) > _SAME:
             raise ModelError(
                 f"{self.name}: what it says of a text differs by {change:.2g} nats from what a model of the same name"
                 f" said before: serve it under a name of its own, or delete {self.store.path}"
@@ -219,7 +221,7 @@ class ServedModel:
         choice = self._complete(client, prompt, stop, logprobs=prompt.top, return_tokens_as_token_ids=True)
         try:
             told = choice["logprobs"]["top_logprobs"][0]
-            pairs = [(int(name.removeprefix("token_id:")), self._checked(value)) for name, value in told.items()]
+            pairs = [(int(name.split("token_id:")[1]), self._checked(value)) for name, value in told.items()]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise ModelError(
                 f"{self.name}: the server does not return the likeliest tokens by id (logprobs with"
@@ -294,10 +296,17 @@ def connect(
     url, sign, model = name.removeprefix(SERVER).partition("#")
     if not url.startswith(("http://", "https://")) or not sign or not model:
         raise InputError(f"{name}: write a served model as server:URL#MODEL, such as server:http://localhost:8000#gpt2")
+    if "@" in url:
+        raise InputError(f"an address with a password would stand in every record: set {KEY} to the server's key")
     url = url.rstrip("/").removesuffix("/v1")
-    with _client(url, timeout) as client:
-        told = _model_card(client, name, model)
-        version = _version(client)
+    try:
+        with _client(url, timeout) as client:
+            told = _model_card(client, name, model)
+            version = _version(client)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise ModelError(
+            f"{name}: no server answers at {url} ({_in_words(error)}): start it, or give its address"
+        ) from error
     root = told.get("root")
     codec = TextCodec(
         _tokenizer(name, tokenizer or root or model, trust_remote_code, given=tokenizer is not None),
@@ -331,12 +340,7 @@ def _client(url: str, timeout: float) -> httpx.Client:
 
 def _model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]:
     """What the server says of the model."""
-    try:
-        response = client.get("/v1/models")
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise ModelError(
-            f"{name}: no server answers at {client.base_url} ({_in_words(error)}): start it, or give its address"
-        ) from error
+    response = client.get("/v1/models")
     if response.status_code in (401, 403):
         raise ModelError(f"{name}: the server asks for a key ({_said(response)}): set {KEY} to it")
     try:

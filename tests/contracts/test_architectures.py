@@ -46,7 +46,7 @@ SHAPE = {
 }
 LARGEST = 2_000_000  # parameters
 REFUSED = {
-    "masked": {"mobilebert": "did not call its output embedding", "mra": "no masked", "neomme": "no masked"},
+    "masked": {"mobilebert": "did not call its output embedding"},
     "causal": dict.fromkeys(("bert-generation", "cpmant", "xlm", "xlnet"), "no causal"),
 }
 KINDS = {

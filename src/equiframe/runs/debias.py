@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
-from equiframe.data import DataFile, stream
+from equiframe.data import AnySource, DataFile, DataSource, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
@@ -112,7 +113,7 @@ def debias(
     added: AddedTerms | None = None,
     claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
-    folder: Path | None = None,
+    source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
     """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
@@ -129,34 +130,35 @@ def debias(
         claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
     Raises:
         InputError: options that cannot work together, or examples too short for one token.
         ModelError: the loss is not finite.
     """
+    source = DataSource.of(source)
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
-        return _project(language_model, method, unc3, fine_tuning, folder)
+        return _project(language_model, method, unc3, fine_tuning, source)
     model, device = language_model.model, language_model.device
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
     check_length(language_model, max_length, option="--max-length")
-    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    dataset, files = method.training_data(language_model, source=source, max_length=max_length, seed=arguments.seed)
     audit = audit or AuditOptions()
     read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
     pairs: Dataset | None = None
     if added is not None:
-        pairs, more = _pairs(language_model, added.method, fine_tuning, folder, arguments.seed)
+        pairs, more = _pairs(language_model, added.method, fine_tuning, source, arguments.seed)
         read["pairs"] = {file.name: file.sha256 for file in more}
         files = (*files, *more)
     if unc3.weight:
         read["unc3_words"] = words.token_ids
     if fine_tuning.audit_steps:
-        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
+        texts = {file.name: file.sha256 for file in stream(audit.text, source).files}
         read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
     claim(read)
     set_seed(arguments.seed)
@@ -208,7 +210,7 @@ def debias(
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit, folder=folder),
+        watch=functools.partial(collapse_of_words, language_model, audit, source=source),
         watch_steps=fine_tuning.audit_steps,
     )
     trainer.remove_callback(PrinterCallback)
@@ -237,22 +239,22 @@ def debias(
 
 
 def _pairs(
-    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, folder: Path | None, seed: int
+    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, source: DataSource, seed: int
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
     """The pairs that added terms read beside a host's batches, and the files they come from."""
     max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
-    return terms.training_data(language_model, folder=folder, max_length=max_length, seed=seed)
+    return terms.training_data(language_model, source=source, max_length=max_length, seed=seed)
 
 
 def _project(
-    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, folder: Path | None
+    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
 ) -> Debiased:
     """Put a projection on the model's last states; nothing is trained."""
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
     fitted = method.projection(
-        language_model, folder=folder, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
+        language_model, source=source, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
     )
     project(language_model.model, fitted.matrix)
     return Debiased(
@@ -271,8 +273,8 @@ def _project(
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Examples spread evenly over the data, as batches."""
-    chosen = dataset.select(range(0, len(dataset), max(1, len(dataset) // (size * _BALANCED_BATCHES))))
-    for start in range(0, min(len(chosen), size * _BALANCED_BATCHES), size):
+    chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
+    for start in range(0, len(chosen), size):
         batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 

@@ -20,7 +20,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.data import Bias, DataFile
-from equiframe.errors import InputError, MissingDataError, ModelError
+from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
@@ -171,7 +171,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             measured = audit(
                 language_model,
                 config.audit,
-                folder=config.data,
+                source=config.data,
                 seed=config.seed,
                 progress=functools.partial(tell, "audit"),
             )
@@ -188,8 +188,10 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
                         if not config.skip_missing:
                             raise
                         left_out[benchmark.spec] = str(error)
+                    except CannotScoreError as error:
+                        left_out[benchmark.spec] = str(error)
             if not scored:
-                raise InputError(f"no benchmark has its data at hand: {'; '.join(left_out.values())}")
+                raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
         record = RunRecord(
             config={
                 **config.plain(),
@@ -281,7 +283,7 @@ def _debias(
                 added=added,
                 claim=lambda read: claimed({**options, **read}),
                 audit=config.audit,
-                folder=config.data,
+                source=config.data,
                 progress=progress,
             )
         except RuntimeError as error:
@@ -315,7 +317,7 @@ def _score(
                 language_model,
                 benchmark,
                 cache=cache_folder() / "finetuned",
-                folder=config.data,
+                source=config.data,
                 settings=settings,
                 limit=config.limit,
                 seed=config.seed,
@@ -324,7 +326,7 @@ def _score(
     return score(
         language_model,
         benchmark,
-        folder=config.data,
+        source=config.data,
         seed=config.seed,
         token_budget=config.token_budget,
         store=store,

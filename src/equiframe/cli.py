@@ -296,6 +296,7 @@ def debias(
     text: Text = "bug",
     sentences: Sentences = 4000,
     words: Words = "fairness",
+    pairs: Pairs = 300,
     data: Data = None,
     kind: KindOption = None,
     revision: Revision = None,
@@ -319,7 +320,9 @@ def debias(
             device=device,
             trust_remote_code=trust_remote_code,
             data=data,
-            audit=AuditOptions(text=text, sentences=sentences, words=words, pairing=pairing, feature=feature),
+            audit=AuditOptions(
+                text=text, sentences=sentences, words=words, pairing=pairing, feature=feature, pairs=pairs
+            ),
             benchmarks=_names(benchmarks),
             method=method,
             method_options=_settings("--set", options or []),

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from equiframe import cli
 from equiframe.gate import Policy, example_policy, judge, output
 from equiframe.models import load
+from equiframe.runs.record import RunRecord
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +54,9 @@ def run(make_run, preferring, tmp_path):
 
 def rule(limit, benchmark=PAIRS, measure="overall.prefers_stereotype", kind="within"):
     return {"benchmark": benchmark, "measure": measure, kind: limit}
+
+
+LOSS = rule(0.1, "lm_loss", "overall.loss", "no_worse_by")
 
 
 @pytest.mark.parametrize("outcome", CODES)
@@ -141,52 +145,63 @@ def test_the_example_is_printed():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Folders: the built-in model, and one whose weights were damaged."""
-    root = tmp_path_factory.mktemp("models")
-    loaded = load("builtin:mini-mlm", device="cpu")
-    for name in ("same", "damaged"):
-        if name == "damaged":
-            torch.manual_seed(0)
-            with torch.no_grad():
-                for weight in loaded.model.parameters():
-                    weight += 0.5 * weight.std() * torch.randn_like(weight) if weight.ndim > 1 else 0.0
-        loaded.model.save_pretrained(root / name)
-        loaded.tokenizer.save_pretrained(root / name)
-    return root
+def pairs(tmp_path_factory):
+    """25 pairs of sentences, too few to judge."""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    people, places = ("nurse", "doctor", "teacher", "engineer", "king"), ("street", "job", "ball", "house", "car")
+    rows = [f"She told the {a} about the {b}.,He told the {a} about the {b}." for a in people for b in places]
+    file.write_text("stereotype,anti_stereotype\n" + "\n".join(rows) + "\n")
+    return file
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_the_workflow_of_the_manual_on_the_built_in_model(models, tmp_path, monkeypatch):
-    """Its steps as GitHub runs them: a candidate that passes, one that fails, and too few items to judge."""
+@pytest.fixture(scope="module")
+def workflow(pairs, tmp_path_factory):
+    """Where the steps of the manual's workflow ran as GitHub runs them, the built-in model as its own candidate."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    folder = tmp_path_factory.mktemp("workflow")
     (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/howto/gate.md").read_text(), re.MULTILINE | re.DOTALL)
     job = yaml.safe_load(text)["jobs"]["gate"]
     steps = [step["run"] for step in job["steps"] if "run" in step and "pip install" not in step["run"]]
     assert len(steps) == 3
-    pairs = tmp_path / "pairs.csv"
-    people, places = ("nurse", "doctor", "teacher", "engineer", "king"), ("street", "job", "ball", "house", "car")
-    rows = [f"She told the {a} about the {b}.,He told the {a} about the {b}." for a in people for b in places]
-    pairs.write_text("stereotype,anti_stereotype\n" + "\n".join(rows) + "\n")
-    share = rule(45, f"pairs:{pairs}")
-    loss = rule(0.1, "lm_loss", "overall.loss", "no_worse_by")
-    for candidate, rules, code in (("same", [loss], 0), ("damaged", [loss, share], 1), ("same", [loss, share], 3)):
-        folder = tmp_path / f"{candidate}-{code}"
-        folder.mkdir()
-        (folder / "gate.yaml").write_text(json.dumps({"required": ["lm_loss"], "rules": rules}))
-        given = {"RELEASED": "builtin:mini-mlm", "CANDIDATE": str(models / candidate), "LIMIT": "60"}
-        given |= {"BENCHMARKS": f"pairs:{pairs},lm_loss", "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}
-        assert job["env"].keys() | {"GITHUB_STEP_SUMMARY"} == given.keys()
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": programs, **given}
-        codes = []
-        for step in steps:
-            command = ["bash", "-eo", "pipefail", "-c", step]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-            codes.append(done.returncode)
-        assert codes == [0, 0, code], done.stderr
-        (outcome,) = [name for name, value in CODES.items() if value == code]
-        assert f"{outcome.upper()}: " in (folder / "summary.md").read_text()
-        suite = ET.parse(folder / "gate.xml").getroot().find("testsuite")
-        assert int(suite.get("tests")) == 1 + len(rules)
-        assert (int(suite.get("failures")) > 0) == (code == 1)
-    assert "about 5 items more (30 in all)" in done.stdout
+    (folder / "gate.yaml").write_text(json.dumps({"required": ["lm_loss"], "rules": [LOSS]}))
+    given = {"RELEASED": "builtin:mini-mlm", "CANDIDATE": "builtin:mini-mlm", "LIMIT": "60"}
+    given["BENCHMARKS"] = f"pairs:{pairs},lm_loss"
+    assert job["env"].keys() == given.keys()
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": programs, "GITHUB_STEP_SUMMARY": str(folder / "summary.md"), **given}
+    for step in steps:
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_workflow_of_the_manual_passes_the_built_in_model_against_itself(workflow):
+    assert "PASSED: 2 passed" in (workflow / "summary.md").read_text()
+    assert ET.parse(workflow / "gate.xml").getroot().find("testsuite").get("tests") == "2"
+    assert RunRecord.read(workflow / "runs" / "after").metrics.benchmarks[1].estimates["overall.loss"].count == 60
+
+
+def test_a_damaged_model_fails(workflow, pairs, write_policy, tmp_path):
+    loaded = load("builtin:mini-mlm", device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in loaded.model.parameters():
+            weight += 0.5 * weight.std() * torch.randn_like(weight) if weight.ndim > 1 else 0.0
+    loaded.model.save_pretrained(tmp_path / "model")
+    loaded.tokenizer.save_pretrained(tmp_path / "model")
+    done = invoke("evaluate", tmp_path / "model", "--benchmarks", "lm_loss", "--limit", 60, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    done = invoke("gate", tmp_path / "run", "--against", workflow / "runs/before", "--policy", write_policy(LOSS))
+    assert done.exit_code == 1, done.output
+    assert "the whole interval lies outside the limit" in done.output
+
+
+def test_too_few_items_of_the_built_in_model_cannot_be_judged(workflow, pairs, write_policy):
+    policy = write_policy(LOSS, rule(45, f"pairs:{pairs}"))
+    done = invoke("gate", workflow / "runs/after", "--against", workflow / "runs/before", "--policy", policy)
+    assert done.exit_code == 3, done.output
+    assert "it rests on 25 items: at least 5 more (30 in all) are needed" in done.output
+    assert "NOT JUDGED: 1 passed, 1 not judged" in done.output

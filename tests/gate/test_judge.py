@@ -87,7 +87,7 @@ def test_a_measure_near_its_ideal(make_run, preferring):
     assert found.items_needed == pytest.approx(400 * (4.9 / 2) ** 2, rel=0.2)
     more = found.items_needed - 400
     assert f"about {more:,} items more ({found.items_needed:,} in all) would decide it" in found.reason
-    assert "the benchmark has no more" in found.reason
+    assert "the run scored all that the benchmark has" in found.reason
     limited = ruling(make_run(limit=400, pairs=preferring(220, 400)), SHARE, {"within": 7})
     assert "raise --limit" in limited.reason
     failed = ruling(make_run(pairs=preferring(300, 400)), SHARE, {"within": 5})
@@ -98,7 +98,7 @@ def test_few_items_decide_nothing_however_they_agree(make_run):
     run = make_run(pairs=[1.0] * 20)
     found = ruling(run, SHARE, {"within": 50})
     assert (found.outcome, found.low, found.high, found.items_needed) == ("not judged", 100.0, 100.0, 30)
-    assert "about 10 items more (30 in all)" in found.reason
+    assert "it rests on 20 items: at least 10 more (30 in all) are needed" in found.reason
     assert ruling(run, SHARE, {"within": 50}, fewest_items=20).outcome == "passed"
 
 

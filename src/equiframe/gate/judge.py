@@ -179,14 +179,14 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
     limited = any(run.config.get("limit") for run in runs)
     if found.items < fewest:
         outcome, needed = "not judged", fewest
-        reason = f"it rests on too few items: {_more(rule, found.items, fewest, limited)}"
+        reason = f"it rests on {found.items} items: at least {fewest - found.items} more ({fewest} in all) are needed"
     elif outcome == "not judged":
         needed = found.items_needed
         reason = "the interval crosses the limit: "
         if needed is None:
             reason += "the value lies on the limit, where no number of items decides"
         else:
-            reason += f"{_more(rule, found.items, needed, limited)}, if the value stays as it is"
+            reason += _more(rule, found.items, needed, limited)
     elif outcome == "failed":
         reason = "the whole interval lies outside the limit"
     return Ruling(
@@ -208,17 +208,19 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
 def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
     """How many items more would do, and where they could come from."""
     what = "words" if rule.benchmark.startswith(f"{COLLAPSE}:") else "items"
-    said = f"about {needed - items:,} {what} more ({needed:,} in all) would decide it"
-    if what == "items":
-        said += " (raise --limit)" if limited else " (the benchmark has no more: widen the limit, or add a benchmark)"
-    return said
+    said = f"about {needed - items:,} {what} more ({needed:,} in all) would decide it, if the value stays as it is"
+    if what == "words":
+        return said
+    if limited:
+        return f"{said}: raise --limit"
+    return f"{said}; the run scored all that the benchmark has, so it takes a larger benchmark or a wider limit"
 
 
 def _estimate(rule: Rule, run: RunRecord, name: str) -> Estimate:
     """The measure of a rule in one of the runs.
 
     Raises:
-        InputError: not there, or without an interval.
+        InputError: it is not there.
     """
     measured = estimates_by_name(run.metrics)
     if rule.benchmark not in measured:

@@ -9,7 +9,7 @@ from pathlib import Path
 from equiframe.errors import RunError
 from equiframe.gate.judge import Judgement, Outcome, Ruling
 from equiframe.report.card import in_markdown
-from equiframe.report.numbers import bounds, number
+from equiframe.report.numbers import MINUS, bounds, number
 
 HEADERS = ["rule", "measured [95 %]", "allowed", "items", "ruling"]
 _SIGNS: dict[Outcome, str] = {"passed": "✓", "failed": "✗", "not judged": "?"}
@@ -135,9 +135,8 @@ def _measured(ruling: Ruling) -> str:
 def _allowed(ruling: Ruling) -> str:
     if ruling.highest is None:
         return ""
-    if ruling.lowest is None:
-        return f"at most {ruling.highest:g}"
-    return f"{ruling.lowest:g} to {ruling.highest:g}"
+    ends = ["at most"] if ruling.lowest is None else [f"{ruling.lowest:g}", "to"]
+    return " ".join([*ends, f"{ruling.highest:g}"]).replace("-", MINUS)
 
 
 def _percent(share: float) -> str:

@@ -374,6 +374,46 @@ def compare(
     _show(comparison, out, as_json)
 
 
+@app.command(epilog="Example: equiframe gate runs/after --against runs/before --policy gate.yaml")
+def gate(
+    after: Annotated[Path | None, typer.Argument(help="Folder of the finished run to judge.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Folder of the run before, for rules on what changed.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="YAML file of the rules.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown summary to write, as for a GitHub job.")] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a policy to start from, and nothing else.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a run by rules on its intervals: exit code 0 passed, 1 failed, 3 could not be judged.
+
+    Wrong use exits with 2, as in every command. A rule fails where the whole interval breaks it; where the interval
+    crosses the limit, or data is missing, the output says what would help.
+    """
+    from equiframe.gate import EXIT_CODES, Policy, example_policy, judge, output
+    from equiframe.runs.record import RunRecord
+
+    if example:
+        sys.stdout.write(example_policy())
+        return
+    if after is None or policy is None:
+        raise InputError("give the folder of a run and --policy FILE; equiframe gate --example prints a policy")
+    before = None if against is None else RunRecord.read(against)
+    judgement = judge(RunRecord.read(after), Policy.read(policy), before)
+    if junit is not None:
+        output.write(junit, output.junit(judgement))
+    if markdown is not None:
+        output.write(markdown, output.markdown(judgement))
+    if as_json:
+        sys.stdout.write(json.dumps(judgement.model_dump(mode="json"), ensure_ascii=False) + "\n")
+    else:
+        console = _console()
+        _print_table(console, output.HEADERS, output.rows(judgement))
+        for line in (*output.reasons(judgement), output.chance(judgement)):
+            console.print(f"\n{line}", highlight=False, markup=False)
+        console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False, markup=False)
+    raise SystemExit(EXIT_CODES[judgement.outcome])
+
+
 @app.command(epilog="Example: equiframe demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the comparison; must not exist.")] = Path("runs/demo"),

@@ -548,6 +548,57 @@ def list_benchmarks(data: Data = None, as_json: Json = False) -> None:
             console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['mend']}", highlight=False)
 
 
+data_app = typer.Typer(help="List the data files of the benchmarks, and fetch them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list", epilog="Example: equiframe data list")
+def list_data(data: Data = None, as_json: Json = False) -> None:
+    """List every data file: whether it is on this machine, where it comes from, and its licence."""
+    from equiframe.data.sources import KNOWN, is_here, origin_of, where_to_get
+
+    rows = [
+        {
+            "name": name,
+            "here": "yes" if is_here(name, data) else "no",
+            "origin": origin_of(name, data) or where_to_get(name),
+            "licence": known.licence,
+            "citation": known.citation,
+        }
+        for name, known in KNOWN.items()
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        return
+    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    _console().print(table)
+
+
+@data_app.command("get", epilog="Example: equiframe data get seat hurtlex/EN --into my-data")
+def get_data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Files, or groups such as seat.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch every file that can be fetched.")] = False,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to copy the files into, laid out for --data.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch data files, each checked against its known hash."""
+    from equiframe.data.sources import KNOWN, copied, known_names, locate, origin_of
+
+    if bool(names) == everything:
+        raise InputError("name the files or groups to fetch, or give --all; equiframe data list shows them")
+    for name in known_names(names or ()):
+        if everything and origin_of(name) is None:
+            continue
+        located = locate(name)
+        path = located.path if into is None else copied(located, into / KNOWN[name].path)
+        _console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point of the command."""
     app()

@@ -73,7 +73,7 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
         response = getattr(error, "response", None)
         reason = type(error).__name__ if response is None else f"status {response.status_code}"
         raise MissingDataError(
-            f"{url} cannot be fetched ({reason}): check the network, or give --data FOLDER"
+            f"{url} cannot be fetched ({reason}): check the network"
         ) from error
     return path
 

@@ -36,9 +36,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from equiframe.cache import cache_folder as cache_folder
+from equiframe.cache import writing_to_cache
 from equiframe.errors import InputError, ModelError
-from equiframe.models.cache import cache_folder as cache_folder
-from equiframe.models.cache import writing_to_cache
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, project

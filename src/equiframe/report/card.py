@@ -171,7 +171,7 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> str:
+def in_markdown(value: object) -> str:
     """A text of data as Markdown that shows it as it is: one line, nothing of it markup."""
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
 
@@ -183,5 +183,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_plain,
+        finalize=in_markdown,
     )

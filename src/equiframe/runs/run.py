@@ -8,7 +8,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,12 +19,12 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
-from equiframe.data import Bias, DataFile
+from equiframe.cache import cache_folder, check_cache, writing_to_cache
+from equiframe.data import Bias, DataFile, DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
-from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
 from equiframe.models.loading import Precision
 from equiframe.models.sources import SERVER
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
@@ -137,7 +137,7 @@ class RunConfig:
     @property
     def is_served(self) -> bool:
         """Whether the model is behind a server."""
-        return self.model.startswith(SERVER)
+        return str(self.model).startswith(SERVER)
 
     def plain(self) -> dict[str, Any]:
         """Every option as the record holds it: paths as text, tuples as lists."""
@@ -189,6 +189,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     added = AddedTerms(_terms(config.cc_options), config.cc) if config.cc else None
     if benchmarks:
         check_cache()
+    _check_data(config, benchmarks)
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
         answerer = _answerer(config)
@@ -405,6 +406,20 @@ def _score(
         limit=config.limit,
         reference=reference,
     )
+
+
+def _check_data(config: RunConfig, benchmarks: Iterable[Any]) -> None:
+    """Fetch, or miss, what the run reads before a model is loaded.
+
+    Raises:
+        DataError: a file is missing, or not what it should be.
+    """
+    if config.audit is not None:
+        stream(config.audit.text, config.data)
+    if not config.skip_missing:
+        for benchmark in benchmarks:
+            if isinstance(benchmark, Benchmark):
+                benchmark.items(DataSource.of(config.data))
 
 
 def _describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelDescription:

@@ -205,41 +205,50 @@ def _plan(local: LocalAnswerer, requests: Sequence[Request]) -> Plan:
     if local.kind == "causal" and local.self_debias is None:
         language_model = local.language_model
         planned = plan(requests, tree_tokens=min(_TREE_TOKENS, local.token_budget, language_model.window))
-        deepest = max((row for row in planned.rows if row.parents is not None), key=_depth, default=None)
+        trees = (row for row in planned.rows if row.parents is not None)
+        deepest = max(trees, key=lambda row: len(_path(row, _deepest(row))), default=None)
         if deepest is None or _reads_trees(language_model, deepest):
             return planned
     return plan(requests)
 
 
-def _path(row: Row) -> list[int]:
-    """Places of the longest sequence of a tree, from its start."""
+def _path(row: Row, end: int) -> list[int]:
+    """Places of a sequence of a tree, from its start to one of its tokens."""
     assert row.parents is not None
-    depths: list[int] = []
-    for parent in row.parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    path = [max(range(len(depths)), key=depths.__getitem__)]
+    path = [end]
     while (parent := row.parents[path[-1]]) >= 0:
         path.append(parent)
     return path[::-1]
 
 
-def _depth(row: Row) -> int:
-    """Tokens of the longest sequence of a tree."""
-    return len(_path(row))
+def _deepest(row: Row) -> int:
+    """The place in a tree before which the most tokens stand."""
+    assert row.parents is not None
+    depths: list[int] = []
+    for parent in row.parents:
+        depths.append(0 if parent < 0 else depths[parent] + 1)
+    return max(range(len(depths)), key=depths.__getitem__)
 
 
 def _reads_trees(language_model: LanguageModel, row: Row) -> bool:
-    """Whether a model says the same at the deepest place of a tree as at the end of that sequence alone.
+    """Whether a model says the same at places of a tree as at the end of that sequence alone.
 
-    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them.
+    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them. The places are the
+    deepest one, and the last one, which has another branch before it.
     """
-    path = _path(row)
-    if any(width <= len(path) for width in _attention_widths(language_model)):
+    deepest = _deepest(row)
+    if any(width <= len(_path(row, deepest)) for width in _attention_widths(language_model)):
         return False
-    alone = Row(tuple(row.tokens[place] for place in path), None, (len(path) - 1,))
+    return all(_agrees(language_model, row, place) for place in (deepest, len(row.tokens) - 1))
+
+
+def _agrees(language_model: LanguageModel, row: Row, place: int) -> bool:
+    """Whether a model says the same at a place of a tree as at the end of that sequence alone."""
+    path = _path(row, place)
+    alone = Row(tuple(row.tokens[at] for at in path), None, (len(path) - 1,))
     expected = _forward(language_model, [alone])
     try:
-        found = _forward(language_model, [Row(row.tokens, row.parents, (path[-1],))])
+        found = _forward(language_model, [Row(row.tokens, row.parents, (place,))])
     except Exception:  # whatever it objects to, the plain way remains
         return False
     error = (found - expected).norm() / (expected - expected.mean()).norm()

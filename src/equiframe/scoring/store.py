@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from equiframe.cache import cache_folder
 from equiframe.errors import RunError
-from equiframe.models.cache import cache_folder
 from equiframe.scoring.requests import Answer
 
 _WAIT = 60.0  # seconds for another process to finish writing
@@ -37,7 +37,7 @@ class AnswerStore:
 
     @classmethod
     def of(cls, fingerprint: str) -> AnswerStore:
-        """A model's own store in :func:`equiframe.models.cache.cache_folder`."""
+        """A model's own store in :func:`equiframe.cache.cache_folder`."""
         return cls(cache_folder() / "answers" / f"{fingerprint}.sqlite", fingerprint)
 
     def __init__(self, path: Path, fingerprint: str) -> None:

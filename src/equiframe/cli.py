@@ -54,6 +54,14 @@ ModelName = Annotated[
     str,
     typer.Argument(help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False),
 ]
+AnyModelName = Annotated[
+    str,
+    typer.Argument(
+        help="Hub name, local directory, builtin:mini-mlm, builtin:smollm2-135m, or server:URL#MODEL of an"
+        " OpenAI-compatible completions endpoint.",
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run; must not exist. Default: runs/VERB-MODEL.", show_default=False),
@@ -162,7 +170,7 @@ def audit(
 
 @app.command(epilog="Example: equiframe evaluate builtin:smollm2-135m --benchmarks stereoset,crows_pairs")
 def evaluate(
-    model: ModelName,
+    model: AnyModelName,
     benchmarks: Annotated[
         str | None,
         typer.Option(
@@ -181,6 +189,13 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a served model: hub name or folder. Default: what the server has loaded.", show_default=False
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests to a server at the same time.")] = 8,
     self_debias: Annotated[
         Literal["gender", "race", "religion"] | None,
         typer.Option(help="Correct predictions by the Self-Debias baseline, against this bias.", show_default=False),
@@ -223,6 +238,8 @@ def evaluate(
             trust_remote_code=trust_remote_code,
             data=data,
             benchmarks=names,
+            tokenizer=tokenizer,
+            concurrency=concurrency,
             skip_missing=suite is not None,
             self_debias=self_debias,
             heads=_settings("--head", heads or []),

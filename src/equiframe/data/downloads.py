@@ -72,9 +72,7 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
             raise MissingDataError(f"{error.filename or path}: {error.strerror}; {fix}") from error
         response = getattr(error, "response", None)
         reason = type(error).__name__ if response is None else f"status {response.status_code}"
-        raise MissingDataError(
-            f"{url} cannot be fetched ({reason}): check the network"
-        ) from error
+        raise MissingDataError(f"{url} cannot be fetched ({reason}): check the network") from error
     return path
 
 

@@ -125,6 +125,9 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             results[task][f"{key},none"] = estimate.value
             error = (estimate.high - estimate.low) / (2 * 1.96) if has_interval else "N/A"  # type: ignore[operator]
             results[task][f"{key}_stderr,none"] = error
+    source, arguments = "hf", f"pretrained={metrics.model.name}"
+    if (server := metrics.model.server) is not None:
+        source, arguments = "local-completions", f"model={server.model},base_url={server.url}/v1/completions"
     environment = record.config.get("environment", {})
     date = environment.get("date")
     return {
@@ -151,8 +154,8 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             for task, result in tasks.items()
         },
         "config": {
-            "model": "hf",
-            "model_args": f"pretrained={metrics.model.name}",
+            "model": source,
+            "model_args": arguments,
             "model_num_parameters": metrics.model.parameters,
             "model_sha": metrics.model.fingerprint,
             "batch_size": None,
@@ -161,7 +164,7 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
         },
         "date": datetime.datetime.fromisoformat(date).timestamp() if date else None,
         "transformers_version": environment.get("packages", {}).get("transformers"),
-        "model_source": "hf",
+        "model_source": source,
         "model_name": metrics.model.name,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),
         "total_evaluation_time_seconds": str(sum(result.seconds for result in metrics.benchmarks)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,14 @@ from typer.testing import CliRunner
 
 from equiframe import cli
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.errors import InputError
 from equiframe.models.projected import project
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
-from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.answering import check_requests
+from equiframe.scoring.engine import LocalAnswerer, answer
+from equiframe.scoring.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import Measure
 
@@ -69,9 +72,48 @@ def near_tie(masked_model):
     return masked_model
 
 
+class Fake:
+    """Answers what a test says, without a model."""
+
+    name, kind, precision = "fake", "masked", "fp32"
+
+    def __init__(self, tokenizer, say):
+        self.codec, self.say = TextCodec(tokenizer, "masked", 64), say
+
+    def fingerprint(self):
+        return "fake"
+
+    def answer(self, requests, progress=None):
+        check_requests(self, requests)
+        return [self.say(request) for request in requests]
+
+
+def test_whatever_answers_can_be_scored(new_tokenizer):
+    fake = Fake(new_tokenizer(), lambda request: (-1.0, float(request.input_ids[1] % 2) - 1.5))
+    result, table = score(fake, TwoTokens(), resamples=20)
+    assert result.estimates["wins"].value == 0.5
+    assert (result.scoring, table["second"].tolist()[:3]) == ("log-probability", [-0.5, -1.5, -0.5])
+    fake.precision = "bf16"
+    changed = Fake(new_tokenizer(), lambda request: (-1.0, -0.5))
+    result, _ = score(fake, TwoTokens(), resamples=20, reference=changed)
+    assert (result.half_precision.flips, result.scoring) == (30, "log-probability, in bf16")
+    with pytest.raises(InputError, match="a sequence of 3 tokens for fake, which reads 1 to 2"):
+        fake.codec = replace(fake.codec, window=2)
+        fake.answer([TokenLogProbs((2, 3, 4), (), ())])
+    with pytest.raises(InputError, match="fake does not answer NextSentence"):
+        fake.answer([NextSentence((2,), (0,))])
+
+
+def in_half_precision(language_model, benchmark, precision, store=None, **options):
+    """Scored in half precision, and a sample in float32."""
+    full = LocalAnswerer(language_model, store=store)
+    half = replace(full, language_model=language_model.in_precision(precision))
+    return score(half, benchmark, resamples=20, reference=full, **options)
+
+
 def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie):
     exact, table = score(near_tie, TwoTokens(), resamples=20)
-    half, rounded = score(near_tie, TwoTokens(), resamples=20, precision="bf16")
+    half, rounded = in_half_precision(near_tie, TwoTokens(), "bf16")
     assert (exact.half_precision, exact.estimates["wins"].value) == (None, 1.0)
     assert half.estimates["wins"].value == 57 / 60
     assert half.half_precision.flips == 3
@@ -84,15 +126,15 @@ def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie)
 def test_a_sample_spread_over_the_items_is_compared(near_tie, monkeypatch):
     asked, ask = [], evaluate._ask
 
-    def counted(benchmark, language_model, items, **options):
-        asked.append((language_model.model.dtype, list(items)))
-        return ask(benchmark, language_model, items, **options)
+    def counted(benchmark, answerer, items, progress):
+        asked.append((answerer.precision, list(items)))
+        return ask(benchmark, answerer, items, progress)
 
     monkeypatch.setattr(evaluate, "_ask", counted)
-    result, table = score(near_tie, TwoTokens(500), resamples=20, precision="fp16", limit=400)
+    result, table = in_half_precision(near_tie, TwoTokens(500), "fp16", limit=400)
     assert len(table) == 400
     (half, scored), (full, sample) = asked
-    assert (half, full) == (torch.float16, torch.float32)
+    assert (half, full) == ("fp16", "fp32")
     assert sample == scored[::2]
     assert result.half_precision.items == 200
 
@@ -137,10 +179,10 @@ def test_half_precision_answers_nearly_alike_and_leaves_the_model_alone(language
 
 def test_the_store_does_not_mix_precisions(near_tie, tmp_path):
     def scored(precision, store=None):
-        return score(near_tie, TwoTokens(), resamples=20, precision=precision, store=store)[1]
+        return in_half_precision(near_tie, TwoTokens(), precision, store)[1]
 
     alone = {precision: scored(precision) for precision in ("fp32", "bf16", "fp16")}
-    with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", near_tie)) as store:
+    with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", near_tie.fingerprint())) as store:
         for _ in range(2):
             for precision, expected in alone.items():
                 pd.testing.assert_frame_equal(scored(precision, store), expected, check_exact=True)

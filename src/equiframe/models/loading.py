@@ -35,14 +35,13 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from equiframe.cache import cache_folder as cache_folder
+from equiframe.cache import writing_to_cache
 from equiframe.errors import InputError, ModelError
-from equiframe.models.cache import cache_folder as cache_folder
-from equiframe.models.cache import writing_to_cache
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.projected import BUFFER, apply_projection
-from equiframe.models.self_debias import SelfDebias
-from equiframe.models.sources import check_folder, usable_device
+from equiframe.models.sources import SERVER, check_folder, usable_device
 from equiframe.options import check_choice, first_line
 from equiframe.scoring.requests import ModelKind, TextCodec
 
@@ -62,14 +61,12 @@ class LanguageModel:
         model: in evaluation mode.
         tokenizer: its tokenizer.
         kind: masked or causal.
-        self_debias: how its predictions are corrected when they are scored; by default not at all.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
-    self_debias: SelfDebias | None = None
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +85,8 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
-        """The longest sequence the model takes, in tokens; what Self-Debias puts before it counts."""
-        return self.examination.window - (0 if self.self_debias is None else len(self.self_debias.prompt))
+        """The longest sequence the model takes, in tokens."""
+        return self.examination.window
 
     @property
     def special_ids(self) -> torch.Tensor:
@@ -123,18 +120,18 @@ class LanguageModel:
                 tensor.data = tensor.data.to(PRECISIONS[precision])
         return dataclasses.replace(self, model=model)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, correction: object = None) -> str:
         """SHA-256 over all that decides what the model says of a text.
 
         The names, shapes and bytes of all weights, the configuration, how attention is computed, the tokenizer, and
-        Self-Debias.
+        how its predictions are corrected, if they are: the repr of ``correction``, such as Self-Debias.
         """
-        digest = hashlib.sha256(b"" if self.self_debias is None else repr(self.self_debias).encode())
+        digest = hashlib.sha256(b"" if correction is None else repr(correction).encode())
         digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        digest.update(f"{self.model.config._attn_implementation} {_tokenizer_identity(self.tokenizer)}".encode())
+        digest.update(f"{self.model.config._attn_implementation} {tokenizer_identity(self.tokenizer)}".encode())
         return digest.hexdigest()
 
 
@@ -144,7 +141,7 @@ _NOT_READ_BY_FORWARD = frozenset(
 )
 
 
-def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """All that decides which ids a text has; not how the last call padded or cut it."""
     parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "specials": sorted(tokenizer.all_special_ids)}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
@@ -188,6 +185,8 @@ def load(
         raise InputError(f"a model is a name or a folder, found {name!r:.60}")
     name = str(name)
     check_choice("--kind", kind, ModelKind | None)
+    if name.startswith(SERVER):
+        raise InputError(f"{name}: a server gives neither states nor weights: give the model's hub name or folder")
     device = usable_device(device)
     # unlike Path.expanduser, os.path.expanduser leaves ~ as it is where there is no home
     source = _builtin(name) if name.startswith("builtin:") else Path(os.path.expanduser(name))  # noqa: PTH111

@@ -8,6 +8,9 @@ import torch
 
 from equiframe.errors import InputError, ModelError
 
+SERVER = "server:"
+"""How the name of a model begins that a server runs: ``server:URL#MODEL``."""
+
 _ADAPTER = "adapter_config.json"
 
 

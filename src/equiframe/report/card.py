@@ -131,6 +131,9 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             results[task][f"{key},none"] = estimate.value
             error = (estimate.high - estimate.low) / (2 * 1.96) if has_interval else "N/A"  # type: ignore[operator]
             results[task][f"{key}_stderr,none"] = error
+    source, arguments = "hf", f"pretrained={metrics.model.name}"
+    if (server := metrics.model.server) is not None:
+        source, arguments = "local-completions", f"model={server.model},base_url={server.url}/v1/completions"
     environment = record.config.get("environment", {})
     date = environment.get("date")
     return {
@@ -157,8 +160,8 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             for task, result in tasks.items()
         },
         "config": {
-            "model": "hf",
-            "model_args": f"pretrained={metrics.model.name}",
+            "model": source,
+            "model_args": arguments,
             "model_num_parameters": metrics.model.parameters,
             "model_sha": metrics.model.fingerprint,
             "batch_size": None,
@@ -167,14 +170,14 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
         },
         "date": datetime.datetime.fromisoformat(date).timestamp() if date else None,
         "transformers_version": environment.get("packages", {}).get("transformers"),
-        "model_source": "hf",
+        "model_source": source,
         "model_name": metrics.model.name,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),
         "total_evaluation_time_seconds": str(sum(result.seconds for result in metrics.benchmarks)),
     }
 
 
-def _plain(value: object) -> str:
+def in_markdown(value: object) -> str:
     """A text of data as Markdown that shows it as it is: one line, nothing of it markup. Text of our own stays."""
     if isinstance(value, Markup):
         return value
@@ -188,5 +191,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_plain,
+        finalize=in_markdown,
     )

@@ -141,7 +141,7 @@ def _reader(model: PreTrainedModel, matrix: Tensor) -> nn.Linear:
             if isinstance(layer, nn.Linear) and layer not in inside:
                 hooks.enter_context(layer.register_forward_pre_hook(note))
         projected = centred_logits(model, ids)
-    if called:
+    if called and called[0].in_features == len(matrix):
         with called[0].register_forward_pre_hook(lambda _, read: (F.linear(read[0], matrix.to(read[0].device)),)):
             if distance(centred_logits(model, ids), projected) <= tolerance(model.dtype):
                 return called[0]

@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from equiframe.cache import writing_to_cache
 from equiframe.errors import InputError, ModelError
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
-from equiframe.models.projected import BUFFER, project
+from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.sources import SERVER, check_folder, usable_device
 from equiframe.options import check_choice, first_line
 from equiframe.scoring.requests import ModelKind, TextCodec
@@ -211,8 +210,8 @@ def load(
             **common,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
-        if (key := f"{model.base_model_prefix}.{BUFFER}") in info["unexpected_keys"]:
-            project(model, _tensor(where, key, common.get("revision")))
+        if any(key.rpartition(".")[2] == BUFFER for key in info["unexpected_keys"]):
+            apply_projection(model, _tensor(where, BUFFER, common.get("revision")))
         if isinstance(model, BertForMaskedLM) and set(TENSORS) <= set(info["unexpected_keys"]):
             found = {key: _tensor(where, key, common.get("revision")) for key in TENSORS}
             add_next_sentence_head(model, found)
@@ -232,15 +231,22 @@ def load(
 
 
 def _tensor(where: str, key: str, revision: str | None) -> torch.Tensor:
-    """One tensor of a checkpoint, be it one file or several."""
+    """The tensor of a checkpoint, in one file or several, whose name ends with the key.
+
+    Some architectures give the stack another name in their files than in memory.
+    """
+
+    def stored_name(names: Iterable[str]) -> str:
+        return next(name for name in names if f".{name}".endswith(f".{key}"))
+
     try:
         file = cached_file(where, SAFE_WEIGHTS_NAME, revision=revision)
     except OSError:
         index = cached_file(where, SAFE_WEIGHTS_INDEX_NAME, revision=revision)
-        shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"][key]
-        file = cached_file(where, shard, revision=revision)
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        file = cached_file(where, shards[stored_name(shards)], revision=revision)
     with safe_open(file, framework="pt") as stored:
-        return stored.get_tensor(key)
+        return stored.get_tensor(stored_name(stored.keys()))
 
 
 _OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "NextSentencePrediction")
@@ -308,17 +314,6 @@ def _smollm2() -> Path:
         with contextlib.suppress(OSError):  # another process may have finished first
             converted.replace(target)
     return target
-
-
-def save(language_model: LanguageModel, folder: Path) -> None:
-    """Write model and tokenizer as safetensors, under a temporary name first; an older folder is replaced."""
-    scratch = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    with quiet():
-        language_model.model.save_pretrained(scratch)
-        language_model.tokenizer.save_pretrained(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.replace(folder)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ class ModelDescription(_Frozen):
     architecture: str | None = Field(default=None, description="null where a server does not say")
     parameters: int | None = Field(default=None, description="null where a server does not say")
     vocabulary: int
+    projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
     fingerprint: str = Field(
         description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"
         " says of it and of the tokenizer"
@@ -118,9 +119,11 @@ class ContextsResult(_Frozen):
 
 
 class TrainingResult(_Frozen):
-    """What fine-tuning did."""
+    """What debiasing did."""
 
     method: str
+    does: str = Field("", description="the method in a sentence; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
     unc3_weight: float
     steps: int
     seconds: float

@@ -26,6 +26,7 @@ from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_fine
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.loading import Precision
+from equiframe.models.projected import is_projected
 from equiframe.models.sources import SERVER
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
@@ -431,6 +432,7 @@ def _describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelD
             architecture=type(model).__name__,
             parameters=model.num_parameters(),
             vocabulary=examination.rows,
+            projected=is_projected(model),
             examination=examination,
             fingerprint=fingerprint,
         )

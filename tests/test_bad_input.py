@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import equiframe
 from equiframe import cli
+from equiframe.cache import cache_folder
 from equiframe.data.word_sentences import counterparts, word_sentences
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import collect, load, save
-from equiframe.models.cache import cache_folder
 from equiframe.models.sources import usable_device
 from equiframe.runs.audit import AuditOptions
 from equiframe.runs.compare import compare_folders

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,14 @@ from typer.testing import CliRunner
 
 from equiframe import cli
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.errors import InputError
 from equiframe.models.projected import project
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
-from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.answering import check_requests
+from equiframe.scoring.engine import LocalAnswerer, answer
+from equiframe.scoring.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import Measure
 
@@ -78,10 +81,42 @@ def in_type(language_model, dtype):
     return found
 
 
+class Fake:
+    """Answers what a test says, without a model."""
+
+    name, kind, precision = "fake", "masked", "float32"
+
+    def __init__(self, tokenizer, say):
+        self.codec, self.say = TextCodec(tokenizer, "masked", 64), say
+
+    def fingerprint(self):
+        return "fake"
+
+    def answer(self, requests, progress=None):
+        check_requests(self, requests)
+        return [self.say(request) for request in requests]
+
+
+def test_whatever_answers_can_be_scored(new_tokenizer):
+    fake = Fake(new_tokenizer(), lambda request: (-1.0, float(request.input_ids[1] % 2) - 1.5))
+    result, table = score(fake, TwoTokens(), resamples=20)
+    assert result.estimates["wins"].value == 0.5
+    assert (result.scoring, table["second"].tolist()[:3]) == ("log-probability", [-0.5, -1.5, -0.5])
+    fake.precision = "bfloat16"
+    changed = Fake(new_tokenizer(), lambda request: (-1.0, -0.5))
+    result, _ = score(fake, TwoTokens(), resamples=20, reference=changed)
+    assert (result.half_precision.flips, result.scoring) == (30, "log-probability, in bfloat16")
+    with pytest.raises(InputError, match="a sequence of 3 tokens for fake, which reads 1 to 2"):
+        fake.codec = replace(fake.codec, window=2)
+        fake.answer([TokenLogProbs((2, 3, 4), (), ())])
+    with pytest.raises(InputError, match="fake does not answer NextSentence"):
+        fake.answer([NextSentence((2,), (0,))])
+
+
 def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie):
     exact, table = score(near_tie, TwoTokens(), resamples=20)
     coarse = in_type(near_tie, torch.bfloat16)
-    half, rounded = score(coarse, TwoTokens(), resamples=20, reference=near_tie)
+    half, rounded = score(coarse, TwoTokens(), resamples=20, reference=LocalAnswerer(near_tie))
     assert (exact.half_precision, exact.estimates["wins"].value) == (None, 1.0)
     assert half.estimates["wins"].value == 57 / 60
     assert half.half_precision.flips == 3
@@ -95,16 +130,16 @@ def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie)
 def test_a_sample_spread_over_the_items_is_compared(near_tie, monkeypatch):
     asked, ask = [], evaluate._ask
 
-    def counted(benchmark, language_model, items, **options):
-        asked.append((language_model.model.dtype, list(items)))
-        return ask(benchmark, language_model, items, **options)
+    def counted(benchmark, answerer, items, progress):
+        asked.append((answerer.precision, list(items)))
+        return ask(benchmark, answerer, items, progress)
 
     monkeypatch.setattr(evaluate, "_ask", counted)
     coarse = in_type(near_tie, torch.float16)
-    result, table = score(coarse, TwoTokens(500), resamples=20, reference=near_tie, limit=400)
+    result, table = score(coarse, TwoTokens(500), resamples=20, reference=LocalAnswerer(near_tie), limit=400)
     assert len(table) == 400
     (half, scored), (full, sample) = asked
-    assert (half, full) == (torch.float16, torch.float32)
+    assert (half, full) == ("float16", "float32")
     assert sample == scored[::2]
     assert result.half_precision.items == 200
 
@@ -150,8 +185,8 @@ def test_the_store_does_not_mix_types(near_tie, tmp_path):
     alone = [score(model, TwoTokens(), resamples=20)[1] for model in models]
     for _ in range(2):
         for model, expected in zip(models, alone, strict=True):
-            with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", model)) as store:
-                found = score(model, TwoTokens(), resamples=20, store=store)[1]
+            with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", model.fingerprint())) as store:
+                found = score(LocalAnswerer(model, store=store), TwoTokens(), resamples=20)[1]
             pd.testing.assert_frame_equal(found, expected, check_exact=True)
     assert not alone[0].equals(alone[1])
 

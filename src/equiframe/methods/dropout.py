@@ -28,7 +28,7 @@ _HIDDEN_MARK, _ATTENTION_MARK = 0.123456789, 0.234567891  # rates that no config
 
 @dataclass(frozen=True)
 class Dropout(TextMethod):
-    """The model's own pretraining loss on plain text, at a higher rate of dropout. A baseline.
+    """Fine-tune on plain text at a higher rate of dropout, with the model's own pretraining loss. A baseline.
 
     The rates hold inside a training step alone; the model and the configuration that is saved keep their
     own.

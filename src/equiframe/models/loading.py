@@ -9,7 +9,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,17 +38,16 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from equiframe.cache import cache_folder as cache_folder
+from equiframe.cache import writing_to_cache
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import input_device, weights_in_place
-from equiframe.models.cache import cache_folder as cache_folder
-from equiframe.models.cache import writing_to_cache
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
 from equiframe.models.peft_adapter import adapter_of, has_tokenizer, is_quantised, with_adapter
-from equiframe.models.projected import BUFFER, project
-from equiframe.models.self_debias import SelfDebias
+from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.sources import BUILTIN as BUILTIN
-from equiframe.models.sources import Source, check_model_args, find_source, usable_device
+from equiframe.models.sources import SERVER, Source, check_model_args, find_source, usable_device
 from equiframe.options import check_choice, first_line
 from equiframe.scoring.requests import ModelKind, TextCodec
 
@@ -70,14 +68,12 @@ class LanguageModel:
         model: in evaluation mode.
         tokenizer: its tokenizer.
         kind: masked or causal.
-        self_debias: how its predictions are corrected when they are scored; by default not at all.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
-    self_debias: SelfDebias | None = None
 
     @property
     def device(self) -> torch.device:
@@ -117,8 +113,8 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
-        """The longest sequence the model takes, in tokens; what Self-Debias puts before it counts."""
-        return self.examination.window - (0 if self.self_debias is None else len(self.self_debias.prompt))
+        """The longest sequence the model takes, in tokens."""
+        return self.examination.window
 
     @property
     def special_ids(self) -> torch.Tensor:
@@ -139,13 +135,13 @@ class LanguageModel:
                 f" the ids below {rows}: resize its embeddings, or take the tokenizer that it was trained with"
             )
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, correction: object = None) -> str:
         """SHA-256 over all that decides what the model says of a text.
 
         The names, shapes and bytes of all weights, the configuration, how attention is computed, the tokenizer, and
-        Self-Debias.
+        how its predictions are corrected, if they are: the repr of ``correction``, such as Self-Debias.
         """
-        digest = hashlib.sha256(b"" if self.self_debias is None else repr(self.self_debias).encode())
+        digest = hashlib.sha256(b"" if correction is None else repr(correction).encode())
         digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
         for name, tensor in weights_in_place(self.model):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -153,7 +149,7 @@ class LanguageModel:
                 digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         for adapter in getattr(self.model, "peft_config", {}).values():
             digest.update(json.dumps(adapter.to_dict(), sort_keys=True, default=_sorted_text).encode())
-        digest.update(f"{self.model.config._attn_implementation} {_tokenizer_identity(self.tokenizer)}".encode())
+        digest.update(f"{self.model.config._attn_implementation} {tokenizer_identity(self.tokenizer)}".encode())
         return digest.hexdigest()
 
 
@@ -176,7 +172,7 @@ _NOT_READ_BY_FORWARD = frozenset(
 )
 
 
-def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """All that decides which ids a text has; not how the last call padded or cut it."""
     parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "specials": sorted(tokenizer.all_special_ids)}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
@@ -236,6 +232,8 @@ def load(
     if device_map is not None and device is not None:
         raise InputError(f"--device {device} and --device-map exclude each other: give one")
     given, device = device, usable_device(device)
+    if name.startswith(SERVER):
+        raise InputError(f"{name}: a server gives neither states nor weights: give the model's hub name or folder")
     # unlike Path.expanduser, os.path.expanduser leaves ~ as it is where there is no home
     folder = _builtin(name) if name.startswith("builtin:") else Path(os.path.expanduser(name))  # noqa: PTH111
     source = find_source(name, folder, revision)
@@ -268,8 +266,8 @@ def load(
             **model_args,
         )
         tokenizer = AutoTokenizer.from_pretrained(source.where, **common)
-        if (key := f"{model.base_model_prefix}.{BUFFER}") in info["unexpected_keys"]:
-            project(model, _tensor(source, key))
+        if any(key.rpartition(".")[2] == BUFFER for key in info["unexpected_keys"]):
+            apply_projection(model, _tensor(source, BUFFER))
         if isinstance(model, BertForMaskedLM) and set(TENSORS) <= set(info["unexpected_keys"]):
             add_next_sentence_head(model, {key: _tensor(source, key) for key in TENSORS})
     if missing := sorted(info["missing_keys"]):
@@ -332,16 +330,23 @@ def _unpacked() -> dict[str, Any]:
 
 
 def _tensor(source: Source, key: str) -> Tensor:
-    """One tensor of a checkpoint, be it one file or several."""
+    """The tensor of a checkpoint, in one file or several, whose name ends with the key.
+
+    Some architectures give the stack another name in their files than in memory.
+    """
+
+    def stored_name(names: Iterable[str]) -> str:
+        return next(name for name in names if f".{name}".endswith(f".{key}"))
+
     where, options = source.where, source.options
     try:
         file = cached_file(where, SAFE_WEIGHTS_NAME, **options)
     except OSError:
         index = cached_file(where, SAFE_WEIGHTS_INDEX_NAME, **options)
-        shard = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"][key]
-        file = cached_file(where, shard, **options)
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        file = cached_file(where, shards[stored_name(shards)], **options)
     with safe_open(file, framework="pt") as stored:
-        return stored.get_tensor(key)
+        return stored.get_tensor(stored_name(stored.keys()))
 
 
 _OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "NextSentencePrediction")
@@ -414,17 +419,6 @@ def _smollm2() -> Path:
         with contextlib.suppress(OSError):  # another process may have finished first
             converted.replace(target)
     return target
-
-
-def save(language_model: LanguageModel, folder: Path) -> None:
-    """Write model and tokenizer as safetensors, under a temporary name first; an older folder is replaced."""
-    scratch = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    with quiet():
-        language_model.model.save_pretrained(scratch)
-        language_model.tokenizer.save_pretrained(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.replace(folder)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import torch
 
 from equiframe.errors import InputError, ModelError
 
+SERVER = "server:"
+"""How the name of a model begins that a server runs: ``server:URL#MODEL``."""
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
 
 _GIVEN_OTHERWISE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from equiframe.collapse import UNC3Regularizer
 from equiframe.data import AnySource, DataFile, DataSource, stream
 from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight, what_it_does
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.peft_adapter import is_quantised
-from equiframe.models.projected import project
+from equiframe.models.projected import fold, project
 from equiframe.options import check_range
 from equiframe.runs.audit import AuditOptions, collapse_of_words
 from equiframe.runs.record import TrainingResult
@@ -238,10 +239,11 @@ def debias(
     history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:
         model = model.merge_and_unload()
+    fold(model)
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
-            method=method.name if added is None else f"{method.name} + {added.method.name}",
+            **_told(method, added),
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=seconds,
@@ -274,7 +276,7 @@ def _project(
     return Debiased(
         language_model=language_model,
         result=TrainingResult(
-            method=method.name,
+            **_told(method),
             unc3_weight=0.0,
             steps=len(fitted.history),
             seconds=time.perf_counter() - began,
@@ -283,6 +285,23 @@ def _project(
         history=pd.DataFrame(fitted.history),
         files=fitted.files,
     )
+
+
+def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[str, Any]:
+    """What was done to a model, for the record: by which method with which options, and terms added to it."""
+    told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
+    if added is not None:
+        told["method"] += f" + {added.method.name}"
+        told["does"] += f" Terms added to its loss: {what_it_does(added.method)}"
+        told["options"] |= {"cc": added.weight, **{f"cc {key}": value for key, value in _options(added.method).items()}}
+    return told
+
+
+def _options(method: Method | Projection) -> dict[str, Any]:
+    """All options of a method, as the record holds them."""
+    given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
+    found: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return found
 
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -52,7 +52,11 @@ app = typer.Typer(
 
 ModelName = Annotated[
     str,
-    typer.Argument(help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False),
+    typer.Argument(
+        help="Hub name, local directory, PEFT adapter, .gguf file (on the hub OWNER/NAME:FILE.gguf), builtin:mini-mlm"
+        " or builtin:smollm2-135m.",
+        show_default=False,
+    ),
 ]
 AnyModelName = Annotated[
     str,
@@ -82,6 +86,22 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one.", show_default=False),
 ]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code from the hub run.")]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Type of the weights. auto: the checkpoint's own on a GPU, float32 on a processor."),
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(help="Spread a large model over devices and disk: auto, or places by module.", show_default=False),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-arg",
+        help="Further argument of from_pretrained as NAME=VALUE, the value in YAML; may be repeated.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON to standard output, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
 Budget = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")]
@@ -134,6 +154,9 @@ def audit(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -149,6 +172,9 @@ def audit(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
             audit=AuditOptions(
                 text=text,
@@ -189,6 +215,9 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -211,10 +240,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Score this many items of each, spread evenly: a quick look.", show_default=False)
     ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
-        typer.Option(help="Of scoring; what half precision changes is counted on a sample. Fine-tuning keeps its own."),
-    ] = "fp32",
+    check_float32: Annotated[
+        bool, typer.Option("--check-float32", help="Score 200 items of each in float32 too, and say what changed.")
+    ] = False,
     seed: Seed = 0,
     token_budget: Budget = 4096,
     as_json: Json = False,
@@ -236,6 +264,9 @@ def evaluate(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
             benchmarks=names,
             tokenizer=tokenizer,
@@ -244,7 +275,7 @@ def evaluate(
             self_debias=self_debias,
             heads=_settings("--head", heads or []),
             limit=limit,
-            precision=precision,
+            check_float32=check_float32,
             seed=seed,
             token_budget=token_budget,
         ),
@@ -300,7 +331,8 @@ def debias(
         int | None, typer.Option(help="Seed of fine-tuning. Default: as published.", show_default=False)
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 on a GPU that has it, else fp32.")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="Precision of the steps of training. auto: bf16 on a GPU that has it, else fp32."),
     ] = "auto",
     save_steps: Annotated[
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
@@ -319,6 +351,9 @@ def debias(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -336,6 +371,9 @@ def debias(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
             audit=AuditOptions(
                 text=text, sentences=sentences, words=words, pairing=pairing, feature=feature, pairs=pairs
@@ -746,6 +784,21 @@ def _settings(option: str, values: list[str]) -> dict[str, str]:
         if not name or not sign:
             raise InputError(f"{option} {value}: give NAME=VALUE")
     return {name: value for name, _, value in pairs}
+
+
+def _model_args(values: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE``, each, with values in YAML."""
+    settings = _settings("--model-arg", values)
+    return {name: _yaml(f"--model-arg {name}", value) for name, value in settings.items()}
+
+
+def _yaml(option: str, value: str | None) -> Any:
+    import yaml
+
+    try:
+        return None if value is None else yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"{option} {value}: give a value in YAML, such as auto, 0 or '{{cpu: 20GB}}'") from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -397,7 +397,7 @@ def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):
         (["evaluate", "NAME", "--device", "cpu"], "--device cpu: a served model is asked as it is: leave it out"),
         (["evaluate", "NAME", "--self-debias", "gender"], "--self-debias gender: a served model is asked as it is"),
         (["evaluate", "NAME", "--kind", "masked"], "a served model is causal"),
-        (["evaluate", "NAME", "--precision", "bf16"], "leave out --kind and --precision"),
+        (["evaluate", "NAME", "--dtype", "bfloat16"], "leave out --kind, --dtype"),
         (["evaluate", "NAME", "--benchmarks", "aul:aula"], "AttentionWeightedLogProbs"),
         (
             ["evaluate", "NAME", "--benchmarks", "cola"],

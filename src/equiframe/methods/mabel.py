@@ -134,7 +134,7 @@ class EntailmentObjective(Objective):
         self.method = method
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        dim = language_model.model.config.hidden_size
+        dim = language_model.model.config.get_text_config().hidden_size
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         self.masked_modelling = LanguageModelling(language_model, pairing=pairing, feature=feature)
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)

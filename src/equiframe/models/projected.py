@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from equiframe.errors import InputError, ModelError
+from equiframe.models.adapter import input_device
 from equiframe.models.same_logits import centred_logits, distance, tolerance
 
 BUFFER = "output_projection"
@@ -78,7 +79,7 @@ def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
     stack = stack_of(model)
     if not is_projected(model):
         stack.register_forward_hook(_project_output)
-    stack.register_buffer(BUFFER, matrix.to(model.device, model.dtype))
+    stack.register_buffer(BUFFER, matrix.to(input_device(model), model.dtype))
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ def stack_of(model: PreTrainedModel) -> nn.Module:
 def _check(model: PreTrainedModel, matrix: Tensor) -> None:
     """Refuse a model without a stack, and a matrix that does not fit."""
     stack_of(model)
-    dim = model.config.hidden_size
+    dim = model.config.get_text_config().hidden_size
     if matrix.shape != (dim, dim) or not matrix.isfinite().all():
         raise InputError(f"a projection of shape {tuple(matrix.shape)}: give a finite matrix of {dim} x {dim}")
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from equiframe.models.adapter import evaluating
+from equiframe.models.adapter import evaluating, input_device
 
 
 @torch.no_grad()
 def centred_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Logits of one sequence less their mean over the vocabulary, [length, vocabulary], float32 on the CPU."""
-    input_ids = torch.tensor([ids], device=model.device)
+    input_ids = torch.tensor([ids], device=input_device(model))
     with evaluating(model):
         read = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), return_dict=True)
     logits = read.logits[0].float().cpu()

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from equiframe.errors import ModelError
+from equiframe.models.adapter import input_device
 from equiframe.models.loading import LanguageModel, quiet
 from equiframe.models.projected import fold, is_projected
 from equiframe.models.same_logits import centred_logits, distance, tolerance
@@ -66,7 +67,7 @@ def _check(language_model: LanguageModel, folder: Path) -> None:
         again = _loader(auto, model).from_pretrained(folder, dtype="auto", use_safetensors=True)
         tokenizer_again = _loader(AutoTokenizer, tokenizer).from_pretrained(folder)
     try:
-        again.to(model.device)
+        again.to(input_device(model))
     except torch.OutOfMemoryError:
         again.to("cpu")
     for text in _TEXTS:

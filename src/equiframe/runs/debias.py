@@ -25,6 +25,7 @@ from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3,
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.encoding import check_length
+from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
 from equiframe.options import check_range
 from equiframe.runs.audit import AuditOptions, collapse_of_words
@@ -135,15 +136,28 @@ def debias(
         progress: called with steps done and steps in all.
 
     Raises:
-        InputError: options that cannot work together, or examples too short for one token.
+        InputError: options that cannot work together, weights that are quantised or spread over devices, or examples
+            too short for one token.
         ModelError: the loss is not finite.
     """
+    if is_quantised(language_model.model):
+        raise InputError(
+            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
+            " from, and quantise the result"
+        )
     source = DataSource.of(source)
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         return _project(language_model, method, unc3, fine_tuning, source)
     model, device = language_model.model, language_model.device
+    if language_model.is_spread:
+        raise InputError(
+            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
+            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
+        )
+    if model.dtype == torch.float16:
+        raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)

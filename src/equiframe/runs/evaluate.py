@@ -18,7 +18,7 @@ from equiframe.scoring.answering import Answerer, Progress
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import RESAMPLES
 
-_COMPARED = 200  # items that half precision is compared on
+_COMPARED = 200  # items that are scored in float32 too
 
 
 def score(
@@ -78,7 +78,7 @@ def score(
     return summarise(
         benchmark,
         outcomes,
-        scoring=in_words if answerer.precision == "fp32" else f"{in_words}, in {answerer.precision}",
+        scoring=in_words if answerer.precision == "float32" else f"{in_words}, in {answerer.precision}",
         files=files,
         seconds=seconds,
         seed=seed,

@@ -70,6 +70,7 @@ class ModelDescription(_Frozen):
     architecture: str | None = Field(default=None, description="null where a server does not say")
     parameters: int | None = Field(default=None, description="null where a server does not say")
     vocabulary: int
+    precision: str = "float32"
     projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
     fingerprint: str = Field(
         description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
+from accelerate.utils import get_max_memory
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark
@@ -25,9 +26,10 @@ from equiframe.errors import CannotScoreError, InputError, MissingDataError, Mod
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
-from equiframe.models.loading import Precision
+from equiframe.models.loading import DeviceMap, Dtype
+from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import is_projected
-from equiframe.models.sources import SERVER
+from equiframe.models.sources import SERVER, check_model_args
 from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, AuditOptions, audit
@@ -54,6 +56,7 @@ from equiframe.words import WordSet
 if TYPE_CHECKING:
     from equiframe.scoring.served import ServedModel
 
+_QUANTISATION = "quantization_config"
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
 
@@ -72,6 +75,10 @@ class RunConfig:
         revision: branch, tag or commit on the hub.
         device: by default a GPU if there is one.
         trust_remote_code: whether code from the hub may run.
+        dtype: of the weights, see :func:`equiframe.models.load`; ``auto`` is float32 where all weights are trained.
+        device_map: spreads the model over devices and disk, see :func:`equiframe.models.load`.
+        model_args: further arguments of ``from_pretrained``.
+        check_float32: score 200 items of each benchmark in float32 too, and count what changed.
         tokenizer: of a served model, see :func:`equiframe.scoring.served.connect`.
         concurrency: requests to a server at the same time.
         data: where the user keeps data files; by default the data wheel, then the hub.
@@ -90,8 +97,6 @@ class RunConfig:
         heads: settings of fine-tuned benchmarks that differ from the published ones, see
             :class:`equiframe.finetuned.FineTuneSettings`.
         limit: score this many items of each benchmark, spread evenly over the data; all by default.
-        precision: of the model in scoring, see :func:`equiframe.runs.evaluate.score`; audits and fine-tuned benchmarks
-            keep theirs.
         seed: of bootstraps and permutation tests (fine-tuning has its own).
         token_budget: places of one forward pass in scoring.
     """
@@ -102,6 +107,10 @@ class RunConfig:
     revision: str | None = None
     device: str | None = None
     trust_remote_code: bool = False
+    dtype: Dtype = "auto"
+    device_map: DeviceMap = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    check_float32: bool = False
     tokenizer: str | None = None
     concurrency: int = 8
     data: Path | None = None
@@ -118,13 +127,17 @@ class RunConfig:
     self_debias: Bias | None = None
     heads: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-    precision: Precision = "fp32"
     seed: int = 0
     token_budget: int = 4096
 
     def __post_init__(self) -> None:
         if self.audit is None and self.method is None and not self.benchmarks:
             raise InputError("nothing to do: name a benchmark, a method, or audit")
+        if self.check_float32 and self.method is not None:
+            raise InputError(
+                "--check-float32 compares the model as it was loaded: evaluate the debiased model by itself"
+            )
+        check_model_args(self.model_args)
         check_choices(self)
         _check_served(self)
         check_several("benchmarks", self.benchmarks)
@@ -164,9 +177,11 @@ def _check_served(config: RunConfig) -> None:
     for name in ("revision", "device", "self_debias"):
         if (value := getattr(config, name)) is not None:
             raise InputError(f"--{name.replace('_', '-')} {value}: a served model is asked as it is: leave it out")
-    if config.kind == "masked" or config.precision != "fp32":
+    of_weights = config.dtype != "auto" or config.device_map is not None or config.model_args or config.check_float32
+    if config.kind == "masked" or of_weights:
         raise InputError(
-            "a served model is causal, and computes in the precision of its server: leave out --kind and --precision"
+            "a served model is causal, and its server has loaded it: leave out --kind, --dtype, --device-map,"
+            " --model-arg and --check-float32"
         )
 
 
@@ -192,8 +207,15 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         check_cache()
     _check_data(config, benchmarks)
     with process_group() as rank, _work_folder(out, config, rank) as work:
+        left_out: dict[str, str] = {}
         tell("load", 0, 1)
         answerer = _answerer(config)
+        reference: LocalAnswerer | None = None
+        if config.check_float32 and isinstance(answerer, LocalAnswerer):
+            if reason := _no_reference(answerer.language_model, config):
+                left_out["check against float32"] = reason
+            else:
+                reference = dataclasses.replace(answerer, language_model=_load(_in_float32(config)))
         tell("load", 1, 1)
         start = answerer.fingerprint()
         debiased: Debiased | None = None
@@ -224,14 +246,13 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             )
         description = _describe(answerer, start if debiased is None else answerer.fingerprint())
         scored: dict[str, tuple[BenchmarkResult, pd.DataFrame]] = {}
-        left_out: dict[str, str] = {}
         if benchmarks:
             with contextlib.closing(AnswerStore.of(description.fingerprint)) as store:
                 answerer = dataclasses.replace(answerer, store=store)
                 for benchmark in benchmarks:
                     stage = functools.partial(tell, benchmark.spec)
                     try:
-                        scored[benchmark.spec] = _score(answerer, benchmark, config, stage)
+                        scored[benchmark.spec] = _score(answerer, reference, benchmark, config, stage)
                     except MissingDataError as error:
                         if not config.skip_missing:
                             raise
@@ -316,13 +337,40 @@ def _answerer(config: RunConfig) -> LocalAnswerer | ServedModel:
 
 
 def _load(config: RunConfig) -> LanguageModel:
+    """The model as it will be measured; all weights that are trained are float32 unless the user says otherwise."""
+    trains_all = config.method is not None and isinstance(load_method(config.method, config.method_options), Method)
+    trains_all &= not config.fine_tuning.lora_rank
     return load(
         config.model,
         kind=config.kind,
         revision=config.revision,
         device=config.device,
         trust_remote_code=config.trust_remote_code,
+        dtype="float32" if config.dtype == "auto" and trains_all else config.dtype,
+        device_map=config.device_map,
+        model_args=config.model_args,
     )
+
+
+def _in_float32(config: RunConfig) -> RunConfig:
+    """The same model without what makes it smaller."""
+    arguments = {name: value for name, value in config.model_args.items() if name != _QUANTISATION}
+    return dataclasses.replace(config, dtype="float32", model_args=arguments)
+
+
+def _no_reference(language_model: LanguageModel, config: RunConfig) -> str | None:
+    """Why a model cannot be compared with itself in float32, None where it can."""
+    if language_model.precision == "float32":
+        return "the model is scored in float32"
+    if is_quantised(language_model.model) and _QUANTISATION not in config.model_args:
+        return "the checkpoint is quantised, and what it was before is not known"
+    needed = 4 * language_model.model.num_parameters()
+    memory, device = get_max_memory(), language_model.device
+    place = device.type if device.type in memory else device.index or 0
+    free = sum(memory.values()) if config.device_map is not None else memory.get(place, max(memory.values()))
+    if needed > free:
+        return f"in float32 the weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    return None
 
 
 def _debias(
@@ -372,6 +420,7 @@ def _debias(
 
 def _score(
     answerer: LocalAnswerer | ServedModel,
+    reference: LocalAnswerer | None,
     benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
     config: RunConfig,
     progress: Callable[[int, int], None],
@@ -394,10 +443,6 @@ def _score(
                 seed=config.seed,
                 progress=progress,
             )
-    reference: LocalAnswerer | None = None
-    if config.precision != "fp32" and isinstance(answerer, LocalAnswerer):
-        reference = answerer
-        answerer = dataclasses.replace(answerer, language_model=answerer.language_model.in_precision(config.precision))
     return score(
         answerer,
         benchmark,
@@ -432,6 +477,7 @@ def _describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelD
             architecture=type(model).__name__,
             parameters=model.num_parameters(),
             vocabulary=examination.rows,
+            precision=answerer.precision,
             projected=is_projected(model),
             examination=examination,
             fingerprint=fingerprint,

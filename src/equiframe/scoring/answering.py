@@ -19,7 +19,7 @@ class Answerer(Protocol):
         name: as the user gave it.
         kind: masked or causal.
         codec: how it reads text, and which kinds of request it answers.
-        precision: in what its numbers are computed, such as ``bf16``.
+        precision: in what its numbers are computed, such as ``bfloat16``.
     """
 
     @property

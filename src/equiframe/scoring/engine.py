@@ -21,7 +21,7 @@ from torch import Tensor
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import evaluating, forward_at
-from equiframe.models.loading import PRECISIONS, LanguageModel
+from equiframe.models.loading import LanguageModel
 from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.options import check_range
 from equiframe.scoring.answering import Progress, check_requests
@@ -86,8 +86,7 @@ class LocalAnswerer:
     @property
     def precision(self) -> str:
         """In what its numbers are computed."""
-        names = {dtype: name for name, dtype in PRECISIONS.items()}
-        return names.get(self.language_model.model.dtype, str(self.language_model.model.dtype))
+        return self.language_model.precision
 
     @cached_property
     def codec(self) -> TextCodec:

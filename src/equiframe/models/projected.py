@@ -58,7 +58,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
         values, directions = torch.linalg.eigh((removed + removed.T) / 2)
         kept = directions[:, values < _SAME_DIRECTION]
         matrix = kept @ kept.T
-    matrix = matrix.to(model.device, model.dtype)
+    matrix = matrix.to(input_device(model), model.dtype)
     reader = _reader(model, matrix)
     apply_projection(model, matrix)
     _fold_into(model, reader, matrix)

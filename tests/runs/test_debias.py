@@ -13,8 +13,7 @@ import torch
 
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.methods import load_method
-from equiframe.models import load
-from equiframe.models.loading import save
+from equiframe.models import load, save
 from equiframe.runs.audit import AuditOptions
 from equiframe.runs.debias import UNC3Options, debias
 from equiframe.runs.run import RunConfig, run

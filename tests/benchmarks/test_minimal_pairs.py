@@ -18,11 +18,12 @@ from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs, SentencePair
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
+from equiframe.config import EvaluateConfig
 from equiframe.errors import DataError, InputError
 from equiframe.runs.compare import compare
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.run import run
 
 ROWS = [
     {"id": "a", "group": "gender", "unit": "t1", "stereotype": "She is, a nurse", "anti_stereotype": "He is, a nurse"},
@@ -306,8 +307,8 @@ def test_runs_evaluate_compare_and_report(own_file, model_folders, tmp_path):
     spec = f"pairs:{own_file}"
     records = {}
     for name, seed in (("one", 0), ("two", 1)):
-        config = RunConfig(
-            "evaluate", str(model_folders["masked"]), kind="masked", device="cpu", benchmarks=(spec,), seed=seed
+        config = EvaluateConfig(
+            str(model_folders["masked"]), kind="masked", device="cpu", benchmarks=(spec,), seed=seed
         )
         run(config, tmp_path / name)
         records[name] = RunRecord.read(tmp_path / name)

@@ -9,9 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.errors import RunError
 from equiframe.runs import publish
@@ -126,9 +124,9 @@ def test_nothing_is_overwritten(runs):
     assert (after / "model" / "README.md").read_text() == "mine"
 
 
-def test_exported_for_the_harness(runs, tmp_path):
+def test_exported_for_the_harness(invoke, runs, tmp_path):
     out = tmp_path / "results.json"
-    done = CliRunner().invoke(cli.app, ["export", str(runs[1]), "--layout", "lm-eval", "--out", str(out)])
+    done = invoke("export", runs[1], "--layout", "lm-eval", "--out", out)
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     task = "equiframe_crows_pairs_changed"
@@ -165,10 +163,10 @@ class Hub:
         self.asked.append((sorted(path.name for path in folder_path.iterdir()), options["repo_id"]))
 
 
-def test_pushed_with_its_card_and_private(runs, monkeypatch):
+def test_pushed_with_its_card_and_private(invoke, runs, monkeypatch):
     monkeypatch.setattr(publish, "HfApi", Hub)
     monkeypatch.setattr(Hub, "asked", [])
-    done = CliRunner().invoke(cli.app, ["push", str(runs[1]), "me/model"])
+    done = invoke("push", runs[1], "me/model")
     assert done.exit_code == 0, done.output
     assert Hub.asked == [
         ("me/model", {"private": True, "exist_ok": True}),

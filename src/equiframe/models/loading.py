@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -35,6 +35,8 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from equiframe.choices import ModelKind
+from equiframe.choices import Precision as Precision
 from equiframe.errors import InputError, ModelError
 from equiframe.models.cache import cache_folder as cache_folder
 from equiframe.models.cache import writing_to_cache
@@ -44,9 +46,8 @@ from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.models.sources import check_folder, usable_device
 from equiframe.options import check_choice, first_line
-from equiframe.scoring.requests import ModelKind, TextCodec
+from equiframe.scoring.requests import TextCodec
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,62 +17,23 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
+from equiframe.config import AuditOptions, FineTuning, UNC3Options
 from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
-from equiframe.models.adapter import Feature, Pairing, classifier
+from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.projected import project
-from equiframe.options import check_range
-from equiframe.runs.audit import AuditOptions, collapse_of_words
+from equiframe.runs.audit import collapse_of_words
 from equiframe.runs.record import TrainingResult
-from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training import DebiasingTrainer
+from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import Progress
 from equiframe.words import ResolvedWords, WordSet
 
 _BALANCED_BATCHES = 16
 _LAST_STEPS = 10
-
-
-@dataclass(frozen=True)
-class UNC3Options:
-    """The (U)NC3 term.
-
-    Args:
-        weight: lambda; 0 is the host method alone. ``auto`` is the weight at which host and term pull the words'
-            embeddings equally hard before training, see :func:`equiframe.methods.balanced_weight`.
-        warmup_steps: steps over which the weight rises linearly from 0.
-        memory: class means over the whole ``run``, as in the paper, or an exponential moving average.
-        decay: of the moving average.
-        through_features: let the gradient reach the encoder through the batch's features too; as in the
-            paper it reaches the word embeddings alone.
-        pairing: which state belongs to which token; ``paper`` repeats the paper's code.
-        feature: ``decoder-input``, or ``last-layer`` as in the paper's training code.
-    """
-
-    weight: float | Literal["auto"] = 0.0
-    warmup_steps: int = 0
-    memory: Literal["run", "ema"] = "run"
-    decay: float = 0.9
-    through_features: bool = False
-    pairing: Pairing = "aligned"
-    feature: Feature = "decoder-input"
-
-    def __post_init__(self) -> None:
-        if self.weight != "auto":
-            check_range("--unc3", self.weight, otherwise=", or auto")
-        check_range("--unc3-warmup", self.warmup_steps, whole=True)
-        check_range("--unc3-decay", self.decay)
-        if self.decay >= 1:
-            raise InputError(f"--unc3-decay {self.decay}: give a number below 1; 0 keeps the last batch alone")
-        for option, value, choices in (
-            ("--unc3-memory", self.memory, ("run", "ema")),
-            ("--pairing", self.pairing, get_args(Pairing)),
-            ("--feature", self.feature, get_args(Feature)),
-        ):
-            if value not in choices:
-                raise InputError(f"{option} {value}: choose {' or '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +82,7 @@ def debias(
         return _project(language_model, method, unc3, fine_tuning, folder)
     model, device = language_model.model, language_model.device
     settings = method.settings
-    arguments = fine_tuning.training_arguments(checkpoints, settings, device)
+    arguments = training_arguments(fine_tuning, checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
     check_length(language_model, max_length, option="--max-length")
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)

@@ -5,38 +5,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from equiframe.benchmarks import load_benchmark
+from equiframe.benchmarks import load_benchmark, suite
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
-from equiframe.data import Bias, DataFile
+from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, ModelOptions, RunConfig
+from equiframe.data import DataFile
 from equiframe.errors import InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
-from equiframe.models.loading import Precision
 from equiframe.models.self_debias import SelfDebias
-from equiframe.options import SEEDS, check_choices, check_range, check_several, validated
+from equiframe.options import validated
 from equiframe.report import run_page
-from equiframe.runs.audit import Audit, AuditOptions, audit
-from equiframe.runs.debias import Debiased, UNC3Options, debias
+from equiframe.runs.audit import Audit, audit_model
+from equiframe.runs.debias import Debiased, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.record import Metrics, ModelDescription, RunRecord, claim, environment, partial_folder, run_folder
-from equiframe.scoring.requests import ModelKind
 from equiframe.scoring.store import AnswerStore
-from equiframe.training import FineTuning
+from equiframe.training.arguments import check_trackers, with_half_the_batch
 from equiframe.words import WordSet
 
 _OF_TRAINING = ("method", "method_options", "unc3", "fine_tuning")
@@ -44,73 +41,8 @@ _OF_TRAINING = ("method", "method_options", "unc3", "fine_tuning")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the stage, the steps done and the steps in all."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run. The command line, a file and Python fill the same one.
-
-    Args:
-        verb: what the run is called in its record.
-        model: hub name, local directory, or ``builtin:...``.
-        kind: masked or causal, where the checkpoint does not say.
-        revision: branch, tag or commit on the hub.
-        device: by default a GPU if there is one.
-        trust_remote_code: whether code from the hub may run.
-        data: where the user keeps data files; by default the data wheel, then the hub.
-        audit: how to measure collapse, None for not at all.
-        benchmarks: names with variants, such as ``crows_pairs:changed``.
-        skip_missing: leave out benchmarks whose data is missing, and record why; otherwise that is an error.
-        method: debiasing method, None to leave the model as it is.
-        method_options: options of the method itself, see :func:`equiframe.methods.load_method`.
-        unc3: the term added to the method.
-        unc3_words: the term's words; the audit's set by default.
-        fine_tuning: how long and how fast.
-        self_debias: correct the model's predictions against this bias when they are scored.
-        heads: settings of fine-tuned benchmarks that differ from the published ones, see
-            :class:`equiframe.finetuned.FineTuneSettings`.
-        limit: score this many items of each benchmark, spread evenly over the data; all by default.
-        precision: of the model in scoring, see :func:`equiframe.runs.evaluate.score`; audits and fine-tuned benchmarks
-            keep theirs.
-        seed: of bootstraps and permutation tests (fine-tuning has its own).
-        token_budget: places of one forward pass in scoring.
-    """
-
-    verb: Literal["audit", "evaluate", "debias"]
-    model: str
-    kind: ModelKind | None = None
-    revision: str | None = None
-    device: str | None = None
-    trust_remote_code: bool = False
-    data: Path | None = None
-    audit: AuditOptions | None = None
-    benchmarks: tuple[str, ...] = ()
-    skip_missing: bool = False
-    method: str | None = None
-    method_options: Mapping[str, Any] = field(default_factory=dict)
-    unc3: UNC3Options = field(default_factory=UNC3Options)
-    unc3_words: str = "gender"
-    fine_tuning: FineTuning = field(default_factory=FineTuning)
-    self_debias: Bias | None = None
-    heads: Mapping[str, Any] = field(default_factory=dict)
-    limit: int | None = None
-    precision: Precision = "fp32"
-    seed: int = 0
-    token_budget: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.audit is None and self.method is None and not self.benchmarks:
-            raise InputError("nothing to do: name a benchmark, a method, or audit")
-        check_choices(self)
-        check_several("benchmarks", self.benchmarks)
-        check_range("--limit", self.limit, whole=True, zero=False)
-        check_range("--token-budget", self.token_budget, whole=True, zero=False)
-        check_range("--seed", self.seed, whole=True, most=SEEDS)
-
-    def plain(self) -> dict[str, Any]:
-        """Every option as the record holds it: paths as text, tuples as lists."""
-        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        return found
+Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
+"""Numbers and items by benchmark."""
 
 
 def run(config: RunConfig, out: Path | str, progress: Progress | None = None) -> RunRecord:
@@ -124,26 +56,27 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         progress: told how far the run is.
 
     Raises:
-        EquiframeError: with one line that says the mend; nothing is left under ``out``.
+        EquiframeError: with one line that says the fix; nothing is left under ``out``.
     """
     out = Path(out)
     tell: Progress = progress or (lambda stage, done, total: None)
-    benchmarks = [load_benchmark(name) for name in config.benchmarks]  # a wrong name fails before any work
-    method = None if config.method is None else load_method(config.method, config.method_options)
+    benchmarks = [load_benchmark(name) for name in _names(config)]  # a wrong name fails before any work
+    method = load_method(config.method, config.method_options) if isinstance(config, DebiasConfig) else None
+    if isinstance(config, DebiasConfig):
+        check_trackers(config.fine_tuning.report_to)
     if benchmarks:
         check_cache()
     with process_group() as rank, _work_folder(out, config, rank) as work:
         tell("load", 0, 1)
         language_model = _load(config)
-        if config.self_debias is not None:
+        if isinstance(config, EvaluateConfig) and config.self_debias is not None:
             correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
             language_model = dataclasses.replace(language_model, self_debias=correction)
         tell("load", 1, 1)
         start = language_model.fingerprint()
-        debiased: Debiased | None = None
-
         kind, device = language_model.kind, language_model.device.type
         processes = dist.get_world_size() if dist.is_initialized() else 1
+        debiased: Debiased | None = None
 
         def claimed(training: Mapping[str, Any]) -> None:
             if rank == 0:
@@ -152,12 +85,12 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
 
         if not isinstance(method, Method):
             claimed({})
-        if method is not None:
+        if isinstance(config, DebiasConfig) and method is not None:
             debiased = _debias(language_model, method, config, work, claimed, functools.partial(tell, "fine-tune"))
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
-            measured = audit(
+            measured = audit_model(
                 language_model,
                 config.audit,
                 folder=config.data,
@@ -165,23 +98,15 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
                 progress=functools.partial(tell, "audit"),
             )
         description = _describe(language_model, start if debiased is None else language_model.fingerprint())
-        scored: dict[str, tuple[BenchmarkResult, pd.DataFrame]] = {}
+        scored: Scores = {}
         left_out: dict[str, str] = {}
-        if benchmarks:
+        if not isinstance(config, AuditConfig) and benchmarks:
             with contextlib.closing(AnswerStore.of(language_model, description.fingerprint)) as store:
-                for benchmark in benchmarks:
-                    stage = functools.partial(tell, benchmark.spec)
-                    try:
-                        scored[benchmark.spec] = _score(language_model, benchmark, config, store, stage)
-                    except MissingDataError as error:
-                        if not config.skip_missing:
-                            raise
-                        left_out[benchmark.spec] = str(error)
-            if not scored:
-                raise InputError(f"no benchmark has its data at hand: {'; '.join(left_out.values())}")
+                scored, left_out = _scores(language_model, benchmarks, config, store, tell)
         record = RunRecord(
             config={
                 **config.plain(),
+                "benchmarks": _names(config),
                 "model_before": start,
                 "left_out": left_out,
                 "files": _files(debiased, measured, scored),
@@ -210,6 +135,15 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     return record
 
 
+def _names(config: RunConfig) -> list[str]:
+    """The benchmarks to score, those of a suite by name."""
+    if isinstance(config, AuditConfig):
+        return []
+    if isinstance(config, EvaluateConfig) and config.suite is not None:
+        return suite(config.suite)
+    return list(config.benchmarks)
+
+
 @contextlib.contextmanager
 def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
     """The folder to work in, made and finished by the first rank."""
@@ -224,7 +158,7 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
 
 
-def _load(config: RunConfig) -> LanguageModel:
+def _load(config: ModelOptions) -> LanguageModel:
     return load(
         config.model,
         kind=config.kind,
@@ -237,7 +171,7 @@ def _load(config: RunConfig) -> LanguageModel:
 def _debias(
     language_model: LanguageModel,
     method: Method | Projection,
-    config: RunConfig,
+    config: DebiasConfig,
     work: Path,
     claimed: Callable[[Mapping[str, Any]], None],
     progress: Callable[[int, int], None],
@@ -268,7 +202,7 @@ def _debias(
                 raise
             if dist.is_initialized():
                 raise ModelError(f"out of memory ({error}): give a smaller --batch-size") from error
-            fine_tuning = fine_tuning.with_half_the_batch(method.settings)
+            fine_tuning = with_half_the_batch(fine_tuning, method.settings)
         warnings.warn(
             f"out of memory: going on with batches of {fine_tuning.batch_size}, {fine_tuning.accumulation} a step",
             stacklevel=3,
@@ -277,10 +211,39 @@ def _debias(
         language_model = _load(config)  # a step may have changed the other one
 
 
+def _scores(
+    language_model: LanguageModel,
+    benchmarks: Sequence[Benchmark[Any] | FineTunedBenchmark[Any]],
+    config: EvaluateConfig | DebiasConfig,
+    store: AnswerStore,
+    tell: Progress,
+) -> tuple[Scores, dict[str, str]]:
+    """Numbers and items of each benchmark; of a suite, those without data are left out, with the reason.
+
+    Raises:
+        MissingDataError: of a benchmark that was named.
+        InputError: no benchmark of the suite has its data.
+    """
+    is_suite = isinstance(config, EvaluateConfig) and config.suite is not None
+    scored: Scores = {}
+    left_out: dict[str, str] = {}
+    for benchmark in benchmarks:
+        try:
+            stage = functools.partial(tell, benchmark.spec)
+            scored[benchmark.spec] = _score(language_model, benchmark, config, store, stage)
+        except MissingDataError as error:
+            if not is_suite:
+                raise
+            left_out[benchmark.spec] = str(error)
+    if not scored:
+        raise InputError(f"the data of no benchmark is available: {'; '.join(left_out.values())}")
+    return scored, left_out
+
+
 def _score(
     language_model: LanguageModel,
     benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
-    config: RunConfig,
+    config: EvaluateConfig | DebiasConfig,
     store: AnswerStore,
     progress: Callable[[int, int], None],
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
@@ -309,7 +272,7 @@ def _score(
         store=store,
         progress=progress,
         limit=config.limit,
-        precision=config.precision,
+        precision=config.precision if isinstance(config, EvaluateConfig) else "fp32",
     )
 
 
@@ -326,7 +289,7 @@ def _describe(language_model: LanguageModel, fingerprint: str) -> ModelDescripti
     )
 
 
-def _files(debiased: Debiased | None, measured: Audit | None, scored: Any) -> list[dict[str, Any]]:
+def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[dict[str, Any]]:
     """Every data file once."""
     files: list[DataFile] = [
         *(debiased.files if debiased else ()),

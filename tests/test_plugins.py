@@ -60,7 +60,7 @@ class PronounGap(Benchmark[str]):
 
     def measures(self, outcomes):
         letters = outcomes["letters"].to_numpy()
-        return [Measure("overall.letters", outcomes.index.to_numpy(), mean_of(letters), "letters")]
+        return [Measure("overall.letters", outcomes.index.to_numpy(), mean_of(letters), "letters", ideal=5.0)]
 '''
 METHOD = '''
 from dataclasses import dataclass
@@ -175,6 +175,9 @@ def test_what_cannot_be_imported_names_the_module_and_the_line(load, module):
     file = module("breaks_syntax", "x = 1\ndef mine(:\n")
     with pytest.raises(InputError, match=rf"breaks_syntax:Mine: cannot be imported: {file}, line 2: SyntaxError"):
         load("breaks_syntax:Mine")
+    file = module("starts_at_import", "import argparse\nargparse.ArgumentParser().parse_args(['--what'])\n")
+    with pytest.raises(InputError, match=rf"starts_at_import:Mine: cannot be imported: {file}, line 2: SystemExit: 2"):
+        load("starts_at_import:Mine")
     file = module("needs_more", "\nimport no_such_package_here\n")
     with pytest.raises(InputError, match=rf"needs_more:Mine: cannot be imported: {file}, line 2: ModuleNotFoundError"):
         load("needs_more:Mine")

@@ -50,7 +50,7 @@ def load_class(place: str, kinds: tuple[type, ...]) -> Any:
         raise InputError(
             f"{place}: no module {error.name!r}: install its package, or add its folder to PYTHONPATH"
         ) from error
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise InputError(_failure(place, error)) from error
     found = getattr(module, attribute, None)
     names = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
@@ -64,7 +64,7 @@ def load_class(place: str, kinds: tuple[type, ...]) -> Any:
     return found
 
 
-def _failure(place: str, error: Exception) -> str:
+def _failure(place: str, error: BaseException) -> str:
     """What went wrong, with the file and the line."""
     if isinstance(error, SyntaxError):
         file, line = error.filename, error.lineno

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WrapValidator
@@ -68,7 +68,7 @@ def _adapters(kind: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
-def _number(**limits: Any) -> WrapValidator:
+def number(**limits: Any) -> WrapValidator:
     """A number, or text of one, within limits; see :func:`equiframe.options.out_of_range`."""
 
     def checked(value: Any, parse: Callable[[Any], Any]) -> Any:
@@ -84,13 +84,13 @@ def _number(**limits: Any) -> WrapValidator:
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-Count: TypeAlias = Annotated[int, _number(whole=True)]
-Positive: TypeAlias = Annotated[int, _number(whole=True, zero=False)]
-PositiveReal: TypeAlias = Annotated[float, _number(zero=False)]
-Weight: TypeAlias = Annotated[float, _number()]
-Decay: TypeAlias = Annotated[float, _number(below=1)]
-Seed: TypeAlias = Annotated[int, _number(whole=True, most=SEEDS)]
-Port: TypeAlias = Annotated[int, _number(whole=True, most=65535)]
+Count: TypeAlias = Annotated[int, number(whole=True)]
+Positive: TypeAlias = Annotated[int, number(whole=True, zero=False)]
+PositiveReal: TypeAlias = Annotated[float, number(zero=False)]
+Weight: TypeAlias = Annotated[float, number(otherwise=", or auto")] | Literal["auto"]
+Decay: TypeAlias = Annotated[float, number(below=1)]
+Seed: TypeAlias = Annotated[int, number(whole=True, most=SEEDS)]
+Port: TypeAlias = Annotated[int, number(whole=True, most=65535)]
 
 
 def _panel(title: str, position: int) -> Parameter:

@@ -6,7 +6,7 @@ Annotations are not postponed here: they are read in modules that inherit the fi
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from equiframe.choices import Feature, Memory, ModelKind, MultiToken, Pairing, TrainingPrecision, Visibility
 from equiframe.config.base import (
@@ -31,6 +31,7 @@ from equiframe.config.base import (
     Text,
     Weight,
     named,
+    number,
 )
 
 
@@ -67,7 +68,7 @@ class AuditOptions(Options):
 
     text: Annotated[Text, AUDIT] = "bug"
     """Text to audit on: bug, gap, bold, or a .txt or .jsonl file with one text in each line."""
-    sentences: Annotated[Count, AUDIT] = 4000
+    sentences: Annotated[int, number(whole=True, otherwise="; 0 reads the whole text"), AUDIT] = 4000
     """The most sentences to read, spread evenly over the text; 0 reads all."""
     words: Annotated[Text, AUDIT] = "fairness"
     """Fairness words: fairness, gender, professions, race, religion, names, or a text or JSON file."""
@@ -88,7 +89,7 @@ class AuditOptions(Options):
 class UNC3Options(Options):
     """The (U)NC3 term."""
 
-    weight: Annotated[Weight | Literal["auto"], METHOD, named("--unc3")] = 0.0
+    weight: Annotated[Weight, METHOD, named("--unc3")] = 0.0
     """Weight lambda of the (U)NC3 term; 0 trains the method alone, auto balances the gradients of both."""
     warmup_steps: Annotated[Count, RARE, named("--unc3-warmup")] = 0
     """Steps over which lambda rises linearly from 0."""
@@ -127,7 +128,7 @@ class FineTuning(Options):
     """Precision of training; auto takes bf16 on a GPU that has it, otherwise fp32."""
     save_steps: Annotated[Positive, RARE] = 500
     """Steps between two checkpoints; a stopped run goes on from the last one."""
-    lora_rank: Annotated[Count, TRAINING, named("--lora")] = 0
+    lora_rank: Annotated[int, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, named("--lora")] = 0
     """Rank of LoRA adapters on all linear layers; 0 trains all weights."""
     report_to: Annotated[tuple[str, ...], RARE, NAMES, SILENT] = ()
     """Trackers that the Trainer reports to, separated by commas: tensorboard, wandb."""

@@ -24,7 +24,7 @@ class StudyMethod(Options):
     """Options of the method itself."""
     fine_tuning: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """What differs for it from the study's ``fine_tuning``."""
-    unc3: Weight | Literal["auto"] | None = field(default=None, kw_only=True)
+    unc3: Weight | None = field(default=None, kw_only=True)
     """Weight of the (U)NC3 term in the second arm; by default the one that the method was published with."""
     term: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """What differs for it from the study's ``unc3``."""

@@ -76,8 +76,8 @@ def summarise_study(
     for model in spec.models:
         arms = _arms(spec, model, records, resamples)
         draws = draws_of_seeds(len(spec.seeds), seed=spec.seed, resamples=resamples)
+        figures += _levels(spec, model, records, arms, draws)  # a measure without an ideal is refused here
         of_model = [cell for arm in arms for cell in _cells(spec, model, arm, arms[0])]
-        figures += _levels(spec, model, records, arms, draws)
         figures += _means(spec, model, arms, draws)
         figures += _differences(spec, model, arms)
         figures += _collapse(model, arms, draws)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, UnusedCliTokensError
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -241,11 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _said(error: EquiframeError | CycloptsError) -> str:
     """One line; what a value of the command line came to in our own classes is told as they tell it."""
     cause = error.__cause__
+    if isinstance(error, EquiframeError):
+        return str(error)
     if isinstance(cause, EquiframeError):
         return str(cause)
-    if isinstance(cause, ValidationError) and isinstance(error, CycloptsError) and error.argument is not None:
+    if isinstance(cause, ValidationError) and error.argument is not None:
         return misfit(error.argument.name, cause)
-    return str(error)
+    said = str(error)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        said = f"a value for {error.keyword or error.argument.name} is missing."
+    elif isinstance(error, UnusedCliTokensError):
+        said = f"too many values: {' '.join(error.unused_tokens or ())}."
+    return f"{said} See {' '.join(['equiframe', *(error.command_chain or ())])} --help"
 
 
 def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:

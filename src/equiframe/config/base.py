@@ -83,14 +83,16 @@ def number(**limits: Any) -> WrapValidator:
     return WrapValidator(checked)
 
 
+_AS_WRITTEN = Parameter(converter=lambda _, tokens: tokens[0].value)  # cyclopts would round 1.5 to a whole number
+
 Text: TypeAlias = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-Count: TypeAlias = Annotated[int, number(whole=True)]
-Positive: TypeAlias = Annotated[int, number(whole=True, zero=False)]
-PositiveReal: TypeAlias = Annotated[float, number(zero=False)]
-Weight: TypeAlias = Annotated[float, number(otherwise=", or auto")] | Literal["auto"]
-Decay: TypeAlias = Annotated[float, number(below=1)]
-Seed: TypeAlias = Annotated[int, number(whole=True, most=SEEDS)]
-Port: TypeAlias = Annotated[int, number(whole=True, most=65535)]
+Count: TypeAlias = Annotated[int, number(whole=True), _AS_WRITTEN]
+Positive: TypeAlias = Annotated[int, number(whole=True, zero=False), _AS_WRITTEN]
+PositiveReal: TypeAlias = Annotated[float, number(zero=False), _AS_WRITTEN]
+Weight: TypeAlias = Annotated[Annotated[float, number(otherwise=", or auto")] | Literal["auto"], _AS_WRITTEN]
+Decay: TypeAlias = Annotated[float, number(below=1), _AS_WRITTEN]
+Seed: TypeAlias = Annotated[int, number(whole=True, most=SEEDS), _AS_WRITTEN]
+Port: TypeAlias = Annotated[int, number(whole=True, most=65535), _AS_WRITTEN]
 
 
 def _panel(title: str, position: int) -> Parameter:

@@ -68,7 +68,7 @@ class AuditOptions(Options):
 
     text: Annotated[Text, AUDIT] = "bug"
     """Text to audit on: bug, gap, bold, or a .txt or .jsonl file with one text in each line."""
-    sentences: Annotated[int, number(whole=True, otherwise="; 0 reads the whole text"), AUDIT] = 4000
+    sentences: Annotated[Count, number(whole=True, otherwise="; 0 reads the whole text"), AUDIT] = 4000
     """The most sentences to read, spread evenly over the text; 0 reads all."""
     words: Annotated[Text, AUDIT] = "fairness"
     """Fairness words: fairness, gender, professions, race, religion, names, or a text or JSON file."""
@@ -128,7 +128,7 @@ class FineTuning(Options):
     """Precision of training; auto takes bf16 on a GPU that has it, otherwise fp32."""
     save_steps: Annotated[Positive, RARE] = 500
     """Steps between two checkpoints; a stopped run goes on from the last one."""
-    lora_rank: Annotated[int, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, named("--lora")] = 0
+    lora_rank: Annotated[Count, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, named("--lora")] = 0
     """Rank of LoRA adapters on all linear layers; 0 trains all weights."""
     report_to: Annotated[tuple[str, ...], RARE, NAMES, SILENT] = ()
     """Trackers that the Trainer reports to, separated by commas: tensorboard, wandb."""

@@ -88,7 +88,8 @@ def out_of_range(
         return None
     kind = "a whole number" if whole else "a number"
     low = "of 0 or more" if zero else "above 0"
-    high = f", at most {most:g}" if most < LARGEST or (is_number and value > most) else ""
+    bounded = most < LARGEST or (is_number and value > most)
+    high = f", at most {most if isinstance(most, int) else format(most, 'g')}" if bounded else ""
     high += "" if below is None else f" and below {below:g}"
     return f"give {kind} {low}{high}{otherwise}"
 

@@ -238,6 +238,13 @@ def test_values_from_python_become_those_of_their_type():
     assert (config.benchmarks, config.data, config.limit) == (("lpbs",), Path("d"), 3)
 
 
+def test_a_suite_names_no_benchmarks_of_its_own():
+    suite = EvaluateConfig("m", suite="nlu")
+    assert suite.benchmarks == ()
+    assert dataclasses.replace(suite, seed=1).suite == "nlu"
+    assert EvaluateConfig("m").benchmarks == ("stereoset", "crows_pairs")
+
+
 def test_help_of_debias_fits_two_screens_with_rare_options_last():
     done = subprocess.run(
         [sys.executable, "-m", "equiframe", "debias", "--help"],

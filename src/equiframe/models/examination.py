@@ -69,7 +69,7 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         with _Lookups() as lookups:
             both = _logits(model, torch.stack([text, other]), kind)
         padded = torch.cat([text, text.new_full((_PADDING,), pad_id)])
-        longer = torch.cat([text, text[:_PADDING]])
+        longer = torch.cat([ids[-1:], text[1:], text[:_PADDING]])  # another first token
         beside = _logits(model, torch.stack([padded, longer]), kind, unread=_PADDING)
     scale = (both[0] - both[0].mean(dim=-1, keepdim=True)).norm(dim=-1).mean()
     tolerance = 1e-5 if model.dtype in (torch.float32, torch.float64) else 1e-2
@@ -79,10 +79,11 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is no causal"
             " language model: give --kind masked, or set is_decoder in its configuration if it was trained as a decoder"
         )
-    if kind == "masked" and text[-1] != other[-1] and ahead == 0:
+    behind = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
+    if kind == "masked" and text[-1] != other[-1] and ahead == 0 and behind > 0:
         raise ModelError(
-            f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, so it is no"
-            " masked language model: give --kind causal"
+            f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, but on those"
+            " before it, so it is no masked language model: give --kind causal"
         )
     return Examination(
         rows=rows,

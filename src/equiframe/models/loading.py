@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -190,7 +191,8 @@ def load(
     name = str(name)
     check_choice("--kind", kind, ModelKind | None)
     device = usable_device(device)
-    source = _builtin(name) if name.startswith("builtin:") else Path(name).expanduser()
+    # unlike Path.expanduser, os.path.expanduser leaves ~ as it is where there is no home
+    source = _builtin(name) if name.startswith("builtin:") else Path(os.path.expanduser(name))  # noqa: PTH111
     if name.startswith((".", "/", "~")) and not source.is_dir():
         raise ModelError(f"{name}: no such directory; give a hub name, a local directory, or {' or '.join(BUILTIN)}")
     if source.is_dir():

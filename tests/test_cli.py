@@ -188,6 +188,26 @@ def test_set_gives_options_of_the_method(invoke, model_folders, sentences, words
         assert not (tmp_path / "wrong").exists()
 
 
+def test_terms_added_to_a_method(invoke, model_folders, sentences, words, tmp_path):
+    common = ("debias", model_folders["causal"], "--method", "cda", "--set", f"text={sentences}", "--max-steps", 1)
+    common += ("--batch-size", 4, "--text", sentences, "--words", words, "--benchmarks", "", "--cc-set")
+    done = invoke(*common, f"text={sentences}", "--cc", 0.5, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert record.metrics.training.method == "cda + counterfactual-collapse"
+    assert (record.config["cc"], record.config["cc_options"]) == (0.5, {"text": str(sentences)})
+    assert {"language_modelling", "pairs/cc1", "pairs/constraint"} <= set(record.history)
+    assert [found.bias for found in record.metrics.contexts] == ["gender"]
+    for arguments, said in (
+        ((f"text={sentences}",), "--cc-set without --cc: give the weight of the terms too, such as --cc 1"),
+        (("pair=3", "--cc", 1), "counterfactual-collapse has no option 'pair'"),
+        (("pairs=3", "--cc", -1), "--cc -1: give a number of 0 or more"),
+    ):
+        done = invoke(*common, *arguments, "--out", tmp_path / "wrong")
+        assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+        assert not (tmp_path / "wrong").exists()
+
+
 def test_a_projection_is_a_method_that_trains_nothing(invoke, model_folders, sentences, words, tmp_path):
     from equiframe.models import load
 

@@ -323,6 +323,8 @@ def _headlines(comparison: Comparison) -> Comparison:
 def _is_headline(benchmark: str, measure: str) -> bool:
     from equiframe.benchmarks import load_benchmark
 
+    if benchmark.startswith("contexts:"):
+        return False
     return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
 
 
@@ -334,6 +336,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
         rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
         _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for found in metrics.contexts
+        for key, estimate in found.estimates.items()
+    ]
+    if rows:
+        _print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
     rows = [
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks

@@ -51,6 +51,7 @@ AUDIT = AuditConfig(
         feature="last-layer",
         visibility="masked",
         min_count=1,
+        pairs=0,
     ),
 )
 EVALUATE = EvaluateConfig(
@@ -66,6 +67,8 @@ DEBIAS = DebiasConfig(
     "m",
     method="cda",
     method_options={"text": "a=b.txt", "sides": "one"},
+    cc=0.5,
+    cc_options={"text": "c.txt"},
     unc3=UNC3Options(weight="auto", warmup_steps=5, memory="ema", decay=0.5, through_features=True),
     unc3_words="fairness",
     fine_tuning=FineTuning(
@@ -82,7 +85,7 @@ DEBIAS = DebiasConfig(
         report_to=("tensorboard", "wandb"),
         audit_steps=3,
     ),
-    audit=AuditOptions(multi_token="first", min_count=2, visibility="masked"),
+    audit=AuditOptions(multi_token="first", min_count=2, visibility="masked", pairs=7),
     benchmarks=(),
     limit=5,
     token_budget=1024,
@@ -93,7 +96,7 @@ COMMANDS = [
         AUDIT,
         "audit m --device cpu --kind causal --revision main --trust-remote-code --data d --seed 3 --text gap"
         " --sentences 0 --words w.txt --multi-token last --pairing paper --feature last-layer --visibility masked"
-        " --min-count 1",
+        " --min-count 1 --pairs 0",
     ),
     (
         EVALUATE,
@@ -107,7 +110,7 @@ COMMANDS = [
         " --unc3-decay 0.5 --unc3-through-features --unc3-words fairness --epochs 0.5 --max-steps 10"
         " --learning-rate 1e-4 --batch-size 4 --accumulation 2 --max-length 64 --training-seed 1 --precision fp32"
         " --save-steps 9 --lora 8 --report-to tensorboard,wandb --audit-steps 3 --multi-token first --min-count 2"
-        " --visibility masked --benchmarks= --limit 5 --token-budget 1024 --head epochs=1",
+        " --cc 0.5 --cc-set text=c.txt --pairs 7 --visibility masked --benchmarks= --limit 5 --token-budget 1024 --head epochs=1",
     ),
     (CompareConfig((Path("a"), Path("b")), seed=4), "compare a b --seed 4"),
     (CardConfig(Path("a"), before=Path("b"), out=Path("c.md")), "card a --before b --out c.md"),
@@ -211,6 +214,7 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
     ("made", "said"),
     [
         (lambda: EvaluateConfig("m", suite="all", benchmarks=("lpbs",)), "--suite and --benchmarks exclude"),
+        (lambda: DebiasConfig("m", cc_options={"pairs": 3}), "--cc-set without --cc: give the weight"),
         (lambda: EvaluateConfig("m", benchmarks=()), "there is nothing to do"),
         (lambda: EvaluateConfig("m", limit=0), "--limit 0: give a whole number above 0"),
         (lambda: EvaluateConfig("m", precision="int8"), "--precision int8: choose fp32, bf16, fp16"),

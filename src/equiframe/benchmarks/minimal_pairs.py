@@ -13,15 +13,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.row_statistics import ratio_of_sums
 from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
 from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
-from equiframe.uncertainty import Rows, RowStatistic
 
 _REQUIRED = ("stereotype", "anti_stereotype")
 _OPTIONAL = ("id", "group", "unit")
@@ -160,7 +159,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
                 ("preferred", "prefers_stereotype", "%", 50.0),
                 ("difference", "difference", "nats", 0.0),
             ):
-                statistic = _mean_over_pairs(at_row[key], at_row["pairs"])
+                statistic = ratio_of_sums(at_row[key], at_row["pairs"])
                 measures.append(Measure(f"{group}.{name}", rows, statistic, unit, ideal))
         return measures
 
@@ -184,15 +183,6 @@ def _asked(item: MinimalPair, codec: TextCodec) -> list[list[TokenLogProbs]] | s
     if not all(codec.fits(request) for requests in asked for request in requests):
         return "longer than the model's window"
     return asked
-
-
-def _mean_over_pairs(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> RowStatistic:
-    """The mean over pairs, from sums over the pairs of a unit and their number."""
-
-    def statistic(rows: Rows) -> NDArray[np.float64]:
-        return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
-
-    return statistic
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

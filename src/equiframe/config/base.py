@@ -89,6 +89,7 @@ Text: TypeAlias = Annotated[str, BeforeValidator(lambda value: str(value) if isi
 Count: TypeAlias = Annotated[int, number(whole=True), _AS_WRITTEN]
 Positive: TypeAlias = Annotated[int, number(whole=True, zero=False), _AS_WRITTEN]
 PositiveReal: TypeAlias = Annotated[float, number(zero=False), _AS_WRITTEN]
+NonNegative: TypeAlias = Annotated[float, number(), _AS_WRITTEN]
 Weight: TypeAlias = Annotated[Annotated[float, number(otherwise=", or auto")] | Literal["auto"], _AS_WRITTEN]
 Decay: TypeAlias = Annotated[float, number(below=1), _AS_WRITTEN]
 Seed: TypeAlias = Annotated[int, number(whole=True, most=SEEDS), _AS_WRITTEN]

@@ -82,6 +82,8 @@ class AuditOptions(Options):
     """Whether a masked LM sees the token whose state is measured."""
     min_count: Annotated[Positive, RARE] = 5
     """Samples a word needs to count. A mean of few samples is mostly noise, which inflates (U)NC3."""
+    pairs: Annotated[Count, number(whole=True, otherwise="; 0 reads no counterfactuals"), RARE] = 300
+    """The most texts of each bias to read beside their counterfactual, for CC1, CC3 and agreement; 0 reads none."""
 
 
 @FLAT

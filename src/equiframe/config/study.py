@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from equiframe.config.base import Options, Positive, Seed, Text, Weight
+from equiframe.config.base import NonNegative, Options, Positive, Seed, Text, Weight
 from equiframe.config.groups import AuditOptions, FineTuning, UNC3Options
 from equiframe.errors import InputError
 
@@ -28,6 +28,11 @@ class StudyMethod(Options):
     """Weight of the (U)NC3 term in the second arm; by default the one that the method was published with."""
     term: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """What differs for it from the study's ``unc3``."""
+
+    cc: NonNegative = field(default=0.0, kw_only=True)
+    """Weight of the terms of counterfactual collapse added to it; 0 for none."""
+    cc_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Options of these terms."""
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from equiframe.config.base import (
     SETTINGS,
     SILENT,
     UNSEEN,
+    NonNegative,
     Options,
     Port,
     Seed,
@@ -29,7 +30,7 @@ from equiframe.errors import InputError
 @FLAT
 @dataclass(frozen=True)
 class AuditConfig(DataOptions, ModelOptions):
-    """Measure neural collapse (NC1 to NC4) over the vocabulary and over fairness words."""
+    """Measure neural collapse over the vocabulary, over fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
 
     verb: ClassVar[Literal["audit"]] = "audit"
     audit: AuditOptions = field(default_factory=AuditOptions, kw_only=True)
@@ -68,11 +69,17 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
 
     verb: ClassVar[Literal["debias"]] = "debias"
     method: Annotated[str, METHOD] = field(default="bec", kw_only=True)
-    """bec, cda, ase, mabel, adept or dropout; a projection: sentence-debias or inlp; or package.module:Class."""
+    """bec, cda, ase, mabel, adept, dropout, counterfactual-collapse; sentence-debias, inlp; or package.module:Class."""
     method_options: Annotated[Mapping[str, Any], METHOD, SETTINGS, named("--set")] = field(
         default_factory=dict, kw_only=True
     )
     """Option of the method as NAME=VALUE; may be repeated."""
+    cc: Annotated[NonNegative, METHOD] = field(default=0.0, kw_only=True)
+    """Weight of the terms of counterfactual collapse, added to the method; 0 adds none."""
+    cc_options: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--cc-set")] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Option of these terms as NAME=VALUE; may be repeated."""
     unc3: UNC3Options = field(default_factory=UNC3Options, kw_only=True)
     """The term added to the method."""
     unc3_words: Annotated[Text, METHOD] = field(default="gender", kw_only=True)
@@ -83,6 +90,11 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
     """How collapse is measured afterwards; None for not at all."""
     benchmarks: Annotated[tuple[str, ...], SCORING, NAMES] = field(default=("lm_loss",), kw_only=True)
     """Benchmarks to score afterwards, separated by commas."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cc_options and not self.cc:
+            raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
 
 
 RunConfig: TypeAlias = AuditConfig | EvaluateConfig | DebiasConfig

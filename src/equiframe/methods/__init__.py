@@ -4,6 +4,7 @@ from equiframe.methods.balance import balanced_weight
 from equiframe.methods.method import METHODS, Method, Settings, load_method
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.methods.projection import Projection
+from equiframe.methods.with_counterfactuals import WithCounterfactuals
 from equiframe.methods.with_unc3 import WithUNC3
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ObjectiveOutput",
     "Projection",
     "Settings",
+    "WithCounterfactuals",
     "WithUNC3",
     "balanced_weight",
     "load_method",

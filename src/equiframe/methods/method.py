@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "ase": "equiframe.methods.ase:ASE",
     "mabel": "equiframe.methods.mabel:MABEL",
     "adept": "equiframe.methods.adept:ADEPT",
+    "counterfactual-collapse": "equiframe.methods.counterfactual_collapse:CounterfactualCollapse",
     "sentence-debias": "equiframe.methods.sentence_debias:SentenceDebias",
     "inlp": "equiframe.methods.inlp:INLP",
 }

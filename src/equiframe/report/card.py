@@ -11,7 +11,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from equiframe.benchmarks import BENCHMARKS, load_benchmark
-from equiframe.report.glossary import COLLAPSE, about, class_set_name, term
+from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, class_set_name, term
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
@@ -48,6 +48,11 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         [f"{class_set_name(result.class_set)}: {term(COLLAPSE, key).name}", interval(estimate), ideal(estimate)]
         for result in record.metrics.collapse
         for key, estimate in result.estimates.items()
+    ]
+    collapse += [
+        [measure_name(f"{CONTEXTS}:{contexts.bias}", key), interval(estimate), ideal(estimate)]
+        for contexts in record.metrics.contexts
+        for key, estimate in contexts.estimates.items()
     ]
     environment = record.config.get("environment", {})
     body = (

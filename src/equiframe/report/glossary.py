@@ -40,6 +40,9 @@ class About(NamedTuple):
 COLLAPSE = "collapse"
 """What geometry is called where benchmarks have their name; the class set is its variant."""
 
+CONTEXTS = "contexts"
+"""The same for contexts and their counterfactuals; the bias is its variant."""
+
 COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
     "unc3": (0.0, False),
     "nc3_self_duality": (1.0, True),
@@ -94,6 +97,31 @@ BENCHMARKS: dict[str, About] = {
             ("Xu et al. 2025", "https://arxiv.org/abs/2410.04472"),
             ("Wu and Papyan 2024", "https://arxiv.org/abs/2405.17767"),
         ),
+    ),
+    CONTEXTS: About(
+        "Contexts and their counterfactuals",
+        "A text and the same text with the words of two groups swapped are read side by side. Swapping knows no"
+        " grammar, and a swapped text may be odd. Agreement is no bias: where it falls, the model has gone blind to"
+        " what the text says.",
+        {
+            "cc1_js": Term(
+                "CC1, variability of predictions",
+                "Jensen-Shannon divergence of what follows in the two texts, words of the groups left out",
+            ),
+            "cc1_states": Term(
+                "CC1, variability of states",
+                "half the squared distance of the two states over that from the mean of all",
+            ),
+            "cc3_log_odds": Term(
+                "CC3, pair duality (log-odds)", "size of the preference between two counterparts in a neutral context"
+            ),
+            "cc3_cosine_gap": Term(
+                "CC3, pair duality (cosines)", "how much nearer a neutral context lies to one of two counterparts"
+            ),
+            "agreement": Term("agreement with the context", "share of later swapped words where the agreeing one wins"),
+            "agreement_log_odds": Term("log-odds of the agreeing word", "mean over later swapped words", True),
+        },
+        (("Qian et al. 2019", "https://aclanthology.org/P19-2031"),),
     ),
     "stereoset": About(
         "StereoSet",
@@ -175,6 +203,16 @@ BENCHMARKS: dict[str, About] = {
             "difference": Term("difference", "mean score of the stereotype minus that of the other sentence"),
         },
         pair=Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability", "group"),
+    ),
+    "agreement": About(
+        "Agreement",
+        "No measure of bias, but of what has to be kept: a model can be made fair by making it blind to the gender that"
+        " a text gives. Most of its sentences are simple templates.",
+        {
+            "agreement": Term("agreement with the context", "share of items where the agreeing word is more likely"),
+            "log_odds": Term("log-odds of the agreeing word", "mean over the items", True),
+        },
+        (("Webster et al. 2018 (GAP)", "https://aclanthology.org/Q18-1042"),),
     ),
     "lm_loss": About(
         "Held-out text",
@@ -381,8 +419,8 @@ def about(benchmark: str) -> About:
 
 
 def is_geometry(benchmark: str) -> bool:
-    """Whether a compared benchmark is a class set."""
-    return benchmark.partition(":")[0] == COLLAPSE
+    """Whether a compared benchmark is a class set, or contexts."""
+    return benchmark.partition(":")[0] in (COLLAPSE, CONTEXTS)
 
 
 def is_price(benchmark: str) -> bool:

@@ -33,6 +33,7 @@ from equiframe.report.figures import (
 )
 from equiframe.report.glossary import (
     COLLAPSE,
+    CONTEXTS,
     PRICE,
     About,
     about,
@@ -285,6 +286,12 @@ def _geometry(
     for run, record in records.items():
         texts = texts_left_out(record.metrics)
         notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in texts]
+    for bias in dict.fromkeys(c.bias for r in records.values() for c in r.metrics.contexts):
+        of_run = {run: c for run, r in records.items() for c in r.metrics.contexts if c.bias == bias}
+        name, estimates = f"{CONTEXTS}:{bias}", {run: c.estimates for run, c in of_run.items()}
+        tables.append(_Table(about(name).title, _rows(records, name, estimates, compared)))
+        notes += dict.fromkeys(f"{about(name).title}: {c.pairs:,} texts." for c in of_run.values())
+        notes.append(about(name).does_not_show)
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}
@@ -303,7 +310,7 @@ def _geometry(
         notes.append(
             f"{', '.join(ends)}: measured after fine-tuning alone; debias --audit-steps measures while it lasts."
         )
-    return _Section(about(COLLAPSE), notes, figures, tables)
+    return _Section(about(COLLAPSE), list(dict.fromkeys(notes)), figures, tables)
 
 
 def _rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.report.glossary import COLLAPSE, about, is_geometry, is_price, split_key, term
+from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, is_geometry, is_price, split_key, term
 from equiframe.report.numbers import bounds, change, number
 from equiframe.runs.record import ComparedMeasure, Metrics
 from equiframe.uncertainty import Difference, Estimate
@@ -124,6 +124,11 @@ def run_verdict(metrics: Metrics) -> Verdict:
         _measured(f"{COLLAPSE}:{result.class_set}", key, estimate)
         for result in metrics.collapse
         for key, estimate in result.estimates.items()
+    ]
+    geometry += [
+        _measured(f"{CONTEXTS}:{contexts.bias}", key, estimate)
+        for contexts in metrics.contexts
+        for key, estimate in contexts.estimates.items()
     ]
     summary = []
     scored = [finding for findings in by.values() for finding in findings]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from equiframe.data import DataFile, TextStream, stream
 from equiframe.errors import InputError
 from equiframe.models import Collected, LanguageModel, collect, output_embedding
 from equiframe.models.adapter import classifier
-from equiframe.runs.record import CollapseResult
+from equiframe.runs.contexts import context_measures, read_contexts
+from equiframe.runs.record import CollapseResult, ContextsResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import ResolvedWords, WordSet
 
@@ -28,11 +29,13 @@ _KEPT = 200_000  # texts: what is longer may be larger than memory, and is read 
 
 @dataclass(frozen=True)
 class Audit:
-    """Collapse over the vocabulary and over the words, the tables of the words, and the files read."""
+    """Collapse over the vocabulary, over the words and of contexts, the tables of these, and the files read."""
 
     results: list[CollapseResult]
+    contexts: list[ContextsResult]
     classes: pd.DataFrame
     vectors: pd.DataFrame
+    pairs: pd.DataFrame
     files: tuple[DataFile, ...]
     words: ResolvedWords
 
@@ -45,14 +48,17 @@ def audit_model(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text.
+    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text, and of contexts.
+
+    Contexts, those of a text and of its counterfactual, are read of a sample of the same texts, see
+    :func:`equiframe.runs.contexts.read_contexts`.
 
     Args:
         language_model: the model.
         options: how to measure.
         folder: where the user keeps data files.
         seed: of the bootstrap.
-        progress: called with sentences done and sentences in all.
+        progress: called with sentences, then pairs, done, and how many there are.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
@@ -68,7 +74,20 @@ def audit_model(
         _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
     vectors = _vector_table(chosen, weight, words.pairs)
-    return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
+    pairs = pd.DataFrame({"bias": []})
+    if options.pairs and language_model.tokenizer.is_fast:
+        pairs = read_contexts(
+            language_model, reading.sentences, pairs=options.pairs, feature=options.feature, progress=progress
+        )
+    contexts = [
+        ContextsResult(
+            bias=bias,
+            pairs=len(table),
+            estimates={measure.key: estimate(measure, seed=seed) for measure in context_measures(table)},
+        )
+        for bias, table in ((bias, pairs[pairs["bias"] == bias]) for bias in pairs["bias"].unique())
+    ]
+    return Audit(results, contexts, classes, vectors, pairs, files=reading.text.files, words=words)
 
 
 def collapse_of_words(
@@ -90,6 +109,7 @@ class _Reading(NamedTuple):
 
     words: ResolvedWords
     text: TextStream
+    sentences: Callable[[], Iterable[str]]
     collected: Collected
     chosen: ClassStatistics
 
@@ -118,9 +138,12 @@ def _read(
         if progress is not None:
             progress(done, sentences)
 
+    def spread() -> Iterable[str]:
+        return itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step)
+
     collected = collect(
         language_model,
-        itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step),
+        spread(),
         class_ids=ids if words_alone else None,
         pairing=options.pairing,
         feature=options.feature,
@@ -134,7 +157,7 @@ def _read(
             f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    return _Reading(words, text, collected, chosen)
+    return _Reading(words, text, spread, collected, chosen)
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ from equiframe.errors import InputError
 from equiframe.options import SEEDS, check_range, check_several
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
+from equiframe.runs.contexts import COUNTS, context_measures
 from equiframe.runs.record import (
     CollapseResult,
     ComparedMeasure,
     Comparison,
+    ContextsResult,
     Metrics,
     RunRecord,
     SharedItems,
@@ -33,19 +35,22 @@ from equiframe.runs.shared import counted, stack
 from equiframe.uncertainty import Estimate, Measure, estimate, paired_difference
 
 _FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
+_FEWEST_PAIRS = 2  # of texts and counterfactuals, of which there is an interval
 _PAIRS = f"{MinimalPairs.name}:"  # of a benchmark that is named by a path
 
 
 class _Common(NamedTuple):
-    """What several runs measured: a benchmark, or the audited words.
+    """What several runs measured: a benchmark, the audited words, or contexts.
 
-    ``tables`` are by run; ``key`` is the column that names the same item in every one.
+    ``tables`` are by run; ``key`` names the column, or columns, by which an item is the same in every one. ``is_fixed``
+    says that the runs can share their items; texts are read at other places by models of other tokenizers.
     """
 
     name: str
-    key: str
+    key: str | list[str]
     measures: Callable[[pd.DataFrame], list[Measure]]
     tables: Mapping[str, pd.DataFrame]
+    is_fixed: bool = True
 
 
 def compare(
@@ -76,6 +81,8 @@ def compare(
     shared = {}
     for common in _in_common(records):
         stacked, items = stack(list(common.tables.values()), common.key)
+        if items < _FEWEST_PAIRS and not common.is_fixed:
+            continue
         shared[common.name] = _shared_items(common, items)
         found = {measure.key: measure for measure in common.measures(stacked)}
         of_runs = {
@@ -185,14 +192,39 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
         classes = {name: table for name in audits if (table := records[name].classes) is not None}
         if first not in classes or len(classes) < 2:
             continue
-        for name, audit in audits.items():
-            if word_set.files and audit.files and _hashes(word_set.files) != _hashes(audit.files):
-                raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
-            options, others = (records[run].config.get("audit") or {} for run in (first, name))
-            for what in ("multi_token", "pairing", "feature", "visibility"):
-                if options.get(what) != others.get(what):
-                    raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
+        for name in audits:
+            _check_audits(records, first, name, "multi_token", "pairing", "feature", "visibility")
         yield _Common(_name(word_set), "form", collapse_measures, classes)
+    for contexts in records[first].metrics.contexts:
+        bias = contexts.bias
+        tables = {
+            name: record.pairs[record.pairs["bias"] == bias]
+            for name, record in records.items()
+            if record.pairs is not None and any(found.bias == bias for found in record.metrics.contexts)
+        }
+        if first not in tables or len(tables) < 2:
+            continue
+        for name in tables:
+            _check_audits(records, first, name, "feature")
+        yield _Common(_name(contexts), ["item", *COUNTS], context_measures, tables, is_fixed=False)
+
+
+def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:
+    """Refuse audits of other texts, or by other options.
+
+    Raises:
+        InputError: says in what they differ.
+    """
+    texts, others = (
+        next((_hashes(result.files) for result in records[run].metrics.collapse if result.files), None)
+        for run in (first, name)
+    )
+    if texts and others and texts != others:
+        raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
+    mine, theirs = (records[run].config.get("audit") or {} for run in (first, name))
+    for what in options:
+        if mine.get(what) != theirs.get(what):
+            raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
 
 
 def _hashes(files: Sequence[DataFile]) -> tuple[str, ...]:
@@ -207,7 +239,7 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
         InputError: few or none.
     """
     measured = {name: len(counted(table)) for name, table in common.tables.items()}
-    if items < max(1, _FEWEST_SHARED * min(measured.values())):
+    if common.is_fixed and items < max(1, _FEWEST_SHARED * min(measured.values())):
         what, fix = "items", "evaluate them on the same items, with the same --limit or without one"
         if common.key == "form":
             what, fix = "words", "audit them with the same --words and --multi-token, on more text"
@@ -216,17 +248,22 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
     return SharedItems(shared=items, measured=measured)
 
 
-def _name(result: BenchmarkResult | CollapseResult) -> str:
-    return result.benchmark if isinstance(result, BenchmarkResult) else f"collapse:{result.class_set}"
+_Result: TypeAlias = BenchmarkResult | CollapseResult | ContextsResult
+
+
+def _name(result: _Result) -> str:
+    if isinstance(result, BenchmarkResult):
+        return result.benchmark
+    return f"collapse:{result.class_set}" if isinstance(result, CollapseResult) else f"contexts:{result.bias}"
 
 
 def _estimates(metrics: Metrics, name: str) -> Mapping[str, Estimate]:
-    results: list[BenchmarkResult | CollapseResult] = [*metrics.benchmarks, *metrics.collapse]
+    results: list[_Result] = [*metrics.benchmarks, *metrics.collapse, *metrics.contexts]
     return next(result.estimates for result in results if _name(result) == name)
 
 
 def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:
-    """The same numbers, with those of one benchmark or word set over the items that all runs share."""
+    """The same numbers, with those of one benchmark, word set or bias over the items that all runs share."""
 
     def of_items(result: BenchmarkResult) -> BenchmarkResult:
         others = result.items - sum(result.excluded.values()) - items
@@ -237,10 +274,14 @@ def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate],
         values = {**result.values, **{key: estimate.value for key, estimate in estimates.items()}}
         return result.model_copy(update={"estimates": estimates, "values": values})
 
+    def of_texts(result: ContextsResult) -> ContextsResult:
+        return result.model_copy(update={"estimates": estimates, "pairs": items})
+
     return metrics.model_copy(
         update={
             "benchmarks": [of_items(r) if _name(r) == name else r for r in metrics.benchmarks],
             "collapse": [of_words(r) if _name(r) == name else r for r in metrics.collapse],
+            "contexts": [of_texts(r) if _name(r) == name else r for r in metrics.contexts],
         }
     )
 

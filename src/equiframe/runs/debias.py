@@ -20,7 +20,7 @@ from equiframe.collapse import UNC3Regularizer
 from equiframe.config import AuditOptions, FineTuning, UNC3Options
 from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
@@ -34,6 +34,19 @@ from equiframe.words import ResolvedWords, WordSet
 
 _BALANCED_BATCHES = 16
 _LAST_STEPS = 10
+
+
+@dataclass(frozen=True)
+class AddedTerms:
+    """Terms of counterfactual collapse beside a method, see :class:`equiframe.methods.WithCounterfactuals`.
+
+    Args:
+        method: which terms, on which pairs.
+        weight: of all of them together, above 0.
+    """
+
+    method: Method
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ def debias(
     words: ResolvedWords,
     checkpoints: Path,
     *,
+    added: AddedTerms | None = None,
     claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
     folder: Path | None = None,
@@ -68,6 +82,8 @@ def debias(
         fine_tuning: how long and how fast.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
+        added: terms of counterfactual collapse beside the method's own loss, on half as many pairs as the method has
+            examples in a batch, so on as many texts.
         claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
@@ -79,6 +95,8 @@ def debias(
         ModelError: the loss is not finite.
     """
     if isinstance(method, Projection):
+        if added is not None:
+            raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         return _project(language_model, method, unc3, fine_tuning, folder)
     model, device = language_model.model, language_model.device
     settings = method.settings
@@ -88,6 +106,11 @@ def debias(
     dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
     audit = audit or AuditOptions()
     read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
+    pairs: Dataset | None = None
+    if added is not None:
+        pairs, more = _pairs(language_model, added.method, fine_tuning, folder, arguments.seed)
+        read["pairs"] = {file.name: file.sha256 for file in more}
+        files = (*files, *more)
     if unc3.weight:
         read["unc3_words"] = words.token_ids
     if fine_tuning.audit_steps:
@@ -97,6 +120,16 @@ def debias(
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
+    if added is not None and pairs is not None:
+        objective = WithCounterfactuals(
+            objective,
+            added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
+            pairs,
+            added.method.collator(language_model),
+            weight=added.weight,
+            batch_size=max(1, arguments.per_device_train_batch_size // 2),
+            seed=arguments.seed,
+        )
     weight = 0.0
     if unc3.weight:
         if fine_tuning.lora_rank and not unc3.through_features:
@@ -150,7 +183,7 @@ def debias(
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
-            method=method.name,
+            method=method.name if added is None else f"{method.name} + {added.method.name}",
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=seconds,
@@ -159,6 +192,14 @@ def debias(
         history=history,
         files=files,
     )
+
+
+def _pairs(
+    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, folder: Path | None, seed: int
+) -> tuple[Dataset, tuple[DataFile, ...]]:
+    """The pairs that added terms read beside a host's batches, and the files they come from."""
+    max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
+    return terms.training_data(language_model, folder=folder, max_length=max_length, seed=seed)
 
 
 def _project(

@@ -81,6 +81,18 @@ class CollapseResult(_Frozen):
     short: int = Field(0, description="texts of fewer than three words, which were left out")
 
 
+class ContextsResult(_Frozen):
+    """Collapse of contexts: those of texts beside those of their counterfactuals, with intervals by resampling texts.
+
+    ``estimates`` holds ``cc1_states``, ``cc1_js``, ``cc3_log_odds``, ``cc3_cosine_gap``, ``agreement`` and
+    ``agreement_log_odds``, as far as the texts have places for them.
+    """
+
+    bias: str = Field(description="whose words are swapped: gender, race or religion")
+    pairs: int = Field(description="texts read beside their counterfactual")
+    estimates: dict[str, Estimate] = {}
+
+
 class TrainingResult(_Frozen):
     """What fine-tuning did."""
 
@@ -98,6 +110,7 @@ class Metrics(_Frozen):
     verb: Verb
     model: ModelDescription
     collapse: list[CollapseResult] = []
+    contexts: list[ContextsResult] = []
     benchmarks: list[BenchmarkResult] = []
     training: TrainingResult | None = None
 
@@ -183,7 +196,7 @@ class StudyResult(_Frozen):
 _ITEMS = "items"
 _MARK = ".identity.json"  # whose working folder it is
 _WORTH_KEEPING = ("checkpoints/*/complete", "*/metrics.json")  # of a fine-tuning; of a demo, its finished runs
-_TABLES = ("classes", "vectors", "history")
+_TABLES = ("classes", "vectors", "pairs", "history")
 _MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
 
 
@@ -199,6 +212,8 @@ class RunRecord:
             names the same class under another tokenizer, see :class:`equiframe.words.word_set.ResolvedWords`.
         vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
+        pairs: texts that were read beside their counterfactual, see :func:`equiframe.runs.contexts.read_contexts`;
+            None in records of older versions.
         history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
             steps that were audited.
     """
@@ -208,6 +223,7 @@ class RunRecord:
     items: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     classes: pd.DataFrame | None = None
     vectors: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
 
     def write(self, folder: Path) -> None:

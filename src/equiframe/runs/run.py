@@ -28,7 +28,7 @@ from equiframe.models.self_debias import SelfDebias
 from equiframe.options import validated
 from equiframe.report import run_page
 from equiframe.runs.audit import Audit, audit_model
-from equiframe.runs.debias import Debiased, debias
+from equiframe.runs.debias import AddedTerms, Debiased, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.record import Metrics, ModelDescription, RunRecord, claim, environment, partial_folder, run_folder
@@ -36,7 +36,7 @@ from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
 from equiframe.words import WordSet
 
-_OF_TRAINING = ("method", "method_options", "unc3", "fine_tuning")
+_OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -61,9 +61,11 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     out = Path(out)
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in _names(config)]  # a wrong name fails before any work
-    method = load_method(config.method, config.method_options) if isinstance(config, DebiasConfig) else None
+    method, added = None, None
     if isinstance(config, DebiasConfig):
+        method = load_method(config.method, config.method_options)
         check_trackers(config.fine_tuning.report_to)
+        added = AddedTerms(_terms(config.cc_options), config.cc) if config.cc else None
     if benchmarks:
         check_cache()
     with process_group() as rank, _work_folder(out, config, rank) as work:
@@ -86,7 +88,9 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         if not isinstance(method, Method):
             claimed({})
         if isinstance(config, DebiasConfig) and method is not None:
-            debiased = _debias(language_model, method, config, work, claimed, functools.partial(tell, "fine-tune"))
+            debiased = _debias(
+                language_model, method, added, config, work, claimed, functools.partial(tell, "fine-tune")
+            )
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
@@ -117,12 +121,14 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
                 verb=config.verb,
                 model=description,
                 collapse=[] if measured is None else measured.results,
+                contexts=[] if measured is None else measured.contexts,
                 benchmarks=[result for result, _ in scored.values()],
                 training=None if debiased is None else debiased.result,
             ),
             items={name: table for name, (_, table) in scored.items()},
             classes=None if measured is None else measured.classes,
             vectors=None if measured is None else measured.vectors,
+            pairs=None if measured is None else measured.pairs,
             history=None if debiased is None else debiased.history,
         )
         if rank == 0:
@@ -158,6 +164,12 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
 
 
+def _terms(options: Mapping[str, Any]) -> Method:
+    terms = load_method("counterfactual-collapse", options)
+    assert isinstance(terms, Method)
+    return terms
+
+
 def _load(config: ModelOptions) -> LanguageModel:
     return load(
         config.model,
@@ -171,6 +183,7 @@ def _load(config: ModelOptions) -> LanguageModel:
 def _debias(
     language_model: LanguageModel,
     method: Method | Projection,
+    added: AddedTerms | None,
     config: DebiasConfig,
     work: Path,
     claimed: Callable[[Mapping[str, Any]], None],
@@ -192,6 +205,7 @@ def _debias(
                 fine_tuning,
                 words,
                 work / "checkpoints",
+                added=added,
                 claim=lambda read: claimed({**options, **read}),
                 audit=config.audit,
                 folder=config.data,

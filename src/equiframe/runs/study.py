@@ -63,6 +63,8 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
         yield "plain", dataclasses.replace(before, self_debias=method.options.get("bias", "gender"))
         return
     loaded = load_method(method.method, method.options)
+    if method.cc:
+        load_method("counterfactual-collapse", method.cc_options)  # a wrong option fails before any work
     published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
     weight = published if method.unc3 is None else method.unc3
     arms: tuple[Arm, ...] = ("plain", "unc3") if weight else ("plain",)
@@ -80,6 +82,8 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
                 token_budget=before.token_budget,
                 method=method.method,
                 method_options=method.options,
+                cc=method.cc,
+                cc_options=method.cc_options,
                 unc3=validated(UNC3Options, term, of="unc3"),
                 unc3_words=spec.unc3_words,
                 fine_tuning=validated(
@@ -89,7 +93,7 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
         )
 
 
-def run_study(spec: StudyConfig, out: Path, progress: Progress | None = None) -> StudyResult | None:
+def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = None) -> StudyResult | None:
     """Run what is missing of a study, and write its tables when every cell is there.
 
     Args:

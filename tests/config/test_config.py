@@ -110,7 +110,8 @@ COMMANDS = [
         " --unc3-decay 0.5 --unc3-through-features --unc3-words fairness --epochs 0.5 --max-steps 10"
         " --learning-rate 1e-4 --batch-size 4 --accumulation 2 --max-length 64 --training-seed 1 --precision fp32"
         " --save-steps 9 --lora 8 --report-to tensorboard,wandb --audit-steps 3 --multi-token first --min-count 2"
-        " --cc 0.5 --cc-set text=c.txt --pairs 7 --visibility masked --benchmarks= --limit 5 --token-budget 1024 --head epochs=1",
+        " --cc 0.5 --cc-set text=c.txt --pairs 7 --visibility masked --benchmarks= --limit 5"
+        " --token-budget 1024 --head epochs=1",
     ),
     (CompareConfig((Path("a"), Path("b")), seed=4), "compare a b --seed 4"),
     (CardConfig(Path("a"), before=Path("b"), out=Path("c.md")), "card a --before b --out c.md"),

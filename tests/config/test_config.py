@@ -215,6 +215,10 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
     ("made", "said"),
     [
         (lambda: EvaluateConfig("m", suite="all", benchmarks=("lpbs",)), "--suite and --benchmarks exclude"),
+        (
+            lambda: DebiasConfig("m", unc3=UNC3Options(weight="auto"), fine_tuning=FineTuning(lora_rank=2)),
+            "with --lora the word embeddings are frozen",
+        ),
         (lambda: DebiasConfig("m", cc_options={"pairs": 3}), "--cc-set without --cc: give the weight"),
         (lambda: EvaluateConfig("m", benchmarks=()), "there is nothing to do"),
         (lambda: EvaluateConfig("m", limit=0), "--limit 0: give a whole number above 0"),

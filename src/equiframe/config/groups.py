@@ -33,6 +33,7 @@ from equiframe.config.base import (
     named,
     number,
 )
+from equiframe.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,19 @@ class FineTuning(Options):
     """Trackers that the Trainer reports to, separated by commas: tensorboard, wandb."""
     audit_steps: Annotated[Count, RARE] = 0
     """Steps between two audits of the fairness words while training; 0 audits only at the end."""
+
+
+def check_gradient(unc3: UNC3Options, fine_tuning: FineTuning) -> None:
+    """Refuse a term that could change nothing.
+
+    Raises:
+        InputError: LoRA freezes all that the term reaches.
+    """
+    if unc3.weight and fine_tuning.lora_rank and not unc3.through_features:
+        raise InputError(
+            "with --lora the word embeddings are frozen, and (U)NC3 would have no gradient: add"
+            " --unc3-through-features, or leave out --lora"
+        )
 
 
 @dataclass(frozen=True)

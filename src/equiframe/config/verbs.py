@@ -23,7 +23,15 @@ from equiframe.config.base import (
     Text,
     named,
 )
-from equiframe.config.groups import AuditOptions, DataOptions, FineTuning, ModelOptions, ScoringOptions, UNC3Options
+from equiframe.config.groups import (
+    AuditOptions,
+    DataOptions,
+    FineTuning,
+    ModelOptions,
+    ScoringOptions,
+    UNC3Options,
+    check_gradient,
+)
 from equiframe.errors import InputError
 
 
@@ -95,6 +103,7 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
         super().__post_init__()
         if self.cc_options and not self.cc:
             raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
+        check_gradient(self.unc3, self.fine_tuning)
 
 
 RunConfig: TypeAlias = AuditConfig | EvaluateConfig | DebiasConfig

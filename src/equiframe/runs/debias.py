@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.config import AuditOptions, FineTuning, UNC3Options
+from equiframe.config.groups import check_gradient
 from equiframe.data import DataFile, stream
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
+from equiframe.methods.objective import Objective
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
@@ -97,109 +99,152 @@ def debias(
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
+        claim({})
         return _project(language_model, method, unc3, fine_tuning, folder)
-    model, device = language_model.model, language_model.device
-    settings = method.settings
-    arguments = training_arguments(fine_tuning, checkpoints, settings, device)
-    max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
-    check_length(language_model, max_length, option="--max-length")
-    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
+    examples = functools.partial(_examples, language_model, fine_tuning, folder, arguments.seed)
+    dataset, files = examples(method)
+    pairs, of_pairs = (None, ()) if added is None else examples(added.method)
     audit = audit or AuditOptions()
-    read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
-    pairs: Dataset | None = None
-    if added is not None:
-        pairs, more = _pairs(language_model, added.method, fine_tuning, folder, arguments.seed)
-        read["pairs"] = {file.name: file.sha256 for file in more}
-        files = (*files, *more)
-    if unc3.weight:
-        read["unc3_words"] = words.token_ids
-    if fine_tuning.audit_steps:
-        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
-        read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
-    claim(read)
+    term = words if unc3.weight else None
+    claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, folder))
     set_seed(arguments.seed)
-    objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
+    objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     if added is not None and pairs is not None:
-        objective = WithCounterfactuals(
-            objective,
-            added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
-            pairs,
-            added.method.collator(language_model),
-            weight=added.weight,
-            batch_size=max(1, arguments.per_device_train_batch_size // 2),
-            seed=arguments.seed,
-        )
+        objective = _with_pairs(objective, language_model, added, pairs, unc3, arguments)
     weight = 0.0
     if unc3.weight:
-        if fine_tuning.lora_rank and not unc3.through_features:
-            raise InputError(
-                "with --lora the word embeddings are frozen, and (U)NC3 would have no gradient: add"
-                " --unc3-through-features, or leave out --lora"
-            )
-
-        def regularizer(weight: float) -> UNC3Regularizer:
-            term = UNC3Regularizer(
-                torch.tensor(words.token_ids),
-                classifier(model).shape[1],
-                weight=weight,
-                warmup_steps=unc3.warmup_steps,
-                memory=unc3.memory,
-                decay=unc3.decay,
-                through_features=unc3.through_features,
-            )
-            return term.to(device)
-
-        if unc3.weight == "auto":
-            batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
-            weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
-            set_seed(arguments.seed)
-        else:
-            weight = unc3.weight
-        objective = WithUNC3(objective, regularizer(weight))
-    configured = dict(vars(model.config))
-    trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
-    trainer = DebiasingTrainer(
-        objective=objective,
-        model=trained,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit, folder=folder),
-        watch_steps=fine_tuning.audit_steps,
-    )
-    trainer.remove_callback(PrinterCallback)
-    began = time.perf_counter()
-    trainer.train_on()
-    model = trainer.whole_model().to(device)
-    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
-    if "use_cache" in configured:
-        model.config.use_cache = configured["use_cache"]
-    seconds = time.perf_counter() - began
+        check_gradient(unc3, fine_tuning)
+        objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
+    watch = functools.partial(collapse_of_words, language_model, audit, folder=folder)
+    begun = time.perf_counter()
+    trainer, model = _train(objective, language_model.model, arguments, fine_tuning, dataset, collator, watch, progress)
     history = pd.DataFrame(trainer.history)
-    if fine_tuning.lora_rank:
-        model = model.merge_and_unload()
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             method=method.name if added is None else f"{method.name} + {added.method.name}",
             unc3_weight=weight,
             steps=trainer.state.global_step,
-            seconds=seconds,
+            seconds=time.perf_counter() - begun,
             final_loss=float(history["loss"].tail(_LAST_STEPS).mean()),
         ),
         history=history,
-        files=files,
+        files=(*files, *of_pairs),
     )
 
 
-def _pairs(
-    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, folder: Path | None, seed: int
+def _examples(
+    language_model: LanguageModel, fine_tuning: FineTuning, folder: Path | None, seed: int, method: Method
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
-    """The pairs that added terms read beside a host's batches, and the files they come from."""
-    max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
-    return terms.training_data(language_model, folder=folder, max_length=max_length, seed=seed)
+    """What a method reads, and the files it comes from."""
+    max_length = min(fine_tuning.max_length or method.settings.max_length, language_model.window)
+    check_length(language_model, max_length, option="--max-length")
+    return method.training_data(language_model, folder=folder, max_length=max_length, seed=seed)
+
+
+def _identity(
+    files: Iterable[DataFile],
+    of_pairs: Iterable[DataFile],
+    words: ResolvedWords | None,
+    audit: AuditOptions | None,
+    folder: Path | None,
+) -> dict[str, Any]:
+    """What training follows from besides model and options."""
+    read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
+    if pairs := {file.name: file.sha256 for file in of_pairs}:
+        read["pairs"] = pairs
+    if words is not None:
+        read["unc3_words"] = words.token_ids
+    if audit is not None:
+        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
+        read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
+    return read
+
+
+def _with_pairs(
+    objective: Objective,
+    language_model: LanguageModel,
+    added: AddedTerms,
+    pairs: Dataset,
+    unc3: UNC3Options,
+    arguments: TrainingArguments,
+) -> Objective:
+    """A host with the terms of counterfactual collapse beside it."""
+    return WithCounterfactuals(
+        objective,
+        added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
+        pairs,
+        added.method.collator(language_model),
+        weight=added.weight,
+        batch_size=max(1, arguments.per_device_train_batch_size // 2),
+        seed=arguments.seed,
+    )
+
+
+def _with_term(
+    objective: Objective,
+    language_model: LanguageModel,
+    unc3: UNC3Options,
+    words: ResolvedWords,
+    dataset: Dataset,
+    collator: Callable[..., Any],
+    arguments: TrainingArguments,
+) -> tuple[Objective, float]:
+    """A host with the (U)NC3 term, and the term's weight."""
+    model, device = language_model.model, language_model.device
+
+    def regularizer(weight: float) -> UNC3Regularizer:
+        term = UNC3Regularizer(
+            torch.tensor(words.token_ids),
+            classifier(model).shape[1],
+            weight=weight,
+            warmup_steps=unc3.warmup_steps,
+            memory=unc3.memory,
+            decay=unc3.decay,
+            through_features=unc3.through_features,
+        )
+        return term.to(device)
+
+    if unc3.weight == "auto":
+        batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
+        weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
+        set_seed(arguments.seed)
+    else:
+        weight = unc3.weight
+    return WithUNC3(objective, regularizer(weight)), weight
+
+
+def _train(
+    objective: Objective,
+    model: Any,
+    arguments: TrainingArguments,
+    fine_tuning: FineTuning,
+    dataset: Dataset,
+    collator: Callable[..., Any],
+    watch: Callable[[], Mapping[str, float]],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[DebiasingTrainer, Any]:
+    """The trainer after training, and the model, configured as it was."""
+    configured, device = dict(vars(model.config)), model.device
+    trainer = DebiasingTrainer(
+        objective=objective,
+        model=_with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[Progress(progress)] if progress is not None else [],
+        watch=watch,
+        watch_steps=fine_tuning.audit_steps,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train_on()
+    model = trainer.whole_model().to(device)
+    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
+    if "use_cache" in configured:
+        model.config.use_cache = configured["use_cache"]
+    return trainer, model.merge_and_unload() if fine_tuning.lora_rank else model
 
 
 def _project(

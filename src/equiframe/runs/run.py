@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark, suite
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
-from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, ModelOptions, RunConfig
+from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig
 from equiframe.data import DataFile
 from equiframe.errors import InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
@@ -61,76 +61,32 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     out = Path(out)
     tell: Progress = progress or (lambda stage, done, total: None)
     benchmarks = [load_benchmark(name) for name in _names(config)]  # a wrong name fails before any work
-    method, added = None, None
-    if isinstance(config, DebiasConfig):
-        method = load_method(config.method, config.method_options)
-        check_trackers(config.fine_tuning.report_to)
-        added = AddedTerms(_terms(config.cc_options), config.cc) if config.cc else None
+    training = _training(config) if isinstance(config, DebiasConfig) else None
     if benchmarks:
         check_cache()
-    with process_group() as rank, _work_folder(out, config, rank) as work:
+    with process_group() as rank, _work_folder(out, rank) as work:
         tell("load", 0, 1)
         language_model = _load(config)
-        if isinstance(config, EvaluateConfig) and config.self_debias is not None:
-            correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
-            language_model = dataclasses.replace(language_model, self_debias=correction)
         tell("load", 1, 1)
         start = language_model.fingerprint()
-        kind, device = language_model.kind, language_model.device.type
-        processes = dist.get_world_size() if dist.is_initialized() else 1
+        claimed = functools.partial(_claim, work, rank, start, language_model)
         debiased: Debiased | None = None
-
-        def claimed(training: Mapping[str, Any]) -> None:
-            if rank == 0:
-                claim(work, {"model": start, "kind": kind, "device": device, "processes": processes, **training})
-            wait_for_all()
-
-        if not isinstance(method, Method):
+        if training is None:
             claimed({})
-        if isinstance(config, DebiasConfig) and method is not None:
-            debiased = _debias(
-                language_model, method, added, config, work, claimed, functools.partial(tell, "fine-tune")
-            )
+        else:
+            debiased = _debias(language_model, training, work, claimed, functools.partial(tell, "fine-tune"))
             language_model = debiased.language_model
         measured: Audit | None = None
         if config.audit is not None:
-            measured = audit_model(
-                language_model,
-                config.audit,
-                folder=config.data,
-                seed=config.seed,
-                progress=functools.partial(tell, "audit"),
-            )
+            stage = functools.partial(tell, "audit")
+            measured = audit_model(language_model, config.audit, folder=config.data, seed=config.seed, progress=stage)
         description = _describe(language_model, start if debiased is None else language_model.fingerprint())
-        scored: Scores = {}
-        left_out: dict[str, str] = {}
+        scored, left_out = Scores(), dict[str, str]()
         if not isinstance(config, AuditConfig) and benchmarks:
             with contextlib.closing(AnswerStore.of(language_model, description.fingerprint)) as store:
                 scored, left_out = _scores(language_model, benchmarks, config, store, tell)
-        record = RunRecord(
-            config={
-                **config.plain(),
-                "benchmarks": _names(config),
-                "model_before": start,
-                "left_out": left_out,
-                "files": _files(debiased, measured, scored),
-                "words_left_out": None if measured is None else measured.words.summary(),
-                "environment": environment(),
-            },
-            metrics=Metrics(
-                verb=config.verb,
-                model=description,
-                collapse=[] if measured is None else measured.results,
-                contexts=[] if measured is None else measured.contexts,
-                benchmarks=[result for result, _ in scored.values()],
-                training=None if debiased is None else debiased.result,
-            ),
-            items={name: table for name, (_, table) in scored.items()},
-            classes=None if measured is None else measured.classes,
-            vectors=None if measured is None else measured.vectors,
-            pairs=None if measured is None else measured.pairs,
-            history=None if debiased is None else debiased.history,
-        )
+        about = {"model_before": start, "left_out": left_out}
+        record = _record(config, about, description, debiased, measured, scored)
         if rank == 0:
             if debiased is not None:
                 save(language_model, work / "model")
@@ -139,6 +95,71 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
             shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return record
+
+
+class _Training(NamedTuple):
+    """What a model is trained with."""
+
+    config: DebiasConfig
+    method: Method | Projection
+    added: AddedTerms | None
+
+
+def _training(config: DebiasConfig) -> _Training:
+    """Method, added terms and trackers, before any work.
+
+    Raises:
+        InputError: an unknown name or option.
+    """
+    method = load_method(config.method, config.method_options)
+    check_trackers(config.fine_tuning.report_to)
+    if not config.cc:
+        return _Training(config, method, None)
+    terms = load_method("counterfactual-collapse", config.cc_options)
+    assert isinstance(terms, Method)
+    return _Training(config, method, AddedTerms(terms, config.cc))
+
+
+def _claim(work: Path, rank: int, fingerprint: str, language_model: LanguageModel, training: Mapping[str, Any]) -> None:
+    """The first rank makes the folder this run's own; the others wait for it."""
+    if rank == 0:
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        kind, device = language_model.kind, language_model.device.type
+        claim(work, {"model": fingerprint, "kind": kind, "device": device, "processes": processes, **training})
+    wait_for_all()
+
+
+def _record(
+    config: RunConfig,
+    about: Mapping[str, Any],
+    description: ModelDescription,
+    debiased: Debiased | None,
+    measured: Audit | None,
+    scored: Scores,
+) -> RunRecord:
+    return RunRecord(
+        config={
+            **config.plain(),
+            "benchmarks": _names(config),
+            **about,
+            "files": _files(debiased, measured, scored),
+            "words_left_out": None if measured is None else measured.words.summary(),
+            "environment": environment(),
+        },
+        metrics=Metrics(
+            verb=config.verb,
+            model=description,
+            collapse=[] if measured is None else measured.results,
+            contexts=[] if measured is None else measured.contexts,
+            benchmarks=[result for result, _ in scored.values()],
+            training=None if debiased is None else debiased.result,
+        ),
+        items={name: table for name, (_, table) in scored.items()},
+        classes=None if measured is None else measured.classes,
+        vectors=None if measured is None else measured.vectors,
+        pairs=None if measured is None else measured.pairs,
+        history=None if debiased is None else debiased.history,
+    )
 
 
 def _names(config: RunConfig) -> list[str]:
@@ -151,7 +172,7 @@ def _names(config: RunConfig) -> list[str]:
 
 
 @contextlib.contextmanager
-def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
+def _work_folder(out: Path, rank: int) -> Iterator[Path]:
     """The folder to work in, made and finished by the first rank."""
     if rank == 0:
         with run_folder(out) as work:
@@ -164,27 +185,23 @@ def _work_folder(out: Path, config: RunConfig, rank: int) -> Iterator[Path]:
         wait_for_all()
 
 
-def _terms(options: Mapping[str, Any]) -> Method:
-    terms = load_method("counterfactual-collapse", options)
-    assert isinstance(terms, Method)
-    return terms
-
-
-def _load(config: ModelOptions) -> LanguageModel:
-    return load(
+def _load(config: RunConfig) -> LanguageModel:
+    language_model = load(
         config.model,
         kind=config.kind,
         revision=config.revision,
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
+    if isinstance(config, EvaluateConfig) and config.self_debias is not None:
+        correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
+        language_model = dataclasses.replace(language_model, self_debias=correction)
+    return language_model
 
 
 def _debias(
     language_model: LanguageModel,
-    method: Method | Projection,
-    added: AddedTerms | None,
-    config: DebiasConfig,
+    training: _Training,
     work: Path,
     claimed: Callable[[Mapping[str, Any]], None],
     progress: Callable[[int, int], None],
@@ -193,6 +210,7 @@ def _debias(
 
     A step still sees as many examples; a loss that compares the examples of a batch, as MABEL's does, sees half.
     """
+    config, method, added = training
     fine_tuning = config.fine_tuning
     words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
     options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}

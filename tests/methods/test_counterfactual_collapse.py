@@ -15,6 +15,7 @@ import torch
 from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods import WithCounterfactuals, WithUNC3, load_method
 from equiframe.methods.counterfactual_collapse import CounterfactualCollapse, OriginalModel, group_ids
+from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import load
 from equiframe.models.pairs import Role
 from equiframe.runs.debias import AddedTerms, UNC3Options, debias
@@ -397,6 +398,48 @@ def combined(lm, file, **options):
     host = objective_of(lm, file, **only("language_modelling"))[0]
     collate = CounterfactualCollapse().collator(lm)
     return WithCounterfactuals(host, term, rows, collate, **{"weight": 1.0, "batch_size": 2, "seed": 3, **options})
+
+
+def test_the_pairs_count_once_a_step_whatever_the_batch_weighs(language_model, file):
+    host = LanguageModelling(language_model)
+    term, rows, batch = objective_of(language_model, file)
+    assert term.weight(batch) == len(rows)
+    collate = CounterfactualCollapse().collator(language_model)
+    both = WithCounterfactuals(host, term, rows, collate, weight=0.5, batch_size=len(rows), seed=0).eval()
+    torch.manual_seed(0)
+    alone = host(language_model.model, batch)
+    torch.manual_seed(0)
+    out = both(language_model.model, batch)
+    assert both.weight(batch) == host.weight(batch)
+    assert out.term.item() == pytest.approx(0.5 * term(language_model.model, batch).loss.item(), rel=1e-4)
+    assert (out.loss - out.term).item() == pytest.approx(alone.loss.item(), rel=1e-4)
+
+
+def test_accumulated_batches_of_pairs_are_one_batch_where_their_places_are_as_many(causal_model, tmp_path):
+    file = tmp_path / "text.txt"
+    names = ("father", "brother", "son", "king")
+    fresh = load(causal_model.name, device="cpu")
+    for module in (*causal_model.model.modules(), *fresh.model.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    file.write_text("".join(f"the nurse told her {name} about his job\n" for name in names))
+    whole = run(
+        causal_model,
+        tmp_path / "whole",
+        load_method("counterfactual-collapse", {"text": str(file)}),
+        steps=1,
+        batch_size=4,
+    )
+    parts = run(
+        fresh,
+        tmp_path / "parts",
+        load_method("counterfactual-collapse", {"text": str(file)}),
+        steps=1,
+        batch_size=2,
+        accumulation=2,
+    )
+    for name in ("cc1", "cc3", "agreement", "constraint", "loss"):
+        assert parts.history[name].iloc[0] == pytest.approx(whole.history[name].iloc[0], rel=1e-4), name
 
 
 def rows_drawn(objective, batches):

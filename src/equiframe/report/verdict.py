@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
 
 def direction(compared: ComparedMeasure) -> Direction:
-    """Where a measure went, if its paired difference is told from chance. Geometry is left open.
+    """Where a measure went, if its paired difference is told from chance. Geometry is left open, but for agreement.
 
     Past an ideal that lies between two preferences, a change counts as wanted only where it ends nearer to
     the ideal and the later interval holds the ideal; otherwise it is left open.
@@ -52,7 +52,7 @@ def direction(compared: ComparedMeasure) -> Direction:
     second, moved = compared.second, compared.difference
     if not _is_told(moved):
         return "unclear"
-    if is_geometry(compared.benchmark):
+    if is_geometry(compared.benchmark) and not _is_agreement(compared):
         return "open"
     if second.higher_is_better is not None:
         return "wanted" if (moved.value > 0) == second.higher_is_better else "unwanted"
@@ -91,6 +91,11 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
             f"Of {_count(scored, 'measure')} on bias benchmarks, {', '.join(told)}; {len(by['unclear'])} cannot be"
             f" told from chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to"
             " have moved."
+        )
+    if by["wanted"] and any(_is_agreement(m) and direction(m) == "unwanted" for m in measures):
+        summary += (
+            " Agreement fell: the model less often expects the word that its context calls for, so the gain was paid"
+            " for with what it knows."
         )
     groups = [
         Group("✓", "Moved in the wanted direction", by["wanted"]),
@@ -184,6 +189,13 @@ def _priced(compared: ComparedMeasure) -> Finding:
 def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:
     value = f"measured {number(estimate.value, estimate.unit)}{_unit(estimate)}"
     return Finding(measure_name(benchmark, key), value, bounds(estimate.low, estimate.high, estimate.unit))
+
+
+def _is_agreement(compared: ComparedMeasure) -> bool:
+    return split_key(compared.measure)[1] == "agreement" and compared.benchmark.partition(":")[0] in (
+        "agreement",
+        CONTEXTS,
+    )
 
 
 def _is_told(moved: Difference) -> bool:

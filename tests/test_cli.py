@@ -168,6 +168,23 @@ def test_a_suite_leaves_out_what_has_no_data(invoke, model_folders, tmp_path, mo
     assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
 
 
+def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(invoke, model_folders, tmp_path):
+    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.csv"
+    known.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\n")
+    unknown.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\n")
+    evaluate = ("evaluate", str(model_folders["masked"]), "--benchmarks")
+    done = invoke(*evaluate, f"pairs:{unknown},pairs:{known}", "--out", str(tmp_path / "run"))
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert [result.benchmark for result in record.metrics.benchmarks] == [f"pairs:{known}"]
+    assert "have the same tokens" in record.config["left_out"][f"pairs:{unknown}"]
+    assert f"pairs:{unknown} left out: " in done.output
+    done = invoke(*evaluate, f"pairs:{unknown}", "--out", str(tmp_path / "none"))
+    assert done.exit_code == 2
+    assert "have the same tokens" in done.output
+    assert not (tmp_path / "none").exists()
+
+
 def test_set_gives_options_of_the_method(invoke, model_folders, sentences, words, tmp_path):
     common = ("debias", model_folders["masked"], "--method", "cda", "--max-steps", 1, "--batch-size", 4)
     common += ("--text", sentences, "--words", words, "--benchmarks", "")

@@ -31,7 +31,8 @@ plain-text = "fair_extras.method:PlainText"
 """
 BENCHMARK = '''
 from equiframe.benchmarks import Benchmark, Outcome
-from equiframe.benchmarks.benchmark import Measure
+from equiframe.benchmarks.asking import each_masked_alone
+from equiframe.benchmarks.benchmark import Asked, Measure
 from equiframe.benchmarks.row_statistics import mean_of
 
 
@@ -52,11 +53,14 @@ class PronounGap(Benchmark[str]):
     def scoring(self, codec):
         return "counted"
 
-    def requests(self, item, codec):
-        return []
+    def rows(self, item, codec):
+        return [Outcome(item)]
 
-    def outcomes(self, item, answers, codec):
-        return [Outcome(item=item, groups={}, values={"letters": float(len(item))})]
+    def ask(self, item, codec):
+        return Asked([each_masked_alone(item, codec)])
+
+    def read(self, item, answers, codec):
+        return [{"letters": float(len(item))}]
 
     def measures(self, outcomes):
         letters = outcomes["letters"].to_numpy()
@@ -77,8 +81,8 @@ class PlainText(TextMethod):
     name: ClassVar[str] = "plain-text"
     file: str = "gap"
 
-    def text_to_train_on(self, folder, seed):
-        return stream(self.file, folder)
+    def text_to_train_on(self, source, seed):
+        return stream(self.file, source)
 '''
 
 

@@ -186,26 +186,9 @@ def serve(config: ServeConfig = ServeConfig()) -> None:
 @_verb(BenchmarksConfig, "benchmarks --data my-data")
 def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: Json = False) -> None:
     """List the benchmarks."""
-    from equiframe.benchmarks import BENCHMARKS
-    from equiframe.benchmarks.registry import summary
-    from equiframe.data.sources import origin_of, where_to_get
+    from equiframe.benchmarks.registry import listing
 
-    rows: list[dict[str, Any]] = []
-    for name, registered in BENCHMARKS.items():
-        found = {file: origin_of(file, config.data) for file in registered.files()}
-        missing = [file for file, origin in found.items() if origin is None and not registered.hub]
-        origins = sorted({origin for origin in found.values() if origin is not None})
-        rows.append(
-            {
-                "name": name,
-                "suite": registered.suite,
-                "fine_tunes": registered.fine_tunes,
-                "about": summary(name),
-                "data": "missing" if missing else ", ".join(origins) or "hub",
-                "missing": missing,
-                "mend": where_to_get(missing[0]) if missing else None,
-            }
-        )
+    rows = listing(config.data)
     if as_json:
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
         return

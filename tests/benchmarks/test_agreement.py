@@ -121,7 +121,7 @@ def by_hand(lm, item):
 
 def test_scores_are_those_of_plain_calls(language_model, tmp_path):
     folder = write_gap(tmp_path, GAP)
-    _, table = score(language_model, Agreement(), folder=folder, resamples=20)
+    _, table = score(language_model, Agreement(), source=folder, resamples=20)
     items = Agreement().items(folder)[0]
     counted = 0
     for item, row in zip(items, table.to_dict("records"), strict=True):

@@ -25,7 +25,7 @@ def evaluate(monkeypatch):
     """Score given items."""
 
     def run(benchmark, items, language_model, **options):
-        monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+        monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
         result, table = score(language_model, benchmark, resamples=20, **options)
         return result, table.set_index("item")
 
@@ -223,7 +223,7 @@ def test_stereoset_with_the_built_in_models(evaluate, built_in, clusters):
 
 def test_items_are_spread_and_limited(bert, clusters, monkeypatch):
     benchmark = StereoSet("dev")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (clusters, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (clusters, ()))
     seen = []
     result, table = score(
         bert, benchmark, limit=10, resamples=20, progress=lambda done, total: seen.append((done, total))

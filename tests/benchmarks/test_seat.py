@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from equiframe.benchmarks import outcome_table
 from equiframe.benchmarks.seat import _LISTS, SEAT, AssociationTest
 from equiframe.data import KNOWN
-from equiframe.errors import DataError, EquiframeError, InputError
+from equiframe.errors import DataError, EquiframeError
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import answer
 from equiframe.uncertainty import estimate
@@ -69,22 +70,14 @@ def by_loops(language_model, test, encoding):
 
 
 def table_of(language_model, benchmark, tests):
-    return outcome_table(
-        [
-            outcome
-            for test in tests
-            for outcome in benchmark.outcomes(
-                test, answer(language_model, benchmark.requests(test, language_model.codec)), language_model.codec
-            )
-        ]
-    )
+    found = benchmark.outcomes(tests, language_model.codec, functools.partial(answer, language_model))
+    return outcome_table([outcome for part in found for outcome in part])
 
 
 @pytest.mark.parametrize("encoding", ["mean", "cls", "last"])
 def test_associations_are_those_of_plain_loops(language_model, encoding):
     if (language_model.kind, encoding) == ("causal", "cls"):
-        with pytest.raises(InputError, match="seat:last"):
-            SEAT("cls").requests(SMALL, language_model.codec)
+        assert "seat:last" in SEAT("cls").asked(SMALL, language_model.codec).reason
         return
     table = table_of(language_model, SEAT(encoding), [SMALL])
     first, second = by_loops(language_model, SMALL, encoding)
@@ -110,7 +103,7 @@ def test_real_sentences_one_at_a_time(language_model, name):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_exact_p_value_counts_every_partition(seed):
     values = np.random.default_rng(seed).normal(size=10).round(1)  # rounded, so that ties happen
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table = table.loc[[0, 0, 0, 0, 0, 3, 3, 3, 3, 3]].reset_index(drop=True)
     table["association"], table["excluded"] = values, None
     sums = [sum(values[list(part)]) for part in itertools.combinations(range(10), 5)]
@@ -121,7 +114,7 @@ def test_the_exact_p_value_counts_every_partition(seed):
 
 
 def test_a_large_p_value_is_sampled_with_one_hit_and_repeats():
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table = table.loc[[0] * 30 + [3] * 30].reset_index(drop=True)
     table["association"], table["excluded"] = [1.0] * 30 + [0.0] * 30, None
     (measure,) = (m for m in SEAT().measures(table) if m.key == "weat6.p_value")
@@ -129,7 +122,7 @@ def test_a_large_p_value_is_sampled_with_one_hit_and_repeats():
 
 
 def test_resamples_without_a_group_or_without_spread_are_no_effect():
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table["association"], table["excluded"] = [1.0, 2.0, 3.0, 0.0, 0.0, 1.0], None
     (measure,) = (m for m in SEAT().measures(table) if m.key == "weat6.effect_size")
     found = measure.statistic(np.array([[0, 1, 2, 2, 1, 0], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]]))
@@ -137,7 +130,7 @@ def test_resamples_without_a_group_or_without_spread_are_no_effect():
 
 
 def test_a_whole_run(language_model, tmp_path):
-    result, table = score(language_model, SEAT(), folder=written(tmp_path), resamples=20)
+    result, table = score(language_model, SEAT(), source=written(tmp_path), resamples=20)
     assert result.items == len(table) == 17 * 6
     assert set(SEAT().headline) <= set(result.estimates)
     assert SEAT(tests="words").items(tmp_path)[0][0].name == "weat6"
@@ -145,8 +138,8 @@ def test_a_whole_run(language_model, tmp_path):
 
 def test_what_is_too_long_is_left_out_with_its_reason(masked_model):
     long = AssociationTest("weat6", "gender", (("he " * 200,), ("she",)), (("work",), ("home",)))
-    assert SEAT().requests(long, masked_model.codec) == []
-    outcomes = SEAT().outcomes(long, [], masked_model.codec)
+    assert not SEAT().asked(long, masked_model.codec).requests
+    outcomes = SEAT().outcomes([long], masked_model.codec, lambda _: [])[0]
     assert len(outcomes) == 2
     assert all("longer" in outcome.excluded for outcome in outcomes)
 

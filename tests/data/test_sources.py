@@ -5,12 +5,23 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import KNOWN, locate, read_delimited, read_json, read_jsonl, read_text, sources
+from equiframe.data import (
+    DEFAULT_SOURCE,
+    KNOWN,
+    DataSource,
+    locate,
+    read_delimited,
+    read_json,
+    read_jsonl,
+    read_text,
+    sources,
+)
 from equiframe.data.sources import _ELSEWHERE, read_lines, stream_jsonl, user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
@@ -133,6 +144,15 @@ def test_an_unknown_name_has_a_neighbour():
 def test_a_dataset_repository_of_ones_own(hub):
     assert locate("crows_pairs", "hub:someone/mirror").file.origin == "hub"
     assert hub == [("someone/mirror", KNOWN["crows_pairs"].path, "dataset")]
+
+
+def test_what_a_user_gives_is_a_source_once():
+    assert DataSource.of(None) == DEFAULT_SOURCE == DataSource()
+    assert DataSource.of("data") == DataSource.of(Path("data")) == DataSource(folder=Path("data"))
+    mirror = DataSource(repository="someone/mirror")
+    assert DataSource.of("hub:someone/mirror") == DataSource.of(Path("hub:someone/mirror")) == mirror
+    assert DataSource.of(mirror) is mirror
+    assert (str(mirror), str(DataSource.of("data"))) == ("hub:someone/mirror", "data")
 
 
 def test_without_the_wheel_a_public_repository_is_asked(hub, no_wheel):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from equiframe.data import DEFAULT_SOURCE
 from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods import WithCounterfactuals, WithUNC3, load_method
 from equiframe.methods.counterfactual_collapse import CounterfactualCollapse, OriginalModel, group_ids
@@ -49,7 +50,9 @@ def file(tmp_path):
 
 
 def rows_of(lm, file, seed=0, **options):
-    return CounterfactualCollapse(text=file, **options).training_data(lm, folder=None, max_length=46, seed=seed)[0]
+    return CounterfactualCollapse(text=file, **options).training_data(
+        lm, source=DEFAULT_SOURCE, max_length=46, seed=seed
+    )[0]
 
 
 def objective_of(lm, file, **options):
@@ -248,7 +251,9 @@ def test_texts_in_turn(language_model, tmp_path, monkeypatch):
         lines = [f"the {profession} met his brother in the {word}" for word in ("street", "job", "ball")]
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
-    rows, files = CounterfactualCollapse(text="a+b").training_data(language_model, folder=None, max_length=46, seed=0)
+    rows, files = CounterfactualCollapse(text="a+b").training_data(
+        language_model, source=DEFAULT_SOURCE, max_length=46, seed=0
+    )
     texts = [language_model.tokenizer.decode(row) for row in rows["input_ids"]]
     assert ["nurse" in text for text in texts] == [True, False] * 3
     assert [file.name for file in files] == ["a", "b"]
@@ -382,7 +387,7 @@ def test_the_terms_beside_a_host(language_model, file, gap_folder, tmp_path, hos
         WordSet.builtin("gender").resolve(language_model.tokenizer),
         tmp_path / "checkpoints",
         added=added,
-        folder=gap_folder if host == "bec" else None,
+        source=gap_folder if host == "bec" else None,
     )
     assert done.result.method == f"{host} + counterfactual-collapse"
     first = done.history.iloc[0]

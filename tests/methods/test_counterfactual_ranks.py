@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.nn.parallel import DistributedDataParallel
 
+from equiframe.data import DEFAULT_SOURCE
 from equiframe.methods import WithCounterfactuals
 from equiframe.methods.counterfactual_collapse import CounterfactualCollapse
 from equiframe.models import LanguageModel
@@ -33,7 +34,7 @@ def build(kind, file):
     objectives, pairs = [], []
     for options in (off, {}):
         method = CounterfactualCollapse(text=file, **options)
-        pairs.append(method.training_data(lm, folder=None, max_length=46, seed=0)[0])
+        pairs.append(method.training_data(lm, source=DEFAULT_SOURCE, max_length=46, seed=0)[0])
         objectives.append(method.objective(lm, pairs[-1], pairing="aligned", feature="decoder-input"))
     collate = method.collator(lm)
     both = WithCounterfactuals(*objectives, pairs[1], collate, weight=0.5, batch_size=2, seed=0)

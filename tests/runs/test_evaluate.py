@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from equiframe.benchmarks.benchmark import Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
 from equiframe.models.projected import project
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
@@ -35,18 +35,21 @@ class TwoTokens(Benchmark[int]):
     def __init__(self, count=60):
         self.count = count
 
-    def items(self, folder=None):
+    def items(self, source=None):
         return list(range(self.count)), ()
 
     def scoring(self, codec):
         return "log-probability"
 
-    def requests(self, item, codec):
-        return [TokenLogProbs((2, 5 + item % 20, 3), (1, 1), (PLAIN, CLEAR if item % 20 else NEAR))]
+    def rows(self, item, codec):
+        return [Outcome(str(item))]
 
-    def outcomes(self, item, answers, codec):
-        first, second = answers[0]
-        return [Outcome(str(item), {}, {"first": first, "second": second, "constant": math.nan})]
+    def ask(self, item, codec):
+        return Asked([[TokenLogProbs((2, 5 + item % 20, 3), (1, 1), (PLAIN, CLEAR if item % 20 else NEAR))]])
+
+    def read(self, item, answers, codec):
+        (((first, second),),) = answers
+        return [{"first": first, "second": second, "constant": math.nan}]
 
     def measures(self, outcomes):
         wins = (outcomes["second"] > outcomes["first"]).to_numpy(dtype=float)

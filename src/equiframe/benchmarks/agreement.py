@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,13 +12,14 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import ratio_of_sums
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
-from equiframe.data import CounterfactualSwapper, DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, CounterfactualSwapper, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 from equiframe.words import WordSet
 
 GIVEN_BY = ("pronoun", "kinship", "noun", "title", "name")
@@ -149,13 +150,23 @@ class Agreement(Benchmark[ContextSentence]):
     """
 
     name = "agreement"
+    about = About(
+        "Agreement",
+        "No measure of bias, but of what has to be kept: a model can be made fair by making it blind to the gender that"
+        " a text gives. Most of its sentences are simple templates.",
+        {
+            "agreement": Term("agreement with the context", "share of items where the agreeing word is more likely"),
+            "log_odds": Term("log-odds of the agreeing word", "mean over the items", True),
+        },
+        (("Webster et al. 2018 (GAP)", "https://aclanthology.org/Q18-1042"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("agreeing", "other"),)
     headline = ("gender.agreement", "women.agreement", "men.agreement")
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[ContextSentence], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[ContextSentence], tuple[DataFile, ...]]:
         """Templates of gender, then GAP, then religion."""
-        located = locate("gap/validation", folder)
+        located = locate("gap/validation", source)
         return [*_templates(), *_gap(located.path), *_religion()], (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
@@ -164,31 +175,33 @@ class Agreement(Benchmark[ContextSentence]):
             return "log-probability of either form of the word after what stands before it"
         return "log-probability of either form of the masked word"
 
-    def requests(self, item: ContextSentence, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """The agreeing form, and the other."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: ContextSentence, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The log-probability of both forms."""
-        asked = _asked(item, codec)
-        excluded, agreeing, other = None, math.nan, math.nan
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            agreeing, other = map(math.fsum, answers)
+    def rows(self, item: ContextSentence, codec: TextCodec) -> list[Outcome]:
+        """The sentence."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"group": item.group, "given_by": item.given_by, "source": item.source, "unit": item.unit},
-                values={"agreeing": agreeing, "other": other},
-                excluded=excluded,
                 text={
                     "sentence": item.sentence.filled(item.sentence.pronouns),
                     "other_sentence": item.sentence.filled([item.other]),
                 },
             )
         ]
+
+    def ask(self, item: ContextSentence, codec: TextCodec) -> Asked | Excluded:
+        """The agreeing form, and the other."""
+        forms = (item.sentence.pronouns[0], item.other)
+        if codec.kind == "masked":
+            return ask_pronouns(item.sentence, [[form] for form in forms], codec)
+        before = item.sentence.parts[0]
+        if not before.strip():
+            return Excluded("nothing stands before the word")
+        return Asked([[request] for request in log_probs_behind(before, forms, codec)])
+
+    def read(self, item: ContextSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The log-probability of both forms."""
+        agreeing, other = (math.fsum(logs) for (logs,) in answers)
+        return [{"agreeing": agreeing, "other": other}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over units, each standing at the row of its first item."""
@@ -221,18 +234,6 @@ class Agreement(Benchmark[ContextSentence]):
                 statistic = ratio_of_sums(at_row[key], at_row["items"])
                 measures.append(Measure(f"{group}.{key}", rows, statistic, unit, ideal, higher_is_better=True))
         return measures
-
-
-def _asked(item: ContextSentence, codec: TextCodec) -> list[TokenLogProbs] | str:
-    """What is asked for the agreeing form and for the other, or why the item cannot be scored."""
-    forms = (item.sentence.pronouns[0], item.other)
-    if codec.kind == "masked":
-        return ask_pronouns(item.sentence, [[form] for form in forms], codec)
-    before = item.sentence.parts[0]
-    if not before.strip():
-        return "nothing stands before the word"
-    asked = log_probs_behind(before, forms, codec)
-    return asked if all(codec.fits(request) for request in asked) else "longer than the model's window"
 
 
 def _templates() -> Iterator[ContextSentence]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from equiframe.benchmarks.benchmark import Scored
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.choices import Suite
-from equiframe.data import KNOWN
+from equiframe.data import KNOWN, AnySource
+from equiframe.data.sources import origin_of, where_to_get
 from equiframe.errors import InputError
 from equiframe.plugins import entry_points, is_place, load_class
 
@@ -156,6 +157,31 @@ def summary(name: str) -> str:
     """What a benchmark measures, in the first sentence of its documentation."""
     text = inspect.getdoc(load_class(BENCHMARKS[name].place, (Scored,))) or ""
     return " ".join(text.partition("\n\n")[0].split())
+
+
+def listing(source: AnySource) -> list[dict[str, Any]]:
+    """What the command lists of each benchmark: what it measures, and where its data is or how to get it."""
+    rows: list[dict[str, Any]] = []
+    for name, registered in BENCHMARKS.items():
+        found = {file: origin_of(file, source) for file in registered.files()}
+        missing = [file for file, origin in found.items() if origin is None and not registered.hub]
+        origins = sorted({origin for origin in found.values() if origin is not None})
+        try:
+            about = summary(name)
+        except InputError as error:  # a package that is broken
+            about = str(error)
+        rows.append(
+            {
+                "name": name,
+                "suite": registered.suite,
+                "fine_tunes": registered.fine_tunes,
+                "about": about,
+                "data": "missing" if missing else ", ".join(origins) or "hub",
+                "missing": missing,
+                "mend": where_to_get(missing[0]) if missing else None,
+            }
+        )
+    return rows
 
 
 def suite(name: Suite) -> list[str]:

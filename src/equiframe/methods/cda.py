@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
-from equiframe.data import Bias, TextStream, augment, stream, swappers
+from equiframe.data import Bias, DataSource, TextStream, augment, stream, swappers
 from equiframe.methods.text import TextMethod
 
 
@@ -53,9 +52,9 @@ class CDA(TextMethod):
     names: bool = False
     neutral: bool = True
 
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """The augmented text."""
-        text, exchanged = stream(self.text, folder), swappers(self.bias, names=self.names)
+        text, exchanged = stream(self.text, source), swappers(self.bias, names=self.names)
         return dataclasses.replace(
             text,
             read=lambda: augment(text, exchanged, two_sided=self.sides == "two", neutral=self.neutral, seed=seed),

@@ -28,7 +28,7 @@ from equiframe.collapse.counterfactual import (
     log_odds_loss,
     neutral_log_probs,
 )
-from equiframe.data import Bias, DataFile, stream, swappers
+from equiframe.data import Bias, DataFile, DataSource, stream, swappers
 from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
@@ -120,7 +120,7 @@ class CounterfactualCollapse(Method):
             raise InputError("every weight is 0: leave at least one of the terms")
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Pairs: their sequences, and what is asked where.
 
@@ -130,7 +130,7 @@ class CounterfactualCollapse(Method):
         """
         check_offsets(language_model, self.name)
         specs = [self.text] if Path(self.text).is_file() else self.text.split("+")
-        texts = [stream(spec, folder) for spec in specs]
+        texts = [stream(spec, source) for spec in specs]
         exchanged = swappers(self.bias, names=self.names)
         draw = random.Random(seed)
         rows: list[dict[str, Any]] = []

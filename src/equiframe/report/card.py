@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from equiframe.benchmarks import BENCHMARKS, load_benchmark
-from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, class_set_name, term
+from equiframe.benchmarks import BENCHMARKS
+from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, class_set_name, headline, term
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
@@ -39,9 +39,9 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
     of_suite: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
     for result in record.metrics.benchmarks:
         registered = BENCHMARKS.get(result.benchmark.partition(":")[0])
-        headline = load_benchmark(result.benchmark).headline
+        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in headline:
+            if key in shown:
                 row = [measure_name(result.benchmark, key), interval(estimate), ideal(estimate), str(estimate.count)]
                 of_suite["nlu" if registered and registered.suite == "nlu" else "fairness"].append(row)
     collapse = [
@@ -68,7 +68,7 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             collapse=collapse,
             left_out=left_out(record.metrics),
             compared_over={} if comparison is None else compared_over(comparison),
-            limits={about(r.benchmark).title: about(r.benchmark).does_not_show for r in record.metrics.benchmarks},
+            limits={about(r).title: about(r).does_not_show for r in record.metrics.benchmarks},
             files=record.config.get("files", []),
             packages=", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
             date=environment.get("date", ""),
@@ -90,15 +90,15 @@ def eval_results(record: RunRecord) -> list[EvalResult]:
     """Every headline measure as an entry of a model card's ``model-index``, its interval among the arguments."""
     found = []
     for result in record.metrics.benchmarks:
-        headline = load_benchmark(result.benchmark).headline
+        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in headline:
+            if key in shown:
                 interval_ends = {"interval_95": [estimate.low, estimate.high], "ideal": estimate.ideal}
                 found.append(
                     EvalResult(
                         task_type="fill-mask" if record.metrics.model.kind == "masked" else "text-generation",
                         dataset_type=result.benchmark.partition(":")[0],
-                        dataset_name=about(result.benchmark).title,
+                        dataset_name=about(result).title,
                         metric_type=key,
                         metric_name=measure_name(result.benchmark, key),
                         metric_value=estimate.value,

@@ -20,6 +20,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from equiframe.benchmarks.about import About
 from equiframe.report.figures import (
     Panel,
     Style,
@@ -35,7 +36,6 @@ from equiframe.report.glossary import (
     COLLAPSE,
     CONTEXTS,
     PRICE,
-    About,
     about,
     class_set_name,
     is_price,
@@ -225,7 +225,7 @@ def _benchmark(
             for file in result.files
             if not file.is_known_version
         ]
-    known = about(name)
+    known = about(next(iter(results.values())))
     rows = _rows(records, name, {run: result.estimates for run, result in results.items()}, compared)
     items = {run: records[run].items[name] for run in results if name in records[run].items}
     return _Section(
@@ -251,7 +251,7 @@ def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Sect
     times = {"Fine-tuning": {run: training.seconds for run, training in trained.items() if training is not None}}
     for run, record in records.items():
         for result in record.metrics.benchmarks:
-            times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
+            times.setdefault(f"Scoring, {about(result).title}", {})[run] = result.seconds
     panels = [
         panel._replace(title=f"{part.about.title}: {panel.title}") for part in parts for panel in part.figures[0].panels
     ]

@@ -119,7 +119,7 @@ def run_verdict(metrics: Metrics) -> Verdict:
     for result in metrics.benchmarks:
         for key, estimate in result.estimates.items():
             is_preference = estimate.ideal is not None and estimate.higher_is_better is None
-            if term(result.benchmark, key).is_derived:
+            if term(result, key).is_derived:
                 continue
             if is_price(result.benchmark):
                 price.append(_measured(result.benchmark, key, estimate))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
 from equiframe.config import AuditOptions
-from equiframe.data import DataFile, TextStream, stream
+from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.models import Collected, LanguageModel, collect, output_embedding
 from equiframe.models.adapter import classifier
@@ -44,7 +44,7 @@ def audit_model(
     language_model: LanguageModel,
     options: AuditOptions,
     *,
-    folder: Path | None = None,
+    source: AnySource = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
@@ -56,14 +56,14 @@ def audit_model(
     Args:
         language_model: the model.
         options: how to measure.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
         progress: called with sentences, then pairs, done, and how many there are.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
     """
-    reading = _read(language_model, options, folder, progress)
+    reading = _read(language_model, options, DataSource.of(source), progress)
     words = reading.words
     head, weight = output_embedding(language_model.model), classifier(language_model.model)
     every, chosen = reading.collected.statistics.seen(options.min_count), reading.chosen
@@ -91,14 +91,14 @@ def audit_model(
 
 
 def collapse_of_words(
-    language_model: LanguageModel, options: AuditOptions, *, folder: Path | None = None
+    language_model: LanguageModel, options: AuditOptions, *, source: AnySource = None
 ) -> dict[str, float]:
     """What :func:`audit_model` says of the word set, by flat key, without the whole vocabulary and intervals.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
     """
-    reading = _read(language_model, options, folder, None, words_alone=True)
+    reading = _read(language_model, options, DataSource.of(source), None, words_alone=True)
     head = output_embedding(language_model.model)
     found = _result(str(options.words), reading.chosen, head, reading).values
     return {key: value for key, value in found.items() if value is not None}
@@ -117,19 +117,19 @@ class _Reading(NamedTuple):
 def _read(
     language_model: LanguageModel,
     options: AuditOptions,
-    folder: Path | None,
+    source: DataSource,
     progress: Callable[[int, int], None] | None,
     *,
     words_alone: bool = False,
 ) -> _Reading:
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
     ids = torch.tensor(words.token_ids, device=language_model.device)
-    text = stream(options.text, folder)
+    text = stream(options.text, source)
     unread = iter(text)
     kept = list(itertools.islice(unread, _KEPT))
     texts = len(kept) + sum(1 for _ in unread)
-    sentences = min(options.sentences or texts, texts)
-    step = texts // sentences
+    kept_at = every_nth(texts, options.sentences or texts)
+    sentences = len(kept_at)
     done = 0
 
     def tell(count: int) -> None:
@@ -139,7 +139,7 @@ def _read(
             progress(done, sentences)
 
     def spread() -> Iterable[str]:
-        return itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step)
+        return itertools.islice(kept if texts == len(kept) else text, kept_at.start, kept_at.stop, kept_at.step)
 
     collected = collect(
         language_model,

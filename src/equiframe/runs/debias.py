@@ -19,7 +19,8 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from equiframe.collapse import UNC3Regularizer
 from equiframe.config import AuditOptions, FineTuning, UNC3Options
 from equiframe.config.groups import check_gradient
-from equiframe.data import DataFile, stream
+from equiframe.data import AnySource, DataFile, DataSource, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
 from equiframe.methods.objective import Objective
@@ -72,7 +73,7 @@ def debias(
     added: AddedTerms | None = None,
     claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
-    folder: Path | None = None,
+    source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
     """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
@@ -89,35 +90,36 @@ def debias(
         claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
     Raises:
         InputError: options that cannot work together, or examples too short for one token.
         ModelError: the loss is not finite.
     """
+    source = DataSource.of(source)
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         claim({})
-        return _project(language_model, method, unc3, fine_tuning, folder)
+        return _project(language_model, method, unc3, fine_tuning, source)
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
-    examples = functools.partial(_examples, language_model, fine_tuning, folder, arguments.seed)
+    examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
     pairs, of_pairs = (None, ()) if added is None else examples(added.method)
     audit = audit or AuditOptions()
     term = words if unc3.weight else None
-    claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, folder))
+    claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source))
     set_seed(arguments.seed)
-    collator = method.collator(language_model)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
+    collator = method.collator(language_model)
     if added is not None and pairs is not None:
         objective = _with_pairs(objective, language_model, added, pairs, unc3, arguments)
     weight = 0.0
     if unc3.weight:
         check_gradient(unc3, fine_tuning)
         objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
-    watch = functools.partial(collapse_of_words, language_model, audit, folder=folder)
+    watch = functools.partial(collapse_of_words, language_model, audit, source=source)
     begun = time.perf_counter()
     trainer, model = _train(objective, language_model.model, arguments, fine_tuning, dataset, collator, watch, progress)
     history = pd.DataFrame(trainer.history)
@@ -136,12 +138,12 @@ def debias(
 
 
 def _examples(
-    language_model: LanguageModel, fine_tuning: FineTuning, folder: Path | None, seed: int, method: Method
+    language_model: LanguageModel, fine_tuning: FineTuning, source: DataSource, seed: int, method: Method
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
     """What a method reads, and the files it comes from."""
     max_length = min(fine_tuning.max_length or method.settings.max_length, language_model.window)
     check_length(language_model, max_length, option="--max-length")
-    return method.training_data(language_model, folder=folder, max_length=max_length, seed=seed)
+    return method.training_data(language_model, source=source, max_length=max_length, seed=seed)
 
 
 def _identity(
@@ -149,7 +151,7 @@ def _identity(
     of_pairs: Iterable[DataFile],
     words: ResolvedWords | None,
     audit: AuditOptions | None,
-    folder: Path | None,
+    source: DataSource,
 ) -> dict[str, Any]:
     """What training follows from besides model and options."""
     read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
@@ -158,7 +160,7 @@ def _identity(
     if words is not None:
         read["unc3_words"] = words.token_ids
     if audit is not None:
-        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
+        texts = {file.name: file.sha256 for file in stream(audit.text, source).files}
         read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
     return read
 
@@ -248,14 +250,14 @@ def _train(
 
 
 def _project(
-    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, folder: Path | None
+    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
 ) -> Debiased:
     """Put a projection on the model's last states; nothing is trained."""
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
     fitted = method.projection(
-        language_model, folder=folder, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
+        language_model, source=source, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
     )
     project(language_model.model, fitted.matrix)
     return Debiased(
@@ -274,8 +276,8 @@ def _project(
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Examples spread evenly over the data, as batches."""
-    chosen = dataset.select(range(0, len(dataset), max(1, len(dataset) // (size * _BALANCED_BATCHES))))
-    for start in range(0, min(len(chosen), size * _BALANCED_BATCHES), size):
+    chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
+    for start in range(0, len(chosen), size):
         batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 

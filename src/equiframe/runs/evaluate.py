@@ -6,13 +6,14 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
-from equiframe.errors import InputError
+from equiframe.data import AnySource, DataSource
+from equiframe.data.spreading import evenly
+from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
 from equiframe.models.loading import Precision
 from equiframe.options import check_choice, check_range
@@ -27,7 +28,7 @@ def score(
     language_model: LanguageModel,
     benchmark: Benchmark[Any],
     *,
-    folder: Path | str | None = None,
+    source: AnySource = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     token_budget: int = TOKEN_BUDGET,
@@ -41,7 +42,7 @@ def score(
     Args:
         language_model: the model, in float32.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
-        folder: where the user keeps data files; by default the installed data wheel.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         token_budget: tokens of one forward pass, padding included.
@@ -56,13 +57,14 @@ def score(
 
     Raises:
         DataError: data missing or malformed.
-        InputError: ``limit`` or ``token_budget`` below 1, no such precision, or no item that this model can score.
+        CannotScoreError: the model cannot answer what the benchmark asks, or cannot score any item.
+        InputError: ``limit`` or ``token_budget`` below 1, or no such precision.
         ModelError: a not-a-number answer, or too little memory.
     """
     check_choice("precision", precision, Precision)
     check_range("token_budget", token_budget, whole=True, zero=False)
     start = time.perf_counter()
-    items, files = benchmark.items(folder)
+    items, files = benchmark.items(DataSource.of(source))
     items = spread(items, limit)
     ask = functools.partial(_ask, benchmark, token_budget=token_budget, store=store, progress=progress)
     found = ask(language_model.in_precision(precision), items)
@@ -70,10 +72,10 @@ def score(
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
+        raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
     half = None
     if precision != "fp32":
-        sample = spread(list(range(len(items))), _COMPARED)
+        sample = evenly(len(items), min(_COMPARED, len(items)))
         again = ask(language_model, [items[i] for i in sample])
         half = half_precision(
             benchmark,
@@ -104,18 +106,5 @@ def _ask(
     progress: Callable[[int, int], None] | None,
 ) -> list[list[Outcome]]:
     """The outcomes of each item."""
-    codec = language_model.codec
-    asked = [benchmark.requests(item, codec) for item in items]
-    answers = iter(
-        answer(
-            language_model,
-            [request for requests in asked for request in requests],
-            token_budget=token_budget,
-            store=store,
-            progress=progress,
-        )
-    )
-    return [
-        benchmark.outcomes(item, [next(answers) for _ in requests], codec)
-        for item, requests in zip(items, asked, strict=True)
-    ]
+    put = functools.partial(answer, language_model, token_budget=token_budget, store=store, progress=progress)
+    return benchmark.outcomes(items, language_model.codec, put)

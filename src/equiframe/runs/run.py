@@ -19,7 +19,7 @@ from equiframe.benchmarks import load_benchmark, suite
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig
 from equiframe.data import DataFile
-from equiframe.errors import InputError, MissingDataError, ModelError
+from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, load, save
@@ -79,7 +79,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         measured: Audit | None = None
         if config.audit is not None:
             stage = functools.partial(tell, "audit")
-            measured = audit_model(language_model, config.audit, folder=config.data, seed=config.seed, progress=stage)
+            measured = audit_model(language_model, config.audit, source=config.data, seed=config.seed, progress=stage)
         description = _describe(language_model, start if debiased is None else language_model.fingerprint())
         scored, left_out = Scores(), dict[str, str]()
         if not isinstance(config, AuditConfig) and benchmarks:
@@ -226,7 +226,7 @@ def _debias(
                 added=added,
                 claim=lambda read: claimed({**options, **read}),
                 audit=config.audit,
-                folder=config.data,
+                source=config.data,
                 progress=progress,
             )
         except RuntimeError as error:
@@ -250,11 +250,11 @@ def _scores(
     store: AnswerStore,
     tell: Progress,
 ) -> tuple[Scores, dict[str, str]]:
-    """Numbers and items of each benchmark; of a suite, those without data are left out, with the reason.
+    """Numbers and items of each benchmark, and why others are left out: of a suite also those without data.
 
     Raises:
         MissingDataError: of a benchmark that was named.
-        InputError: no benchmark of the suite has its data.
+        InputError: no benchmark can be scored.
     """
     is_suite = isinstance(config, EvaluateConfig) and config.suite is not None
     scored: Scores = {}
@@ -263,12 +263,12 @@ def _scores(
         try:
             stage = functools.partial(tell, benchmark.spec)
             scored[benchmark.spec] = _score(language_model, benchmark, config, store, stage)
-        except MissingDataError as error:
-            if not is_suite:
+        except (MissingDataError, CannotScoreError) as error:
+            if isinstance(error, MissingDataError) and not is_suite:
                 raise
             left_out[benchmark.spec] = str(error)
     if not scored:
-        raise InputError(f"the data of no benchmark is available: {'; '.join(left_out.values())}")
+        raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
     return scored, left_out
 
 
@@ -289,7 +289,7 @@ def _score(
                 language_model,
                 benchmark,
                 cache=cache_folder() / "finetuned",
-                folder=config.data,
+                source=config.data,
                 settings=settings,
                 limit=config.limit,
                 seed=config.seed,
@@ -298,7 +298,7 @@ def _score(
     return score(
         language_model,
         benchmark,
-        folder=config.data,
+        source=config.data,
         seed=config.seed,
         token_budget=config.token_budget,
         store=store,

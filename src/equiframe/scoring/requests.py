@@ -129,6 +129,16 @@ class TextCodec:
     window: int
     has_next_sentence: bool = False
 
+    @property
+    def answers(self) -> frozenset[type[Request]]:
+        """The kinds of request that such a model answers."""
+        kinds: set[type[Request]] = {TokenLogProbs, Embedding, TopTokens}
+        if self.kind == "masked":
+            kinds.add(AttentionWeightedLogProbs)
+        if self.has_next_sentence:
+            kinds.add(NextSentence)
+        return frozenset(kinds)
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`.
 

@@ -19,7 +19,6 @@ Prints one JSON object a line.
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib.metadata
 import json
 import tempfile
@@ -76,7 +75,8 @@ def measure(language_model: LanguageModel, name: str, options: argparse.Namespac
     items = benchmark.items()[0]
     items = [items[i * len(items) // options.items] for i in range(options.items)]
     requests = [request for item in items for request in benchmark.asked(item, codec).requests]
-    planned = engine._plan(language_model, requests, options.token_budget)
+    local = engine.LocalAnswerer(language_model, token_budget=options.token_budget)
+    planned = engine._plan(local, requests)
     tokens = sum(len(row.tokens) for row in planned.rows)
     places = sum(len(row.places) for row in planned.rows)
     length = max(1, tokens // len(planned.rows))
@@ -85,7 +85,7 @@ def measure(language_model: LanguageModel, name: str, options: argparse.Namespac
         return [outcome for part in benchmark.outcomes(items, codec, answer) for outcome in part]
 
     def ours() -> list[Any]:
-        return outcomes_by(functools.partial(engine.answer, language_model, token_budget=options.token_budget))
+        return outcomes_by(local.answer)
 
     def public() -> list[Any]:
         return outcomes_by(lambda asked: [public_answer(language_model, request) for request in asked])

@@ -23,6 +23,7 @@ from equiframe.config import (
     BenchmarksConfig,
     CardConfig,
     CompareConfig,
+    DataOptions,
     DebiasConfig,
     EvaluateConfig,
     ExportConfig,
@@ -33,7 +34,7 @@ from equiframe.config import (
     read_config,
 )
 from equiframe.config.base import OUTPUT, READ, SILENT, misfit
-from equiframe.errors import EquiframeError
+from equiframe.errors import EquiframeError, InputError
 
 if TYPE_CHECKING:
     from equiframe.runs.record import Comparison, Metrics
@@ -106,6 +107,47 @@ def compare(
     with _progress(as_json) as tell:
         comparison = compare_folders(config.runs, out, seed=config.seed, progress=tell)
     _show(comparison, out, as_json)
+
+
+@app.command(help_epilogue="Example: equiframe gate runs/after --against runs/before --policy gate.yaml")
+def gate(
+    after: Annotated[Path | None, SILENT, _output("Folder of the finished run to judge.")] = None,
+    *,
+    against: Annotated[Path | None, SILENT, _output("Folder of the run before, for rules on what changed.")] = None,
+    policy: Annotated[Path | None, SILENT, _output("YAML file of the rules.")] = None,
+    junit: Annotated[Path | None, SILENT, _output("JUnit XML file to write.")] = None,
+    markdown: Annotated[Path | None, SILENT, _output("Markdown summary to write, as for a GitHub job.")] = None,
+    example: Annotated[bool, SILENT, _output("Print a policy to start from, and nothing else.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a run by rules on its intervals: exit code 0 passed, 1 failed, 3 could not be judged.
+
+    Wrong use exits with 2, as in every command. A rule fails where the whole interval breaks it; where the interval
+    crosses the limit, or data is missing, the output says what would help.
+    """
+    from equiframe.gate import EXIT_CODES, Policy, example_policy, judge, output
+    from equiframe.runs.record import RunRecord
+
+    if example:
+        sys.stdout.write(example_policy())
+        return
+    if after is None or policy is None:
+        raise InputError("give the folder of a run and --policy FILE; equiframe gate --example prints a policy")
+    before = None if against is None else RunRecord.read(against)
+    judgement = judge(RunRecord.read(after), Policy.read(policy), before)
+    if junit is not None:
+        output.write(junit, output.junit(judgement))
+    if markdown is not None:
+        output.write(markdown, output.markdown(judgement))
+    if as_json:
+        sys.stdout.write(json.dumps(judgement.model_dump(mode="json"), ensure_ascii=False) + "\n")
+    else:
+        console = _console()
+        _print_table(console, output.HEADERS, output.rows(judgement))
+        for line in (*output.reasons(judgement), output.chance(judgement)):
+            console.print(f"\n{line}", highlight=False, markup=False)
+        console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False, markup=False)
+    raise SystemExit(EXIT_CODES[judgement.outcome])
 
 
 @app.command(help_epilogue="Example: equiframe demo --out runs/demo")
@@ -200,6 +242,56 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
     for row in rows:
         if row["mend"]:
             console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['mend']}", highlight=False)
+
+
+data_app = App(name="data", help="List the data files of the benchmarks, and fetch them.")
+app.command(data_app)
+
+
+@data_app.command(name="list", help_epilogue="Example: equiframe data list")
+def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) -> None:
+    """List every data file: whether it is on this machine, where it comes from, and its licence."""
+    from equiframe.data.sources import KNOWN, is_here, origin_of, where_to_get
+
+    rows = [
+        {
+            "name": name,
+            "here": "yes" if is_here(name, options.data) else "no",
+            "origin": origin_of(name, options.data) or where_to_get(name),
+            "licence": known.licence,
+            "citation": known.citation,
+        }
+        for name, known in KNOWN.items()
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        return
+    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    _console().print(table)
+
+
+@data_app.command(name="get", help_epilogue="Example: equiframe data get seat hurtlex/EN --into my-data")
+def get_data(
+    names: Annotated[tuple[str, ...], SILENT, _output("Files, or groups such as seat.")] = (),
+    *,
+    everything: Annotated[
+        bool, SILENT, _output("Fetch every file that can be fetched."), Parameter(name="--all")
+    ] = False,
+    into: Annotated[Path | None, SILENT, _output("Folder to copy the files into, laid out for --data.")] = None,
+) -> None:
+    """Fetch data files, each checked against its known hash."""
+    from equiframe.data.sources import KNOWN, copied, known_names, locate, origin_of
+
+    if bool(names) == everything:
+        raise InputError("name the files or groups to fetch, or give --all; equiframe data list shows them")
+    for name in known_names(names):
+        if everything and origin_of(name) is None:
+            continue
+        located = locate(name)
+        path = located.path if into is None else copied(located, into / KNOWN[name].path)
+        _console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from equiframe.benchmarks.aul import AUL, WholePair
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.errors import CannotScoreError, ModelError
 from equiframe.runs.evaluate import score
-from equiframe.scoring.engine import answer
+from equiframe.scoring.engine import LocalAnswerer, answer
 from equiframe.scoring.requests import AttentionWeightedLogProbs, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 
@@ -53,7 +53,7 @@ def sentence_score(language_model, sentence, *, attention=False):
 def check(language_model, benchmark, items, **options):
     items = items[:: len(items) // 50][:55]
     benchmark.items = lambda source=None: (items, ())
-    result, table = score(language_model, benchmark, resamples=20, token_budget=500)
+    result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
     assert result.excluded == {}
     expected = [
         [sentence_score(language_model, s, **options) for s in (i.stereotype, i.anti_stereotype)] for i in items
@@ -181,7 +181,7 @@ def test_both_kinds_of_request_are_kept_apart_and_the_model_is_left_as_it_was(ma
         *requests_for(masked_model, TokenLogProbs, text),
         *requests_for(masked_model, AttentionWeightedLogProbs, text),
     ]
-    store = AnswerStore(tmp_path / "answers.sqlite", masked_model)
+    store = AnswerStore(tmp_path / "answers.sqlite", masked_model.fingerprint())
     first = answer(masked_model, asked, store=store)
     assert answer(masked_model, asked, store=store) == first
     assert first[: len(text)] == answer(masked_model, asked[: len(text)])

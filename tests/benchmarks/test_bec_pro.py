@@ -17,6 +17,7 @@ from equiframe.benchmarks.benchmark import Outcome, outcome_table
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +129,7 @@ def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch
     chosen = english[:: len(english) // 50][:50]
     benchmark = BECPro()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     oracle = causal_association if language_model.kind == "causal" else masked_association
     expected = [[oracle(language_model, sentence) for sentence in (pair.female, pair.male)] for pair in chosen]

@@ -206,7 +206,7 @@ def test_a_missing_lexicon_says_where_to_get_it(tmp_path):
     written(tmp_path, GOOD)
     (tmp_path / "hurtlex_EN.tsv").unlink()
     for folder in (tmp_path, None):
-        with pytest.raises(DataError, match=r"hurtlex/EN is missing.*github\.com/valeriobasile/hurtlex"):
+        with pytest.raises(DataError, match=r"hurtlex/EN is missing.*valeriobasile/hurtlex"):
             HONEST().items(folder)
 
 

@@ -16,6 +16,7 @@ from equiframe.benchmarks.benchmark import Outcome, outcome_table
 from equiframe.benchmarks.lpbs import LPBS, Occupation
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def test_scores_one_sequence_at_a_time(name, request, occupations, monkeypatch):
     language_model = request.getfixturevalue(name)
     benchmark = LPBS()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (occupations, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     oracle = causal_score if language_model.kind == "causal" else masked_score
     expected = {o.item: oracle(language_model, o.item, "an" if o.item[0] in "aeiou" else "a") for o in occupations}

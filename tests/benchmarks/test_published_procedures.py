@@ -16,6 +16,7 @@ from equiframe.benchmarks.stereoset import StereoSet
 from equiframe.errors import InputError, ModelError
 from equiframe.models import load
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 ITEMS = 50
 
@@ -26,7 +27,7 @@ def evaluate(monkeypatch):
 
     def run(benchmark, items, language_model, **options):
         monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
-        result, table = score(language_model, benchmark, resamples=20, **options)
+        result, table = score(LocalAnswerer(language_model, **options), benchmark, resamples=20)
         return result, table.set_index("item")
 
     return run

@@ -19,6 +19,7 @@ from equiframe.benchmarks.redditbias import DIMENSIONS, GroupPair, RedditBias
 from equiframe.data import KNOWN
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 PAIR = GroupPair("gender/0", "gender", "she is a nurse", "he is a nurse")
 
@@ -83,7 +84,7 @@ def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, n
     assert len(items) >= 50
     benchmark = RedditBias()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=500)
+    result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
     assert result.excluded == {}
     expected = {
         pair.item: [perplexity(language_model, sentence) for sentence in (pair.minoritised, pair.dominant)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from equiframe.benchmarks import outcome_table
 from equiframe.benchmarks.seat import _LISTS, SEAT, AssociationTest
@@ -21,6 +23,7 @@ from equiframe.data import KNOWN
 from equiframe.errors import DataError, EquiframeError
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import answer
+from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import estimate
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -86,6 +89,16 @@ def test_associations_are_those_of_plain_loops(language_model, encoding):
     d = (statistics.fmean(first) - statistics.fmean(second)) / statistics.stdev(first + second)
     assert values["weat6.effect_size"].value == pytest.approx(d, abs=1e-4)
     assert values["gender.mean_absolute_effect_size"].value == pytest.approx(abs(d), abs=1e-4)
+
+
+def test_a_first_word_does_not_stand_for_a_text(masked_model):
+    tokenizer = copy.deepcopy(masked_model.tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", tokenizer.sep_token_id)]
+    )
+    codec = TextCodec(tokenizer, "masked", 64)
+    assert "no token before a text" in SEAT("cls").asked(SMALL, codec).reason
+    assert len(SEAT("mean").asked(SMALL, codec).requests) == len(SEAT("mean").asked(SMALL, masked_model.codec).requests)
 
 
 @needs_data

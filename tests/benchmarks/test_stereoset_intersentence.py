@@ -19,6 +19,7 @@ from equiframe.benchmarks.stereoset_intersentence import StereoSetIntersentence
 from equiframe.errors import DataError
 from equiframe.models import load
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
 def cluster(context="she is a nurse .", *sentences):
@@ -156,7 +157,7 @@ def test_the_head_says_what_transformers_says_one_pair_at_a_time(bert, behind, t
     benchmark = StereoSetIntersentence("dev")
     items = behind[::35][:60]
     monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
-    result, outcomes = score(language_model, benchmark, resamples=20, token_budget=300)
+    result, outcomes = score(LocalAnswerer(language_model, token_budget=300), benchmark, resamples=20)
     assert "next-sentence head" in result.scoring
     assert not result.excluded
     by_hand = []

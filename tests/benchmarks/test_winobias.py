@@ -17,6 +17,7 @@ from equiframe.benchmarks.winobias import PronounSentence, StereotypePair, WinoB
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +126,7 @@ def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch):
     chosen += [pair for pair in several if pair not in chosen]
     benchmark = WinoBiasPronoun()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     lines = {(kind, side): raw_lines(kind, side) for kind in ("type1", "type2") for side in ("pro", "anti")}
     expected = []

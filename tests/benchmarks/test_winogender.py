@@ -20,6 +20,7 @@ from equiframe.benchmarks.winogender import OccupationSentence, Winogender
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import estimate
 
 
@@ -75,7 +76,7 @@ def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, mo
     chosen = sentences_of_the_wheel[:60]
     benchmark = Winogender()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     raw = raw_sentences()
     expected = []

@@ -157,6 +157,6 @@ def test_run_stands_above_below_or_cannot_be_told(make_record):
 
 
 def test_one_run_says_nothing_of_fine_tuning(make_record):
-    assert "does not show what fine-tuning changed" in run_verdict(make_record("training").metrics).summary
+    assert "does not show what debiasing changed" in run_verdict(make_record("training").metrics).summary
     assert "fine-tuning" not in run_verdict(make_record("benchmarks").metrics).summary
     assert "No benchmark with a neutral point" in run_verdict(make_record("collapse").metrics).summary

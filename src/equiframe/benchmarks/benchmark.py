@@ -52,7 +52,7 @@ class HalfPrecision:
     """What half precision changed, on items of a benchmark that were scored in float32 too.
 
     Args:
-        precision: ``bf16`` or ``fp16``, in which all items were scored.
+        precision: in which all items were scored, such as ``bfloat16``.
         items: rows of the outcome table that were compared.
         flips: those that decide otherwise, None where the benchmark has no decisions.
         largest_change: of a value of one of them, in that value's unit.
@@ -82,7 +82,7 @@ class BenchmarkResult:
         excluded: number of items left out, by reason.
         estimates: by measure key.
         seconds: wall time of scoring.
-        half_precision: what it changed, None where all was computed in float32.
+        half_precision: what it changed, None where that was not asked for.
         headline: keys of the measures that stand for the benchmark where there is room for few.
         about: what a reader must know of the benchmark; None where nothing is said.
     """

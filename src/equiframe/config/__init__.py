@@ -2,7 +2,7 @@
 
 from equiframe.config.base import Options
 from equiframe.config.files import FileConfig, read_config
-from equiframe.config.groups import AuditOptions, FineTuning, ModelOptions, ScoringOptions, UNC3Options
+from equiframe.config.groups import AuditOptions, DataOptions, FineTuning, ModelOptions, ScoringOptions, UNC3Options
 from equiframe.config.study import StudyConfig, StudyMethod
 from equiframe.config.verbs import (
     AuditConfig,
@@ -23,6 +23,7 @@ __all__ = [
     "BenchmarksConfig",
     "CardConfig",
     "CompareConfig",
+    "DataOptions",
     "DebiasConfig",
     "EvaluateConfig",
     "ExportConfig",

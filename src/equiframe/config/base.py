@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_type_hints
 
+import yaml
 from cyclopts import Group, Parameter, Token
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, WrapValidator
 
@@ -126,10 +127,26 @@ def _joined(names: tuple[str, ...]) -> str:
     return ",".join(names)
 
 
+def _yaml(option: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{option} {text}: give a value in YAML, such as auto, 0 or '{{cpu: 20GB}}'") from None
+
+
+def _yaml_settings(_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+    keyword = tokens[0].keyword
+    return {name: _yaml(f"{keyword} {name}", value) for name, value in _settings(_, tokens).items()}
+
+
 NAMES = Parameter(converter=_names, n_tokens=1, show_default=_joined)
 """Several names as one word, separated by commas."""
 SETTINGS = Parameter(converter=_settings, n_tokens=-1, accepts_keys=False, show_default=False)
 """NAME=VALUE, as often as it is given."""
+YAML = Parameter(converter=lambda _, tokens: _yaml(tokens[0].keyword, tokens[0].value), n_tokens=1, accepts_keys=False)
+"""A value in YAML."""
+YAML_SETTINGS = Parameter(converter=_yaml_settings, n_tokens=-1, accepts_keys=False, show_default=False)
+"""NAME=VALUE, the value in YAML, as often as it is given."""
 FLAT = Parameter(name="*")
 """A group whose options stand beside those of the verb."""
 READ = Parameter(negative=(), allow_repeating=True)

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from equiframe.choices import Feature, Memory, ModelKind, MultiToken, Pairing, TrainingPrecision, Visibility
+from equiframe.choices import (
+    SERVER,
+    Dtype,
+    Feature,
+    Memory,
+    ModelKind,
+    MultiToken,
+    Pairing,
+    TrainingPrecision,
+    Visibility,
+    check_model_args,
+)
 from equiframe.config.base import (
     AUDIT,
     FLAT,
@@ -22,6 +33,8 @@ from equiframe.config.base import (
     SILENT,
     TRAINING,
     UNSEEN,
+    YAML,
+    YAML_SETTINGS,
     Count,
     Decay,
     Options,
@@ -41,7 +54,8 @@ class ModelOptions(Options):
     """Which model is measured, and on what device."""
 
     model: Annotated[Text, MODEL]
-    """Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m."""
+    """Hub name, local directory, PEFT adapter, .gguf file (on the hub OWNER/NAME:FILE.gguf), builtin:mini-mlm,
+    builtin:smollm2-135m."""
     device: Annotated[str | None, MODEL, SILENT] = field(default=None, kw_only=True)
     """cpu, cuda, cuda:1 or mps. Default: a GPU if there is one."""
     kind: Annotated[ModelKind | None, RARE, SILENT] = field(default=None, kw_only=True)
@@ -50,10 +64,30 @@ class ModelOptions(Options):
     """Branch, tag or commit of the model on the hub."""
     trust_remote_code: Annotated[bool, RARE, SILENT] = field(default=False, kw_only=True)
     """Let code from the hub run."""
+    dtype: Annotated[Dtype, MODEL] = field(default="auto", kw_only=True)
+    """Type of the weights; auto is that of the checkpoint on a GPU, float32 on a processor."""
+    device_map: Annotated[str | int | Mapping[str, str | int] | None, RARE, YAML, SILENT] = field(
+        default=None, kw_only=True
+    )
+    """Spread a large model over devices and disk: auto, or places by module."""
+    model_args: Annotated[Mapping[str, Any], RARE, YAML_SETTINGS, named("--model-arg")] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Further argument of from_pretrained as NAME=VALUE, the value in YAML; may be repeated."""
     seed: Annotated[Seed, RARE] = field(default=0, kw_only=True)
     """Seed of bootstraps and permutation tests."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_model_args(self.model_args)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the model is behind a server."""
+        return self.model.startswith(SERVER)
+
+
+@FLAT
 @dataclass(frozen=True)
 class DataOptions(Options):
     """Where data files come from."""
@@ -128,7 +162,7 @@ class FineTuning(Options):
     seed: Annotated[Seed | None, TRAINING, SILENT, named("--training-seed")] = None
     """Seed of fine-tuning. Default: as published."""
     precision: Annotated[TrainingPrecision, TRAINING] = "auto"
-    """Precision of training; auto takes bf16 on a GPU that has it, otherwise fp32."""
+    """Precision of the steps of training; auto takes bf16 on a GPU that has it, otherwise fp32."""
     save_steps: Annotated[Positive, RARE] = 500
     """Steps between two checkpoints; a stopped run goes on from the last one."""
     lora_rank: Annotated[Count, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, named("--lora")] = 0
@@ -137,6 +171,14 @@ class FineTuning(Options):
     """Trackers that the Trainer reports to, separated by commas: tensorboard, wandb."""
     audit_steps: Annotated[Count, RARE] = 0
     """Steps between two audits of the fairness words while training; 0 audits only at the end."""
+
+
+def needs_weights(verb: str, model: str) -> InputError:
+    """The error of a served model where its states or weights are needed."""
+    return InputError(
+        f"{verb} needs the states and the weights of a model, and {model} gives neither: give the"
+        " model's hub name or folder"
+    )
 
 
 def check_gradient(unc3: UNC3Options, fine_tuning: FineTuning) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from equiframe.choices import Bias, Layout, Precision, Suite
+from equiframe.choices import Bias, Layout, Suite
 from equiframe.config.base import (
     FLAT,
     METHOD,
@@ -19,6 +19,7 @@ from equiframe.config.base import (
     NonNegative,
     Options,
     Port,
+    Positive,
     Seed,
     Text,
     named,
@@ -31,6 +32,7 @@ from equiframe.config.groups import (
     ScoringOptions,
     UNC3Options,
     check_gradient,
+    needs_weights,
 )
 from equiframe.errors import InputError
 
@@ -44,6 +46,11 @@ class AuditConfig(DataOptions, ModelOptions):
     audit: AuditOptions = field(default_factory=AuditOptions, kw_only=True)
     """How collapse is measured."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_served:
+            raise needs_weights(self.verb, self.model)
+
 
 @FLAT
 @dataclass(frozen=True)
@@ -53,8 +60,12 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
     verb: ClassVar[Literal["evaluate"]] = "evaluate"
     suite: Annotated[Suite | None, SCORING, SILENT] = field(default=None, kw_only=True)
     """Instead of names: every benchmark of a kind whose data is available."""
-    precision: Annotated[Precision, SCORING] = field(default="fp32", kw_only=True)
-    """Precision of scoring; what half precision changes is counted on a sample. Fine-tuning keeps its own."""
+    check_float32: Annotated[bool, SCORING, SILENT] = field(default=False, kw_only=True)
+    """Score 200 items of each in float32 too, and say what changed."""
+    tokenizer: Annotated[str | None, RARE, SILENT] = field(default=None, kw_only=True)
+    """Tokenizer of a served model: hub name or folder. Default: what the server has loaded."""
+    concurrency: Annotated[Positive, RARE] = field(default=8, kw_only=True)
+    """Requests to a server at the same time."""
     self_debias: Annotated[Bias | None, RARE, SILENT] = field(default=None, kw_only=True)
     """Correct the predictions against this bias by the Self-Debias baseline."""
     audit: Annotated[AuditOptions | None, UNSEEN] = field(default=None, kw_only=True)
@@ -68,6 +79,23 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError("--suite and --benchmarks exclude each other: give one")
         if self.suite is None and not self.benchmarks and self.audit is None:
             raise InputError("there is nothing to do: name a benchmark in --benchmarks")
+        if not self.is_served and self.tokenizer is not None:
+            raise InputError(f"--tokenizer {self.tokenizer}: only a served model needs one: leave it out")
+        if self.is_served:
+            self._check_served()
+
+    def _check_served(self) -> None:
+        if self.audit is not None:
+            raise needs_weights(self.verb, self.model)
+        for name in ("revision", "device", "self_debias"):
+            if (value := getattr(self, name)) is not None:
+                raise InputError(f"--{name.replace('_', '-')} {value}: a served model is asked as it is: leave it out")
+        of_weights = self.dtype != "auto" or self.device_map is not None or self.model_args or self.check_float32
+        if self.kind == "masked" or of_weights:
+            raise InputError(
+                "a served model is causal, and its server has loaded it: leave out --kind, --dtype, --device-map,"
+                " --model-arg and --check-float32"
+            )
 
 
 @FLAT
@@ -101,6 +129,8 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.is_served:
+            raise needs_weights(self.verb, self.model)
         if self.cc_options and not self.cc:
             raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
         check_gradient(self.unc3, self.fine_tuning)

@@ -1,7 +1,7 @@
 """Debiasing methods: each a module of its own, each with or without (U)NC3."""
 
 from equiframe.methods.balance import balanced_weight
-from equiframe.methods.method import METHODS, Method, Settings, load_method
+from equiframe.methods.method import METHODS, Method, Settings, load_method, what_it_does
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.methods.projection import Projection
 from equiframe.methods.with_counterfactuals import WithCounterfactuals
@@ -18,4 +18,5 @@ __all__ = [
     "WithUNC3",
     "balanced_weight",
     "load_method",
+    "what_it_does",
 ]

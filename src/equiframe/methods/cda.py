@@ -12,10 +12,11 @@ from equiframe.methods.text import TextMethod
 
 @dataclass(frozen=True)
 class CDA(TextMethod):
-    """Counterfactual data augmentation: the model's own pretraining loss on text whose groups are exchanged.
+    """Fine-tune on text whose groups are exchanged, with the model's own pretraining loss.
 
-    The loss is that of :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts
-    with nothing to exchange stay in, so that the model keeps seeing language of all kinds. Of GAP's
+    This is counterfactual data augmentation; the loss is that of
+    :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts with nothing to exchange stay
+    in, so that the model keeps seeing language of all kinds. Of GAP's
     sentences 72 % hold a word to exchange for gender, but 2 % for race and 1 % for religion, of BOLD's 26
     %, 3 % and 3 %: there ``neutral=false`` trains on those that matter.
 

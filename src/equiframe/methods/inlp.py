@@ -28,7 +28,7 @@ _NOTHING = 1e-8  # scores this small, where 1 is the margin, are rounding
 
 @dataclass(frozen=True)
 class INLP(Projection):
-    """Project the last hidden states onto the common nullspace of linear classifiers of the bias.
+    """Project out of the last hidden states what successive linear classifiers of the bias read.
 
     Sentences are labelled by the words they hold (gender: female, male or neutral; race and religion: some word
     or none), as many of each class, and represented by the mean of their last hidden states. A linear classifier

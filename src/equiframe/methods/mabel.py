@@ -31,7 +31,7 @@ _PUBLISHED_BATCH = 32
 
 @dataclass(frozen=True)
 class MABEL(Method):
-    """Make a sentence's vector tell what it entails, and tell the same of its counterfactual.
+    """Train a sentence's vector to tell what the sentence entails, and the same of its counterfactual.
 
     Of each pair of premise p and hypothesis h, and of their counterfactuals p' and h', the last layer's state
     of the first token (causal LM: of the last) goes through a dense layer, tanh and a dense layer. Over these
@@ -134,7 +134,7 @@ class EntailmentObjective(Objective):
         self.method = method
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        dim = language_model.model.config.hidden_size
+        dim = language_model.model.config.get_text_config().hidden_size
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         self.masked_modelling = LanguageModelling(language_model, pairing=pairing, feature=feature)
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)

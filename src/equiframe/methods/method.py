@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class Method(ABC):
             pairing: which state belongs to which token.
             feature: where the states are taken.
         """
+
+
+def what_it_does(method: Method | Projection) -> str:
+    """What a method does to a model, in the first sentence of its documentation."""
+    return " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
 
 
 def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method | Projection:

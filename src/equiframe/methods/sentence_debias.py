@@ -16,7 +16,7 @@ from equiframe.models.loading import LanguageModel
 
 @dataclass(frozen=True)
 class SentenceDebias(Projection):
-    """Project the last hidden states onto the complement of the subspace in which counterparts differ.
+    """Project out of the last hidden states the main directions in which swapped sentences differ.
 
     Each sentence that holds a word of the bias is swapped. Both are represented by the mean of their last
     hidden states and scaled to length 1. Of the representations, less the mean of their pair, the first

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equiframe.errors import ModelError
-from equiframe.models.adapter import classifier, evaluating, forward_at
+from equiframe.models.adapter import classifier, evaluating, forward_at, input_device
 from equiframe.scoring.requests import ModelKind
 
 _LENGTH = 6  # of the sequence that is read
@@ -124,10 +124,11 @@ def _logits(model: PreTrainedModel, ids: Tensor, kind: ModelKind, unread: int = 
     """Logits [2, length, vocabulary] in float32; ``unread`` places at the end of the first row are padding."""
     mask = torch.ones_like(ids)
     mask[0, ids.shape[1] - unread :] = 0
-    inputs: dict[str, Any] = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    device = input_device(model)
+    inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if kind == "causal":
         inputs["use_cache"] = False
-    read = forward_at(model, inputs, torch.ones_like(ids, dtype=torch.bool).to(model.device))
+    read = forward_at(model, inputs, torch.ones_like(ids, dtype=torch.bool).to(device))
     assert read.logits is not None
     return read.logits.float().reshape(*ids.shape, -1)
 

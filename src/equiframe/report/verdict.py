@@ -145,7 +145,7 @@ def run_verdict(metrics: Metrics) -> Verdict:
         )
     if metrics.training is not None:
         summary.append(
-            "This run alone does not show what fine-tuning changed: compare it with a run of the model before."
+            "This run alone does not show what debiasing changed: compare it with a run of the model before."
         )
     if not scored and metrics.training is None:
         summary.append("No benchmark with a neutral point was scored: what follows are measured values alone.")

@@ -17,8 +17,8 @@ from equiframe.config import AuditOptions
 from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
 from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.models import Collected, LanguageModel, collect, output_embedding
-from equiframe.models.adapter import classifier
+from equiframe.models import Collected, LanguageModel, collect
+from equiframe.models.adapter import Classifier, classifier_on
 from equiframe.runs.contexts import context_measures, read_contexts
 from equiframe.runs.record import CollapseResult, ContextsResult
 from equiframe.uncertainty import Measure, Rows, estimate
@@ -65,15 +65,15 @@ def audit_model(
     """
     reading = _read(language_model, options, DataSource.of(source), progress)
     words = reading.words
-    head, weight = output_embedding(language_model.model), classifier(language_model.model)
+    head = classifier_on(language_model.model, language_model.statistics_device)
     every, chosen = reading.collected.statistics.seen(options.min_count), reading.chosen
-    classes = _class_table(language_model, chosen, weight, words)
+    classes = _class_table(language_model, chosen, head.weight, words)
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
         _result("vocabulary", every, head, reading),
         _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
-    vectors = _vector_table(chosen, weight, words.pairs)
+    vectors = _vector_table(chosen, head.weight, words.pairs)
     pairs = pd.DataFrame({"bias": []})
     if options.pairs and language_model.tokenizer.is_fast:
         pairs = read_contexts(
@@ -99,7 +99,7 @@ def collapse_of_words(
         InputError: fewer than two words of the set occur often enough in the text.
     """
     reading = _read(language_model, options, DataSource.of(source), None, words_alone=True)
-    head = output_embedding(language_model.model)
+    head = classifier_on(language_model.model, language_model.statistics_device)
     found = _result(str(options.words), reading.chosen, head, reading).values
     return {key: value for key, value in found.items() if value is not None}
 
@@ -123,7 +123,7 @@ def _read(
     words_alone: bool = False,
 ) -> _Reading:
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
-    ids = torch.tensor(words.token_ids, device=language_model.device)
+    ids = torch.tensor(words.token_ids, device=language_model.statistics_device)
     text = stream(options.text, source)
     unread = iter(text)
     kept = list(itertools.islice(unread, _KEPT))
@@ -181,18 +181,17 @@ def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
 
 
 @torch.inference_mode()
-def _result(name: str, statistics: ClassStatistics, head: Any, reading: _Reading) -> CollapseResult:
+def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _Reading) -> CollapseResult:
     """All metrics of one class set; NC4 on the held-out features of its classes."""
     collected = reading.collected
-    rows: Tensor = head.weight[statistics.class_ids]
+    rows = head.weight[statistics.class_ids]
     values: dict[str, float | None] = {**collapse_metrics(statistics, rows)}
     inside = torch.isin(collected.held_out_ids, statistics.class_ids)
     if inside.any():
         states = collected.held_out_states[inside]
         values["nc4_agreement"] = float(decision_agreement(states, statistics.means, rows))
-        bias = getattr(head, "bias", None)
-        if bias is not None:
-            bias = bias[statistics.class_ids]
+        if head.bias is not None:
+            bias = head.bias[statistics.class_ids]
             values["nc4_agreement_with_bias"] = float(decision_agreement(states, statistics.means, rows, bias))
     finite = {key: value if value is not None and np.isfinite(value) else None for key, value in values.items()}
     return CollapseResult(

@@ -32,7 +32,7 @@ from equiframe.runs.record import (
     write_json,
 )
 from equiframe.runs.shared import counted, stack
-from equiframe.uncertainty import Estimate, Measure, estimate, paired_difference
+from equiframe.uncertainty import Estimate, Measure, Rows, estimate, paired_difference
 
 _FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
 _FEWEST_PAIRS = 2  # of texts and counterfactuals, of which there is an interval
@@ -93,17 +93,15 @@ def compare(
             for name, of_run in of_runs.items():
                 estimates = {key: estimate(m, seed=seed) for key, m in of_run.items() if len(m.rows)}
                 runs[name] = _with_estimates(runs[name], common.name, estimates, items)
-        ours = _estimates(runs[first], common.name)
+        ours = estimates_by_name(runs[first])[common.name]
         for at, name in enumerate(common.tables):
-            theirs = _estimates(runs[name], common.name)
+            theirs = estimates_by_name(runs[name])[common.name]
             for key, measure in found.items():
                 if name == first or key not in ours or key not in theirs or not measure.interval:
                     continue
-                rows, others = of_runs[first][key].rows, of_runs[name][key].rows
-                if not len(rows) and not len(others):
+                rows, others = _paired_rows(common.name, of_runs[first][key], of_runs[name][key], at * items)
+                if not len(rows):
                     continue  # no shared item is of this group
-                if not np.array_equal(rows + at * items, others):
-                    raise InputError(f"{common.name}: the groups of {key} differ between {first} and {name}")
                 measures[name].append(
                     ComparedMeasure(
                         benchmark=common.name,
@@ -119,6 +117,60 @@ def compare(
                 f"{first} and {name} have no measure in common: run the same benchmarks, or audit, on both"
             )
     return Comparison(verb=verb, runs=runs, measures=measures, shared=shared)
+
+
+class Paired(NamedTuple):
+    """A measure of two runs, and its rows in a table that holds both: those of the same items, in the same order."""
+
+    measure: Measure
+    first: Rows
+    second: Rows
+
+
+def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> Paired:
+    """One measure of a benchmark, or of ``collapse:WORDS``, over the items that two runs share.
+
+    Args:
+        before: the first run, :func:`aligned` with the second.
+        after: the second run.
+        name: the benchmark.
+        key: the measure.
+
+    Raises:
+        InputError: the runs do not share it, share too few of its items, or measured it in different ways.
+    """
+    common = next(_in_common({"before": _only(before, name), "after": _only(after, name)}), None)
+    if common is None:
+        raise InputError(f"{name}: the runs before and after do not share it: measure it in both")
+    stacked, items = stack(list(common.tables.values()), common.key)
+    _shared_items(common, items)
+    measure = next((measure for measure in common.measures(stacked) if measure.key == key), None)
+    if measure is None:
+        raise InputError(f"{name}: no item that the runs before and after share is of {key}")
+    first, second = _between(measure, 0, items), _between(measure, items, 2 * items)
+    return Paired(measure, *_paired_rows(name, first, second, items))
+
+
+def _only(record: RunRecord, name: str) -> RunRecord:
+    """The run with one of its benchmarks, or word sets, alone."""
+    metrics = record.metrics
+    kept = {
+        "benchmarks": [result for result in metrics.benchmarks if _name(result) == name],
+        "collapse": [result for result in metrics.collapse if _name(result) == name],
+        "contexts": [result for result in metrics.contexts if _name(result) == name],
+    }
+    return dataclasses.replace(record, metrics=metrics.model_copy(update=kept))
+
+
+def _paired_rows(name: str, first: Measure, second: Measure, offset: int) -> tuple[Rows, Rows]:
+    """The rows of a measure in two runs, of which the second stands so many rows further on.
+
+    Raises:
+        InputError: the runs do not put the same items into this measure's group.
+    """
+    if not np.array_equal(first.rows + offset, second.rows):
+        raise InputError(f"{name}: the items of {first.key} differ between the runs: evaluate one again")
+    return first.rows, second.rows
 
 
 def _between(measure: Measure, start: int, end: int) -> Measure:
@@ -257,9 +309,10 @@ def _name(result: _Result) -> str:
     return f"collapse:{result.class_set}" if isinstance(result, CollapseResult) else f"contexts:{result.bias}"
 
 
-def _estimates(metrics: Metrics, name: str) -> Mapping[str, Estimate]:
+def estimates_by_name(metrics: Metrics) -> dict[str, Mapping[str, Estimate]]:
+    """The numbers of a run by benchmark, ``collapse:WORDS`` or ``contexts:BIAS``, and by measure."""
     results: list[_Result] = [*metrics.benchmarks, *metrics.collapse, *metrics.contexts]
-    return next(result.estimates for result in results if _name(result) == name)
+    return {_name(result): result.estimates for result in results}
 
 
 def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:

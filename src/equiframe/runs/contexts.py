@@ -22,7 +22,7 @@ from equiframe.collapse.counterfactual import (
 )
 from equiframe.data import Bias, swappers
 from equiframe.models import LanguageModel, forward_at
-from equiframe.models.adapter import Feature, classifier
+from equiframe.models.adapter import Feature, classifier_on
 from equiframe.models.encoding import PadRight
 from equiframe.models.pairs import Reading, Role, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
 from equiframe.uncertainty import Measure
@@ -129,21 +129,23 @@ def _read(
     asked = batch["roles"] > Role.KEPT
     inputs = read_by(kind, batch, language_model.tokenizer.mask_token_id)
     parts = [forward_at(model, *part, feature=feature) for part in _unpadded(language_model, inputs, asked)]
-    logits = torch.cat([part.logits for part in parts if part.logits is not None]).float()
-    states = torch.cat([part.states for part in parts]).double()
+    home = language_model.statistics_device
+    batch, asked = {name: tensor.to(home) for name, tensor in batch.items()}, asked.to(home)
+    logits = torch.cat([part.logits for part in parts if part.logits is not None]).to(home).float()
+    states = torch.cat([part.states for part in parts]).to(home).double()
     sequences = torch.arange(len(asked), device=asked.device)[:, None].expand_as(asked)[asked]
     pair, sequence = sequences % len(pairs), sequences // len(pairs)
     roles, own, partner = (values[asked] for values in (batch["roles"], targets(kind, batch), batch["partners"]))
     first, second = ((roles == Role.ALIGNED) & (sequence == number) for number in (0, 1))
     neutral, agreeing = roles == Role.NEUTRAL, roles == Role.AGREEING
-    rows = classifier(model)
+    rows = classifier_on(model, home).weight
 
     def summed(values: Tensor, at: Tensor) -> list[Any]:
         sums = torch.zeros(len(pairs), *values.shape[1:], dtype=torch.float64, device=values.device)
         found: list[Any] = sums.index_add(0, pair[at], values.double()).tolist()
         return found
 
-    log_p, log_q = (neutral_log_probs(logits[at], groups) for at in (first, second))
+    log_p, log_q = (neutral_log_probs(logits[at], groups.to(home)) for at in (first, second))
     d = log_odds(logits, own, partner)
     gap = cosine_gap(states[neutral], rows[own[neutral]].double(), rows[partner[neutral]].double())
     aligned = first | second

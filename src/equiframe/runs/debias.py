@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from equiframe.config.groups import check_gradient
 from equiframe.data import AnySource, DataFile, DataSource, stream
 from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight, what_it_does
 from equiframe.methods.objective import Objective
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
-from equiframe.models.projected import project
+from equiframe.models.peft_adapter import is_quantised
+from equiframe.models.projected import fold, project
 from equiframe.runs.audit import collapse_of_words
 from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer
@@ -94,15 +96,22 @@ def debias(
         progress: called with steps done and steps in all.
 
     Raises:
-        InputError: options that cannot work together, or examples too short for one token.
+        InputError: options that cannot work together, weights that are quantised or spread over devices, or examples
+            too short for one token.
         ModelError: the loss is not finite.
     """
+    if is_quantised(language_model.model):
+        raise InputError(
+            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
+            " from, and quantise the result"
+        )
     source = DataSource.of(source)
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
+    _check_weights(language_model)
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
@@ -126,7 +135,7 @@ def debias(
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
-            method=method.name if added is None else f"{method.name} + {added.method.name}",
+            **_told(method, added),
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=time.perf_counter() - begun,
@@ -135,6 +144,17 @@ def debias(
         history=history,
         files=(*files, *of_pairs),
     )
+
+
+def _check_weights(language_model: LanguageModel) -> None:
+    """Refuse weights that cannot be fine-tuned where and as they are."""
+    if language_model.is_spread:
+        raise InputError(
+            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
+            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
+        )
+    if language_model.model.dtype == torch.float16:
+        raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")
 
 
 def _examples(
@@ -246,7 +266,10 @@ def _train(
     vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
     if "use_cache" in configured:
         model.config.use_cache = configured["use_cache"]
-    return trainer, model.merge_and_unload() if fine_tuning.lora_rank else model
+    if fine_tuning.lora_rank:
+        model = model.merge_and_unload()
+    fold(model)
+    return trainer, model
 
 
 def _project(
@@ -263,7 +286,7 @@ def _project(
     return Debiased(
         language_model=language_model,
         result=TrainingResult(
-            method=method.name,
+            **_told(method),
             unc3_weight=0.0,
             steps=len(fitted.history),
             seconds=time.perf_counter() - began,
@@ -272,6 +295,23 @@ def _project(
         history=pd.DataFrame(fitted.history),
         files=fitted.files,
     )
+
+
+def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[str, Any]:
+    """What was done to a model, for the record: by which method with which options, and terms added to it."""
+    told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
+    if added is not None:
+        told["method"] += f" + {added.method.name}"
+        told["does"] += f" Terms added to its loss: {what_it_does(added.method)}"
+        told["options"] |= {"cc": added.weight, **{f"cc {key}": value for key, value in _options(added.method).items()}}
+    return told
+
+
+def _options(method: Method | Projection) -> dict[str, Any]:
+    """All options of a method, as the record holds them."""
+    given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
+    found: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return found
 
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

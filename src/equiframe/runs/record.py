@@ -50,16 +50,42 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
+class ServerDescription(_Frozen):
+    """Which server the model was asked through, and what the server says of itself and of the model."""
+
+    url: str
+    model: str = Field(description="the name under which it is served")
+    root: str | None = Field(description="what the server loaded")
+    revision: str | None
+    version: str | None = Field(description="of the server's software")
+    tokenizer: str = Field(description="by which texts became tokens here")
+    window: int = Field(description="the longest sequence that is asked, in tokens")
+
+
 class ModelDescription(_Frozen):
     """Which model the numbers are about."""
 
     name: str
     kind: ModelKind
-    architecture: str
-    parameters: int
+    architecture: str | None = Field(default=None, description="null where a server does not say")
+    parameters: int | None = Field(default=None, description="null where a server does not say")
     vocabulary: int
-    fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the tokenizer")
+    precision: str = "float32"
+    projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
+    fingerprint: str = Field(
+        description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"
+        " says of it and of the tokenizer"
+    )
     examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
+    server: ServerDescription | None = Field(default=None, description="null where the model was loaded here")
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
+        if self.server is None:
+            return f"{self.architecture}, {self.parameters:,} parameters"
+        version = f", version {self.server.version}" if self.server.version else ""
+        return f"{self.server.root or self.server.model}, behind a server{version}"
 
 
 class CollapseResult(_Frozen):
@@ -94,9 +120,11 @@ class ContextsResult(_Frozen):
 
 
 class TrainingResult(_Frozen):
-    """What fine-tuning did."""
+    """What debiasing did."""
 
     method: str
+    does: str = Field("", description="the method in a sentence; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
     unc3_weight: float
     steps: int
     seconds: float

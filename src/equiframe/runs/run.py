@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
@@ -17,24 +17,28 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark, suite
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
+from equiframe.cache import cache_folder, check_cache, writing_to_cache
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig
-from equiframe.data import DataFile
+from equiframe.data import DataFile, DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
-from equiframe.models import LanguageModel, load, save
-from equiframe.models.cache import cache_folder, check_cache, writing_to_cache
-from equiframe.models.self_debias import SelfDebias
+from equiframe.models import LanguageModel, save
 from equiframe.options import validated
 from equiframe.report import run_page
+from equiframe.runs.answerers import answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import AddedTerms, Debiased, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.record import Metrics, ModelDescription, RunRecord, claim, environment, partial_folder, run_folder
+from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
 from equiframe.words import WordSet
+
+if TYPE_CHECKING:
+    from equiframe.scoring.served import ServedModel
 
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
@@ -64,32 +68,36 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     training = _training(config) if isinstance(config, DebiasConfig) else None
     if benchmarks:
         check_cache()
+    _check_data(config, benchmarks)
     with process_group() as rank, _work_folder(out, rank) as work:
         tell("load", 0, 1)
-        language_model = _load(config)
+        answerer = answerer_of(config)
+        reference, left_out = reference_of(config, answerer)
         tell("load", 1, 1)
-        start = language_model.fingerprint()
-        claimed = functools.partial(_claim, work, rank, start, language_model)
+        start = answerer.fingerprint()
+        claimed = functools.partial(_claim, work, rank, start, answerer)
         debiased: Debiased | None = None
-        if training is None:
+        if training is None or not isinstance(answerer, LocalAnswerer):
             claimed({})
         else:
-            debiased = _debias(language_model, training, work, claimed, functools.partial(tell, "fine-tune"))
-            language_model = debiased.language_model
+            stage = functools.partial(tell, "fine-tune")
+            debiased = _debias(answerer.language_model, training, work, claimed, stage)
+            answerer = dataclasses.replace(answerer, language_model=debiased.language_model)
         measured: Audit | None = None
-        if config.audit is not None:
-            stage = functools.partial(tell, "audit")
-            measured = audit_model(language_model, config.audit, source=config.data, seed=config.seed, progress=stage)
-        description = _describe(language_model, start if debiased is None else language_model.fingerprint())
-        scored, left_out = Scores(), dict[str, str]()
+        if config.audit is not None and isinstance(answerer, LocalAnswerer):
+            model, stage = answerer.language_model, functools.partial(tell, "audit")
+            measured = audit_model(model, config.audit, source=config.data, seed=config.seed, progress=stage)
+        description = describe(answerer, start if debiased is None else answerer.fingerprint())
+        scored = Scores()
         if not isinstance(config, AuditConfig) and benchmarks:
-            with contextlib.closing(AnswerStore.of(language_model, description.fingerprint)) as store:
-                scored, left_out = _scores(language_model, benchmarks, config, store, tell)
+            with contextlib.closing(AnswerStore.of(description.fingerprint)) as store:
+                answerer = dataclasses.replace(answerer, store=store)
+                scored = _scores(answerer, reference, benchmarks, config, left_out, tell)
         about = {"model_before": start, "left_out": left_out}
         record = _record(config, about, description, debiased, measured, scored)
         if rank == 0:
             if debiased is not None:
-                save(language_model, work / "model")
+                save(debiased.language_model, work / "model")
             record.write(work)
             title = f"{config.verb}: {config.model}"
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
@@ -120,12 +128,15 @@ def _training(config: DebiasConfig) -> _Training:
     return _Training(config, method, AddedTerms(terms, config.cc))
 
 
-def _claim(work: Path, rank: int, fingerprint: str, language_model: LanguageModel, training: Mapping[str, Any]) -> None:
+def _claim(
+    work: Path, rank: int, fingerprint: str, answerer: LocalAnswerer | ServedModel, training: Mapping[str, Any]
+) -> None:
     """The first rank makes the folder this run's own; the others wait for it."""
     if rank == 0:
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        kind, device = language_model.kind, language_model.device.type
-        claim(work, {"model": fingerprint, "kind": kind, "device": device, "processes": processes, **training})
+        device = answerer.language_model.device.type if isinstance(answerer, LocalAnswerer) else "server"
+        identity = {"model": fingerprint, "kind": answerer.kind, "device": device, "processes": processes}
+        claim(work, {**identity, **training})
     wait_for_all()
 
 
@@ -185,20 +196,6 @@ def _work_folder(out: Path, rank: int) -> Iterator[Path]:
         wait_for_all()
 
 
-def _load(config: RunConfig) -> LanguageModel:
-    language_model = load(
-        config.model,
-        kind=config.kind,
-        revision=config.revision,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-    )
-    if isinstance(config, EvaluateConfig) and config.self_debias is not None:
-        correction = SelfDebias.against(config.self_debias, language_model.tokenizer)
-        language_model = dataclasses.replace(language_model, self_debias=correction)
-    return language_model
-
-
 def _debias(
     language_model: LanguageModel,
     training: _Training,
@@ -240,53 +237,58 @@ def _debias(
             stacklevel=3,
         )
         clear_device_cache(garbage_collection=True)
-        language_model = _load(config)  # a step may have changed the other one
+        language_model = load_of(config)  # a step may have changed the other one
 
 
 def _scores(
-    language_model: LanguageModel,
+    answerer: LocalAnswerer | ServedModel,
+    reference: LocalAnswerer | None,
     benchmarks: Sequence[Benchmark[Any] | FineTunedBenchmark[Any]],
     config: EvaluateConfig | DebiasConfig,
-    store: AnswerStore,
+    left_out: dict[str, str],
     tell: Progress,
-) -> tuple[Scores, dict[str, str]]:
-    """Numbers and items of each benchmark, and why others are left out: of a suite also those without data.
+) -> Scores:
+    """Numbers and items of each benchmark; ``left_out`` gets why others have none: of a suite also those without data.
 
     Raises:
         MissingDataError: of a benchmark that was named.
         InputError: no benchmark can be scored.
     """
-    is_suite = isinstance(config, EvaluateConfig) and config.suite is not None
     scored: Scores = {}
-    left_out: dict[str, str] = {}
     for benchmark in benchmarks:
         try:
             stage = functools.partial(tell, benchmark.spec)
-            scored[benchmark.spec] = _score(language_model, benchmark, config, store, stage)
+            scored[benchmark.spec] = _score(answerer, reference, benchmark, config, stage)
         except (MissingDataError, CannotScoreError) as error:
-            if isinstance(error, MissingDataError) and not is_suite:
+            if isinstance(error, MissingDataError) and not _is_suite(config):
                 raise
             left_out[benchmark.spec] = str(error)
     if not scored:
         raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
-    return scored, left_out
+    return scored
+
+
+def _is_suite(config: RunConfig) -> bool:
+    return isinstance(config, EvaluateConfig) and config.suite is not None
 
 
 def _score(
-    language_model: LanguageModel,
+    answerer: LocalAnswerer | ServedModel,
+    reference: LocalAnswerer | None,
     benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
     config: EvaluateConfig | DebiasConfig,
-    store: AnswerStore,
     progress: Callable[[int, int], None],
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """One benchmark's numbers; what was computed before for the same model and data is read back."""
     if isinstance(benchmark, FineTunedBenchmark):
+        if not isinstance(answerer, LocalAnswerer):
+            raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, and a server does not give its weights")
         if dist.is_initialized():
             raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
         settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")
         with writing_to_cache():
             return score_finetuned(
-                language_model,
+                answerer.language_model,
                 benchmark,
                 cache=cache_folder() / "finetuned",
                 source=config.data,
@@ -296,29 +298,28 @@ def _score(
                 progress=progress,
             )
     return score(
-        language_model,
+        answerer,
         benchmark,
         source=config.data,
         seed=config.seed,
-        token_budget=config.token_budget,
-        store=store,
         progress=progress,
         limit=config.limit,
-        precision=config.precision if isinstance(config, EvaluateConfig) else "fp32",
+        reference=reference,
     )
 
 
-def _describe(language_model: LanguageModel, fingerprint: str) -> ModelDescription:
-    model = language_model.model
-    return ModelDescription(
-        name=language_model.name,
-        kind=language_model.kind,
-        architecture=type(model).__name__,
-        parameters=model.num_parameters(),
-        vocabulary=language_model.examination.rows,
-        examination=language_model.examination,
-        fingerprint=fingerprint,
-    )
+def _check_data(config: RunConfig, benchmarks: Iterable[Any]) -> None:
+    """Fetch, or miss, what the run reads before a model is loaded.
+
+    Raises:
+        DataError: a file is missing, or not what it should be.
+    """
+    if config.audit is not None:
+        stream(config.audit.text, config.data)
+    if not _is_suite(config):
+        for benchmark in benchmarks:
+            if isinstance(benchmark, Benchmark):
+                benchmark.items(DataSource.of(config.data))
 
 
 def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[dict[str, Any]]:

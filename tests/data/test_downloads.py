@@ -66,7 +66,7 @@ def test_a_file_is_fetched_once_from_its_authors(server, seat, tmp_path, caplog)
         assert (found.path.read_bytes(), found.file.origin, found.file.is_known_version) == (TEXT, "authors", True)
         assert found.path.is_relative_to(tmp_path / "cache")
     assert server.asked == ["/weat1.jsonl"]
-    assert f"Fetching {seat.address}" in caplog.text
+    assert f"(May et al. 2019; licence: CC BY-NC 4.0) from {seat.address}" in caplog.text
     assert sources.is_here("seat/weat1")
 
 

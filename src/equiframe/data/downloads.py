@@ -6,7 +6,6 @@ hash is not the known one.
 
 from __future__ import annotations
 
-import logging
 import os
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import pooch
 
 from equiframe.errors import MissingDataError
 
-_log = logging.getLogger("equiframe")
 _SECONDS = 30.0  # without an answer
 _RETRIES = 2
 
@@ -53,8 +51,7 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
         return path
     if is_offline():
         raise MissingDataError(f"HF_HUB_OFFLINE is set, so {url} was not fetched: unset it")
-    pooch.get_logger().setLevel("ERROR")  # its own line names neither origin nor licence
-    _log.warning("Fetching %s", url)
+    pooch.get_logger().setLevel("ERROR")  # it names neither origin nor licence
     files = pooch.create(
         path=path.parent,
         base_url="",

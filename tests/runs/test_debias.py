@@ -14,8 +14,7 @@ import torch
 from equiframe.config import AuditConfig, AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, UNC3Options
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.methods import load_method
-from equiframe.models import load
-from equiframe.models.loading import save
+from equiframe.models import load, save
 from equiframe.runs.debias import debias
 from equiframe.runs.run import run
 from equiframe.words import WordSet

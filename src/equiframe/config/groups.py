@@ -165,7 +165,9 @@ class FineTuning(Options):
     """Precision of the steps of training; auto takes bf16 on a GPU that has it, otherwise fp32."""
     save_steps: Annotated[Positive, RARE] = 500
     """Steps between two checkpoints; a stopped run goes on from the last one."""
-    lora_rank: Annotated[Count, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, named("--lora")] = 0
+    lora_rank: Annotated[
+        Count, number(whole=True, otherwise="; 0 trains all weights"), TRAINING, SILENT, named("--lora")
+    ] = 0
     """Rank of LoRA adapters on all linear layers; 0 trains all weights."""
     report_to: Annotated[tuple[str, ...], RARE, NAMES, SILENT] = ()
     """Trackers that the Trainer reports to, separated by commas: tensorboard, wandb."""
@@ -201,7 +203,7 @@ class ScoringOptions(Options):
     benchmarks: Annotated[tuple[str, ...], SCORING, NAMES] = field(default=("stereoset", "crows_pairs"), kw_only=True)
     """Names separated by commas, with variants, such as stereoset,crows_pairs:changed; or package.module:Class."""
     limit: Annotated[Positive | None, SCORING, SILENT] = field(default=None, kw_only=True)
-    """Score this many items of each benchmark, spread evenly: a quick look. Default: all."""
+    """Score this many items of each benchmark, spread evenly: a quick look."""
     token_budget: Annotated[Positive, RARE] = field(default=4096, kw_only=True)
     """Tokens of one forward pass, padding included; a smaller number needs less memory."""
     heads: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--head")] = field(default_factory=dict, kw_only=True)

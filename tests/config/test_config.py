@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -98,9 +99,10 @@ DEBIAS = DebiasConfig(
 COMMANDS = [
     (
         AUDIT,
-        "audit m --device cpu --kind causal --revision main --trust-remote-code --dtype bfloat16 --data d --seed 3 --text gap"
-        " --sentences 0 --words w.txt --multi-token last --pairing paper --feature last-layer --visibility masked"
-        " --min-count 1 --pairs 0 --device-map {cpu:_20GB} --model-arg attn_implementation=eager --model-arg low=1",
+        "audit m --device cpu --kind causal --revision main --trust-remote-code --dtype bfloat16 --data d --seed 3"
+        " --text gap --sentences 0 --words w.txt --multi-token last --pairing paper --feature last-layer "
+        "--visibility masked --min-count 1 --pairs 0 --device-map '{cpu: 20GB}'"
+        " --model-arg attn_implementation=eager --model-arg low=1",
     ),
     (
         EVALUATE,
@@ -127,9 +129,7 @@ COMMANDS = [
 
 
 def parsed(command):
-    _, bound, _ = cli.app.parse_args(
-        [word.replace(":_", ": ") for word in command.split()], exit_on_error=False, print_error=False
-    )
+    _, bound, _ = cli.app.parse_args(shlex.split(command), exit_on_error=False, print_error=False)
     return bound.arguments["config"]
 
 

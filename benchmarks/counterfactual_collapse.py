@@ -17,6 +17,7 @@ import time
 
 import torch
 
+from equiframe.data import DEFAULT_SOURCE
 from equiframe.methods import load_method
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import load
@@ -43,7 +44,7 @@ def main():
     count = arguments.batch * arguments.steps
     options = {"pairs": count, **dict(option.split("=", 1) for option in arguments.set)}
     method = load_method("counterfactual-collapse", options)
-    pairs, _ = method.training_data(language_model, folder=None, max_length=46, seed=0)
+    pairs, _ = method.training_data(language_model, source=DEFAULT_SOURCE, max_length=46, seed=0)
     began = time.perf_counter()
     ours = method.objective(language_model, pairs, pairing="aligned", feature="decoder-input")
     before = time.perf_counter() - began

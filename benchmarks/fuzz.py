@@ -40,6 +40,7 @@ with atheris.instrument_imports(include=["equiframe"]):
 
     from equiframe.benchmarks import BENCHMARKS, load_benchmark
     from equiframe.benchmarks.benchmark import BenchmarkResult
+    from equiframe.config import StudyConfig, read_config
     from equiframe.data import KNOWN, locate, stream, swappers
     from equiframe.data.entailment import counterfactual_pairs, inference_pairs
     from equiframe.errors import EquiframeError
@@ -47,7 +48,7 @@ with atheris.instrument_imports(include=["equiframe"]):
     from equiframe.methods import load_method
     from equiframe.models import LanguageModel, load, save
     from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, ModelDescription, RunRecord, read_comparison
-    from equiframe.runs.study import Study
+    from equiframe.runs.study import cells
     from equiframe.scoring.store import AnswerStore
     from equiframe.uncertainty import Difference, Estimate
     from equiframe.words import WordSet
@@ -266,7 +267,7 @@ def other_targets(base: Path) -> dict[str, tuple[Path, Read]]:
         **{name: lambda folder, name=name: load_benchmark(f"pairs:{folder / name}").items() for name in PAIRS},
         **{name: lambda folder, name=name: list(stream(str(folder / name))) for name in ("text.txt", "text.jsonl")},
         **{name: lambda folder, name=name: entailed(folder / name) for name in ("entailed.jsonl", "entailed.csv")},
-        "study.yaml": lambda folder: Study.read(folder / "study.yaml").cells(),
+        "study.yaml": lambda folder: cells(read_config(folder / "study.yaml", kind=StudyConfig)),
         "method.json": lambda folder: method(folder / "method.json"),
         "spec.txt": lambda folder: load_benchmark((folder / "spec.txt").read_bytes().decode(errors="replace")),
         "answers.sqlite": lambda folder: stored(folder / "answers.sqlite"),

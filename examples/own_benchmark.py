@@ -73,20 +73,26 @@ class PronounGap(Benchmark[str]):
         return [Measure("overall.gap", rows, mean_of(outcomes["gap"].to_numpy()), "nats", ideal=0.0)]
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--model", default="builtin:mini-mlm", help="hub name or local directory")
-options = parser.parse_args()
+def main() -> None:
+    """Score both."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="builtin:mini-mlm", help="hub name or local directory")
+    options = parser.parse_args()
 
-model = equiframe.load(options.model)
-with tempfile.TemporaryDirectory() as folder:
-    file = Path(folder) / "pairs.csv"  # on the command line: equiframe evaluate MODEL --benchmarks pairs:pairs.csv
-    file.write_text(PAIRS)
-    for benchmark in (equiframe.load_benchmark(f"pairs:{file}"), PronounGap()):
-        result, table = score(model, benchmark)
-        print(f"{benchmark.name}: {result.scoring}")
-        for key, estimate in result.estimates.items():
-            interval = "too few items for an interval"
-            if estimate.low is not None:
-                interval = f"95 % interval {estimate.low:.2f} to {estimate.high:.2f}"
-            print(f"    {key}: {estimate.value:.2f}, {interval}, ideal {estimate.ideal:g}")
-        print(table.drop(columns="excluded").round(2).to_string(index=False))
+    model = equiframe.load(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pairs.csv"  # on the command line: equiframe evaluate MODEL --benchmarks pairs:pairs.csv
+        file.write_text(PAIRS)
+        for benchmark in (equiframe.load_benchmark(f"pairs:{file}"), PronounGap()):
+            result, table = score(model, benchmark)
+            print(f"{benchmark.name}: {result.scoring}")
+            for key, estimate in result.estimates.items():
+                interval = "too few items for an interval"
+                if estimate.low is not None:
+                    interval = f"95 % interval {estimate.low:.2f} to {estimate.high:.2f}"
+                print(f"    {key}: {estimate.value:.2f}, {interval}, ideal {estimate.ideal:g}")
+            print(table.drop(columns="excluded").round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from equiframe.runs.audit import AuditOptions
-from equiframe.runs.debias import UNC3Options
+from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
 from equiframe.runs.record import RunRecord
-from equiframe.runs.run import RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.runs.run import run
 
 
 def main() -> None:
@@ -33,9 +31,8 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, weight in (("BEC", 0.0), ("BEC + (U)NC3", options.weight)):
             out = options.out / f"seed{seed}-{'unc3' if weight else 'bec'}"
-            config = RunConfig(
-                verb="debias",
-                model=options.model,
+            config = DebiasConfig(
+                options.model,
                 audit=AuditOptions(sentences=2000),
                 benchmarks=("lm_loss",),
                 method="bec",

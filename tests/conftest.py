@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+from typing import NamedTuple
 
 import pytest
 
@@ -190,3 +193,32 @@ def gap_folder(tmp_path, text):
 def new_tokenizer():
     """Builds the word-piece tokenizer anew, for tests that change one."""
     return word_piece_tokenizer
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self):
+        return self.stdout + self.stderr
+
+
+@pytest.fixture(scope="session")
+def invoke():
+    """The command in this process: ``invoke("audit", model, "--json")``."""
+    from equiframe import cli
+
+    def invoked(*arguments):
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+            try:
+                cli.main([str(argument) for argument in arguments])
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+        return Done(code, out.getvalue(), error.getvalue())
+
+    return invoked

@@ -12,21 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import equiframe
-from equiframe import cli
 from equiframe.cache import cache_folder
+from equiframe.config import AuditConfig, AuditOptions, EvaluateConfig, StudyConfig
 from equiframe.data.word_sentences import counterparts, word_sentences
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import collect, load, save
 from equiframe.models.sources import usable_device
-from equiframe.runs.audit import AuditOptions
 from equiframe.runs.compare import compare_folders
 from equiframe.runs.publish import export, write_card
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.run import run
 from equiframe.runs.serve import finished_runs, listen, page_of
-from equiframe.runs.study import Study
 from equiframe.uncertainty import Measure, estimate
 from equiframe.words import WordSet
 
@@ -71,11 +68,10 @@ def here(tmp_path, monkeypatch, text):
         (("serve", ".", "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],
 )
-def test_a_wrong_option_is_one_line_before_anything_is_written(arguments, said, here):
+def test_a_wrong_option_is_one_line_before_anything_is_written(invoke, arguments, said, here):
     if arguments[0] == "serve":
         pytest.importorskip("gradio")
-    done = CliRunner().invoke(cli.app, [*arguments, *(("--out", "out") if arguments[0] != "serve" else ())])
-    assert isinstance(done.exception, SystemExit), done.exception
+    done = invoke(*arguments, *(("--out", "out") if arguments[0] != "serve" else ()))
     assert done.exit_code == 2
     assert done.output.startswith("error: ")
     assert said in done.output
@@ -122,16 +118,16 @@ ONE_STRING = "expected several strings, found one"
         (lambda m: counterparts(WordSet.builtin("gender"), ["femle", "male"]), "gender has no group 'femle'"),
         (lambda m: compare_folders("runs/x"), ONE_STRING),
         (lambda m: page_of(".", "x"), ONE_STRING),
-        (lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks="lm_loss"), ONE_STRING),
+        (lambda m: EvaluateConfig(MODEL, benchmarks="lm_loss"), ONE_STRING),
         (
-            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), dtype="fp8"),
+            lambda m: EvaluateConfig(MODEL, benchmarks=("lm_loss",), dtype="fp8"),
             "--dtype fp8",
         ),
         (
-            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), self_debias="age"),
+            lambda m: EvaluateConfig(MODEL, benchmarks=("lm_loss",), self_debias="age"),
             "--self-debias",
         ),
-        (lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), limit=2.5), "--limit 2.5"),
+        (lambda m: EvaluateConfig(MODEL, benchmarks=("lm_loss",), limit=2.5), "--limit 2.5"),
         (lambda m: AuditOptions(pairing="x"), "--pairing x: choose aligned, paper"),
         (lambda m: AuditOptions(multi_token="piece"), "--multi-token piece: choose skip, first, last"),
         (lambda m: export(".", "csv", "x"), "--layout csv: choose lm-eval, model-index"),
@@ -140,10 +136,10 @@ ONE_STRING = "expected several strings, found one"
             "seed -1",
         ),
         (
-            lambda m: Study(
+            lambda m: StudyConfig(
                 models=(MODEL,), methods=[{"method": "bec"}], benchmarks={"crows_pairs": "overall"}, seeds=(0, -1)
-            ).cells(),
-            "a seed of the study -1",
+            ),
+            "--seeds -1: give a whole number of 0 or more",
         ),
     ],
 )
@@ -159,7 +155,7 @@ def test_paths_are_paths_or_text(here, masked_model):
     loaded = load(here / "model", device="cpu")
     assert loaded.name == str(here / "model")
     assert loaded.fingerprint() == load(str(here / "model"), device="cpu").fingerprint()
-    config = RunConfig(verb="evaluate", model=here / "model", benchmarks=("pairs:p.csv",), device="cpu")
+    config = EvaluateConfig(here / "model", benchmarks=("pairs:p.csv",), device="cpu")
     record = run(config, "runs/one")
     run(config, Path("runs/two"))
     assert json.loads((here / "runs" / "one" / "config.json").read_text())["model"] == str(here / "model")
@@ -175,14 +171,14 @@ def test_words_and_text_of_an_audit_may_be_paths(here, masked_model):
     (here / "w.txt").write_text("she\the\nher\this\n")
     save(masked_model, here / "model")
     options = AuditOptions(text=here / "t.txt", words=here / "w.txt", min_count=1)
-    record = run(RunConfig(verb="audit", model=str(here / "model"), audit=options, device="cpu"), "runs/one")
+    record = run(AuditConfig(str(here / "model"), audit=options, device="cpu"), "runs/one")
     assert [result.class_set for result in record.metrics.collapse] == ["vocabulary", str(here / "w.txt")]
 
 
 @pytest.mark.parametrize("benchmark", ["pairs:p.csv", "lm_loss"])
-def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_output(benchmark, here, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_output(invoke, benchmark, here, monkeypatch):
     monkeypatch.setenv("EQUIFRAME_CACHE", str(here / "t.txt" / "cache"))  # below a file
-    done = CliRunner().invoke(cli.app, ["evaluate", MODEL, "--benchmarks", benchmark, "--out", "out"])
+    done = invoke("evaluate", MODEL, "--benchmarks", benchmark, "--out", "out")
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {here / 't.txt' / 'cache'}: ")
     assert "set EQUIFRAME_CACHE to a folder that can be written" in done.output

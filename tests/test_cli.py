@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import subprocess
 import sys
@@ -11,20 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from equiframe import cli
-from equiframe.runs.audit import AuditOptions
-from equiframe.runs.debias import UNC3Options
 from equiframe.runs.record import Metrics, RunRecord
-from equiframe.runs.run import RunConfig
-from equiframe.training import FineTuning
-
-runner = CliRunner()
-
-
-def invoke(*arguments):
-    return runner.invoke(cli.app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -41,7 +27,7 @@ def words(tmp_path):
     return file
 
 
-def test_help_names_every_verb_and_ends_in_examples():
+def test_help_names_every_verb_and_ends_in_examples(invoke):
     out = invoke("--help").output
     for verb in ("audit", "evaluate", "debias", "compare", "demo"):
         assert verb in out
@@ -57,36 +43,7 @@ def test_help_imports_neither_torch_nor_transformers():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("command", "configuration", "renamed"),
-    [
-        (cli.audit, AuditOptions, {}),
-        (cli.debias, FineTuning, {"training_seed": "seed", "lora": "lora_rank"}),
-        (cli.evaluate, RunConfig, {}),
-        (
-            cli.debias,
-            UNC3Options,
-            {"unc3_warmup": "warmup_steps", "unc3_memory": "memory", "unc3_decay": "decay"},
-        ),
-    ],
-)
-def test_a_default_of_the_command_is_that_of_its_configuration(command, configuration, renamed):
-    defaults = {f.name: f.default for f in dataclasses.fields(configuration)}
-    options = inspect.signature(command).parameters
-    shared = {name: renamed.get(name, name) for name in options}
-    compared = 0
-    for option, name in shared.items():
-        if name in defaults and defaults[name] is not dataclasses.MISSING:
-            if (option, configuration) in {("seed", FineTuning), ("benchmarks", RunConfig)}:
-                continue  # the run's own seed; evaluate without a name takes the two main benchmarks
-            default = defaults[name]
-            given = options[option].default
-            assert (given or ()) == default or given == default, option
-            compared += 1
-    assert compared >= 4
-
-
-def test_audit_writes_a_record_and_prints_json(masked_model, model_folders, sentences, words, tmp_path):
+def test_audit_writes_a_record_and_prints_json(invoke, masked_model, model_folders, sentences, words, tmp_path):
     out = tmp_path / "run"
     done = invoke("audit", model_folders["masked"], "--text", sentences, "--words", words, "--out", out, "--json")
     assert done.exit_code == 0, done.output
@@ -108,7 +65,7 @@ def test_audit_writes_a_record_and_prints_json(masked_model, model_folders, sent
     assert record.config["files"][0]["sha256"]
 
 
-def test_debias_then_compare(model_folders, sentences, words, tmp_path, gap_folder):
+def test_debias_then_compare(invoke, model_folders, sentences, words, tmp_path, gap_folder):
     for name, weight in (("plain", 0), ("unc3", 5)):
         done = invoke(
             *("debias", model_folders["masked"], "--unc3", weight, "--out", tmp_path / name, "--max-steps", 3),
@@ -145,9 +102,17 @@ def test_debias_then_compare(model_folders, sentences, words, tmp_path, gap_fold
         (("debias", "builtin:mini-mlm", "--epochs", "0"), "--epochs"),
         (("compare", "nowhere", "elsewhere"), "not a finished run"),
         (("evaluate", "builtin:mini-mlm", "--benchmarks", ""), "nothing to do"),
+        (("debias", "builtin:mini-mlm", "--multi-token", "middle"), "--multi-token"),
+        (("audit", "builtin:mini-mlm", "--epochs", "3"), "--epochs"),
+        (("audit",), "a value for --model is missing. See equiframe audit --help"),
+        (("audit", "m", "n"), "too many values: n. See equiframe audit --help"),
+        (("audit", "m", "--device"), "a value for --device is missing"),
+        (("evaluate", "m", "--limit", "1.5"), "--limit 1.5: give a whole number above 0"),
+        (("evaluate", "m", "--suite", "nlu", "--benchmarks", "stereoset,crows_pairs"), "exclude each other"),
+        (("adit",), "audit"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monkeypatch):
+def test_wrong_input_is_one_line_and_exit_code_2(invoke, arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = invoke(*arguments)
     assert done.exit_code == 2
@@ -157,7 +122,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, tmp_path, monk
     assert [p for p in Path(tmp_path).rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
-def test_a_word_list_with_no_known_word(model_folders, sentences, tmp_path):
+def test_a_word_list_with_no_known_word(invoke, model_folders, sentences, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("qqqqzzzz\nxxyyzz\n")
     out = tmp_path / "run"
@@ -166,7 +131,7 @@ def test_a_word_list_with_no_known_word(model_folders, sentences, tmp_path):
     assert not out.exists()
 
 
-def test_an_existing_folder_is_not_touched(model_folders, sentences, tmp_path):
+def test_an_existing_folder_is_not_touched(invoke, model_folders, sentences, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "mine").write_text("keep")
@@ -176,7 +141,7 @@ def test_an_existing_folder_is_not_touched(model_folders, sentences, tmp_path):
     assert (out / "mine").read_text() == "keep"
 
 
-def test_benchmarks_says_what_is_at_hand(tmp_path, monkeypatch):
+def test_benchmarks_says_what_is_at_hand(invoke, tmp_path, monkeypatch):
     (tmp_path / "hurtlex_EN.tsv").write_text("")
     rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json").stdout)}
     assert (rows["honest"]["data"], rows["honest"]["missing"]) == ("authors, wheel", [])
@@ -186,7 +151,7 @@ def test_benchmarks_says_what_is_at_hand(tmp_path, monkeypatch):
     assert "honest" in invoke("benchmarks").stdout
 
 
-def test_a_suite_leaves_out_what_has_no_data(model_folders, tmp_path, monkeypatch):
+def test_a_suite_leaves_out_what_has_no_data(invoke, model_folders, tmp_path, monkeypatch):
     from equiframe.benchmarks import registry
 
     kept = {name: registry.BENCHMARKS[name] for name in ("lpbs", "honest")}
@@ -201,7 +166,7 @@ def test_a_suite_leaves_out_what_has_no_data(model_folders, tmp_path, monkeypatc
     assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
 
 
-def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(model_folders, tmp_path):
+def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(invoke, model_folders, tmp_path):
     known, unknown = tmp_path / "known.csv", tmp_path / "unknown.csv"
     known.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\n")
     unknown.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\n")
@@ -218,7 +183,7 @@ def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(model_
     assert not (tmp_path / "none").exists()
 
 
-def test_set_gives_options_of_the_method(model_folders, sentences, words, tmp_path):
+def test_set_gives_options_of_the_method(invoke, model_folders, sentences, words, tmp_path):
     common = ("debias", model_folders["masked"], "--method", "cda", "--max-steps", 1, "--batch-size", 4)
     common += ("--text", sentences, "--words", words, "--benchmarks", "")
     options = ("--set", f"text={sentences}", "--set", "sides=one", "--set", "names=true")
@@ -238,7 +203,7 @@ def test_set_gives_options_of_the_method(model_folders, sentences, words, tmp_pa
         assert not (tmp_path / "wrong").exists()
 
 
-def test_terms_added_to_a_method(model_folders, sentences, words, tmp_path):
+def test_terms_added_to_a_method(invoke, model_folders, sentences, words, tmp_path):
     common = ("debias", model_folders["causal"], "--method", "cda", "--set", f"text={sentences}", "--max-steps", 1)
     common += ("--batch-size", 4, "--text", sentences, "--words", words, "--benchmarks", "", "--cc-set")
     done = invoke(*common, f"text={sentences}", "--cc", 0.5, "--out", tmp_path / "run", "--json")
@@ -251,14 +216,14 @@ def test_terms_added_to_a_method(model_folders, sentences, words, tmp_path):
     for arguments, said in (
         ((f"text={sentences}",), "--cc-set without --cc: give the weight of the terms too, such as --cc 1"),
         (("pair=3", "--cc", 1), "counterfactual-collapse has no option 'pair'"),
-        (("pairs=3", "--cc", -1), "--cc -1.0: give a number of 0 or more"),
+        (("pairs=3", "--cc", -1), "--cc -1: give a number of 0 or more"),
     ):
         done = invoke(*common, *arguments, "--out", tmp_path / "wrong")
         assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
         assert not (tmp_path / "wrong").exists()
 
 
-def test_a_projection_is_a_method_that_trains_nothing(model_folders, sentences, words, tmp_path):
+def test_a_projection_is_a_method_that_trains_nothing(invoke, model_folders, sentences, words, tmp_path):
     from equiframe.models import load
 
     out = tmp_path / "run"
@@ -281,7 +246,7 @@ def test_a_projection_is_a_method_that_trains_nothing(model_folders, sentences, 
     assert not (tmp_path / "wrong").exists()
 
 
-def test_a_limit_scores_items_spread_over_the_data(model_folders, tmp_path):
+def test_a_limit_scores_items_spread_over_the_data(invoke, model_folders, tmp_path):
     columns = "sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators"
     rows = [f",{i},she is a nurse {w},he is a nurse {w},stereo,gender,x,x,x"[1:] for i, w in enumerate("abcdefgh")]
     (tmp_path / "crows_pairs_anonymized.csv").write_text("\n".join([f",{columns}", *rows]) + "\n")
@@ -294,7 +259,7 @@ def test_a_limit_scores_items_spread_over_the_data(model_folders, tmp_path):
     assert (done.exit_code, "--limit 0: give a whole number above 0" in done.output) == (2, True)
 
 
-def test_heads_are_fine_tuned_as_said(model_folders, tmp_path):
+def test_heads_are_fine_tuned_as_said(invoke, model_folders, tmp_path):
     lines = "".join(f"gj04\t{i % 2}\t\tshe is a nurse {word}\n" for i, word in enumerate("abcdefgh"))
     (tmp_path / "glue" / "CoLA").mkdir(parents=True)
     for split in ("train", "dev"):

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 import equiframe
+from equiframe.config import DebiasConfig, FineTuning, UNC3Options
 from equiframe.data import stream
-from equiframe.runs.debias import UNC3Options
-from equiframe.runs.run import RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.runs.run import run
 
 HERE = Path(__file__).parent
 PAIRS = (("she", "he"), ("woman", "man"), ("mother", "father"), ("sister", "brother"), ("girl", "boy"), ("her", "his"))
@@ -79,9 +78,10 @@ def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list
 if __name__ == "__main__":
     plt.rcParams.update({"svg.hashsalt": "equiframe", "font.size": 10})
     with tempfile.TemporaryDirectory() as scratch:
-        config = RunConfig(
-            verb="debias",
-            model="builtin:mini-mlm",
+        config = DebiasConfig(
+            "builtin:mini-mlm",
+            audit=None,
+            benchmarks=(),
             method="bec",
             unc3=UNC3Options(weight=100.0),
             fine_tuning=FineTuning(max_steps=120, learning_rate=1e-4, seed=42),

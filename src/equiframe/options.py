@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,7 +33,12 @@ def validated(kind: type[Options], values: Mapping[str, Any], *, of: str) -> Opt
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join([of, *map(str, first["loc"])])
+        if isinstance(raised := first.get("ctx", {}).get("error"), InputError):
+            raise raised from None
+        *inside, last = [of, *map(str, first["loc"])]
+        if first["type"] == "unexpected_keyword_argument":
+            raise InputError(f"{'.'.join(inside)} has no option {last!r}") from None
+        where = ".".join([*inside, last])
         raise InputError(f"{where}: {first['msg']}, found {first['input']!r}") from None
 
 
@@ -43,47 +48,50 @@ LARGEST = 3.4028234663852886e38
 """The largest number of single precision, in which models compute."""
 
 
-def check_range(
-    name: str,
-    value: Any,
-    *,
-    whole: bool = False,
-    zero: bool = True,
-    most: float = LARGEST,
-    otherwise: str = "",
-) -> None:
+def check_range(name: str, value: Any, **limits: Any) -> None:
     """Refuse a number that an option cannot have; None stands for one that was not given.
 
     Args:
         name: of the option, for the message.
         value: what was given.
-        whole: whether it has to be an integer.
-        zero: whether it may be 0; it is never below.
-        most: what it may not be above.
-        otherwise: what may be given in its place, for the message.
+        limits: see :func:`out_of_range`.
 
     Raises:
         InputError: no number, not finite, out of range, or not whole.
     """
-    if value is None:
-        return
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= most or (value == 0 and not zero):
-        kind = "a whole number" if whole else "a number"
-        low = "of 0 or more" if zero else "above 0"
-        bounded = most < LARGEST or (is_number and value > most)
-        high = f", at most {most if isinstance(most, int) else format(most, 'g')}" if bounded else ""
-        raise InputError(f"{name} {value}: give {kind} {low}{high}{otherwise}")
+    if value is not None and (problem := out_of_range(value, **limits)):
+        raise InputError(f"{name} {value}: {problem}")
 
 
-def check_choices(options: Any) -> None:
-    """Refuse a value of a dataclass that is none of those its ``Literal`` type names.
+def out_of_range(
+    value: Any,
+    *,
+    whole: bool = False,
+    zero: bool = True,
+    below: float | None = None,
+    most: float = LARGEST,
+    otherwise: str = "",
+) -> str | None:
+    """What to give instead of a number that does not fit; None of one that does.
 
-    Raises:
-        InputError: names the option, and what it may be.
+    Args:
+        value: what was given.
+        whole: whether it has to be an integer.
+        zero: whether it may be 0; it is never below.
+        below: what it has to be less than.
+        most: what it may not be above.
+        otherwise: what may be given in its place.
     """
-    for name, kind in get_type_hints(type(options)).items():
-        check_choice(f"--{name.replace('_', '-')}", getattr(options, name), kind)
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    fits = is_number and 0 <= value <= most and (value != 0 or zero) and (below is None or value < below)
+    if fits:
+        return None
+    kind = "a whole number" if whole else "a number"
+    low = "of 0 or more" if zero else "above 0"
+    bounded = most < LARGEST or (is_number and value > most)
+    high = f", at most {most if isinstance(most, int) else format(most, 'g')}" if bounded else ""
+    high += "" if below is None else f" and below {below:g}"
+    return f"give {kind} {low}{high}{otherwise}"
 
 
 def check_choice(name: str, value: Any, kind: Any) -> None:
@@ -108,7 +116,12 @@ def check_several(name: str, values: Any) -> None:
         InputError: says to put it in a list.
     """
     if isinstance(values, str):
-        raise InputError(f"{name}: expected several strings, found one, {values!r:.60}: put it in a list")
+        raise one_string(name, values)
+
+
+def one_string(name: str, value: str) -> InputError:
+    """The error of one string where several are expected."""
+    return InputError(f"{name}: expected several strings, found one, {value!r:.60}: put it in a list")
 
 
 def first_line(error: Exception) -> str:

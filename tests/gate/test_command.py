@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.gate import Policy, example_policy, judge, output
 from equiframe.models import load
 from equiframe.runs.record import RunRecord
@@ -26,12 +24,6 @@ ROOT = Path(__file__).parents[2]
 PAIRS = "pairs:mine.csv"
 LIMITS = {"passed": 35, "failed": 10, "not judged": 26}
 CODES = {"passed": 0, "failed": 1, "not judged": 3}
-
-
-def invoke(*arguments):
-    done = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ LOSS = rule(0.1, "lm_loss", "overall.loss", "no_worse_by")
 
 
 @pytest.mark.parametrize("outcome", CODES)
-def test_the_exit_code_says_what_came_out(run, write_policy, outcome):
+def test_the_exit_code_says_what_came_out(invoke, run, write_policy, outcome):
     file = write_policy(rule(LIMITS[outcome]))
     done = invoke("gate", run, "--policy", file)
     assert done.exit_code == CODES[outcome]
@@ -74,7 +66,7 @@ def test_the_exit_code_says_what_came_out(run, write_policy, outcome):
     assert (found["rulings"][0]["items_needed"] is not None) == (outcome == "not judged")
 
 
-def test_chance_is_told(run, write_policy):
+def test_chance_is_told(invoke, run, write_policy):
     done = invoke("gate", run, "--policy", write_policy(*[rule(limit) for limit in (20, 21, 22, 23)]))
     assert "4 rules on 95 % intervals" in done.output
     assert "at most 18.5 % if the rules are independent and 20.0 % if they are not" in done.output
@@ -82,7 +74,7 @@ def test_chance_is_told(run, write_policy):
     assert "it passes or fails wrongly with a probability of at most 5.0 %." in done.output
 
 
-def test_reports_hold_every_ruling(run, write_policy, tmp_path):
+def test_reports_hold_every_ruling(invoke, run, write_policy, tmp_path):
     file = write_policy(*map(rule, LIMITS.values()), required=[PAIRS, "lm_loss"])
     junit, markdown = tmp_path / "gate.xml", tmp_path / "gate.md"
     markdown.write_text("what was there before")
@@ -130,7 +122,7 @@ def test_names_cannot_break_the_reports(make_run, preferring):
         ({"--markdown": "no/such/folder.md"}, "no/such/folder.md: cannot be written"),
     ],
 )
-def test_wrong_use_is_told_from_a_failed_gate(run, write_policy, change, said):
+def test_wrong_use_is_told_from_a_failed_gate(invoke, run, write_policy, change, said):
     given = {"run": run, "policy": write_policy(rule(20)), **change}
     arguments = [given.pop("run")] if given["run"] else []
     options = {"--policy": given.get("policy"), **{key: value for key, value in given.items() if key[0] == "-"}}
@@ -139,7 +131,7 @@ def test_wrong_use_is_told_from_a_failed_gate(run, write_policy, change, said):
     assert said in done.output
 
 
-def test_the_example_is_printed():
+def test_the_example_is_printed(invoke):
     done = invoke("gate", "--example")
     assert (done.exit_code, done.output) == (0, example_policy())
 
@@ -184,7 +176,7 @@ def test_the_workflow_of_the_manual_passes_the_built_in_model_against_itself(wor
     assert RunRecord.read(workflow / "runs" / "after").metrics.benchmarks[1].estimates["overall.loss"].count == 60
 
 
-def test_a_damaged_model_fails(workflow, pairs, write_policy, tmp_path):
+def test_a_damaged_model_fails(invoke, workflow, pairs, write_policy, tmp_path):
     loaded = load("builtin:mini-mlm", device="cpu")
     torch.manual_seed(0)
     with torch.no_grad():
@@ -199,7 +191,7 @@ def test_a_damaged_model_fails(workflow, pairs, write_policy, tmp_path):
     assert "the whole interval lies outside the limit" in done.output
 
 
-def test_too_few_items_of_the_built_in_model_cannot_be_judged(workflow, pairs, write_policy):
+def test_too_few_items_of_the_built_in_model_cannot_be_judged(invoke, workflow, pairs, write_policy):
     policy = write_policy(LOSS, rule(45, f"pairs:{pairs}"))
     done = invoke("gate", workflow / "runs/after", "--against", workflow / "runs/before", "--policy", policy)
     assert done.exit_code == 3, done.output

@@ -18,6 +18,7 @@ from equiframe.methods.method import load_method
 from equiframe.models import load
 from equiframe.runs.debias import UNC3Options, debias
 from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import complete_checkpoint
 from equiframe.words import WordSet
 
@@ -409,7 +410,7 @@ def trainer_of(lm, file, folder):
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
-        args=arguments.training_arguments(folder, ASE.settings, torch.device("cpu")),
+        args=training_arguments(arguments, folder, ASE.settings, torch.device("cpu")),
         train_dataset=rows,
         data_collator=ASE().collator(lm),
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import BertForPreTraining
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.errors import InputError
 from equiframe.models import load, save
 from equiframe.models.next_sentence import TENSORS
@@ -96,14 +94,12 @@ def test_it_reads_the_states_of_a_projected_model(with_head):
 
 
 @pytest.mark.parametrize("lora", [0, 2])
-def test_debiasing_leaves_the_head_alone(with_head, folder, text, tmp_path, lora):
+def test_debiasing_leaves_the_head_alone(invoke, with_head, folder, text, tmp_path, lora):
     sentences = tmp_path / "text.txt"
     sentences.write_text("\n".join(text * 4))
     common = ("debias", str(folder), "--method", "cda", "--set", f"text={sentences}", "--text", str(sentences))
     size = ("--max-steps", "2", "--batch-size", "4", "--learning-rate", "0.01", "--precision", "fp32")
-    done = CliRunner().invoke(
-        cli.app, [*common, *size, "--lora", str(lora), "--benchmarks", "", "--out", str(tmp_path / "run")]
-    )
+    done = invoke(*common, *size, "--lora", str(lora), "--benchmarks", "", "--out", str(tmp_path / "run"))
     assert done.exit_code == 0, (done.output, done.exception)
     after = load(str(tmp_path / "run" / "model"), device="cpu")
     assert after.fingerprint() != with_head.fingerprint()

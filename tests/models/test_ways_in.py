@@ -24,12 +24,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning
 from equiframe.errors import InputError, ModelError
 from equiframe.models import collect, load, save
 from equiframe.models.projected import project
 from equiframe.models.sources import Source, find_source, usable_device
-from equiframe.runs.audit import AuditOptions, audit
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.audit import audit_model
+from equiframe.runs.run import run
 from equiframe.scoring.engine import answer
 
 SENTENCES = ("she is a nurse and he is a doctor", "the woman met the man")
@@ -157,7 +158,7 @@ def test_a_model_is_checked_against_float32(llama, tmp_path):
 
     def checked(out, **options):
         options = {"device": "cpu", "dtype": "bfloat16", "check_float32": True, **options}
-        return run(RunConfig(verb="evaluate", model=str(llama), benchmarks=(f"pairs:{pairs}",), **options), out)
+        return run(EvaluateConfig(str(llama), benchmarks=(f"pairs:{pairs}",), **options), out)
 
     record = checked(tmp_path / "half")
     (result,) = record.metrics.benchmarks
@@ -172,10 +173,9 @@ def test_a_model_is_checked_against_float32(llama, tmp_path):
 def test_a_check_that_does_not_fit_is_left_out_with_a_word(llama, tmp_path, monkeypatch):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\n")
-    monkeypatch.setattr("equiframe.runs.run.get_max_memory", lambda: {"cpu": 1000})
-    config = RunConfig(
-        verb="evaluate",
-        model=str(llama),
+    monkeypatch.setattr("equiframe.runs.answerers.get_max_memory", lambda: {"cpu": 1000})
+    config = EvaluateConfig(
+        str(llama),
         benchmarks=(f"pairs:{pairs}",),
         device="cpu",
         dtype="bfloat16",
@@ -188,7 +188,9 @@ def test_an_audit_in_half_precision_is_nearly_that_in_float32(llama, tmp_path, t
     (tmp_path / "text.txt").write_text("\n".join(text * 4))
     (tmp_path / "words.txt").write_text("she\nhe\nher\nhis\n")
     options = AuditOptions(text=str(tmp_path / "text.txt"), words=str(tmp_path / "words.txt"), min_count=2)
-    full, half = (audit(load(llama, device="cpu", dtype=t), options).results[0].values for t in ("auto", "bfloat16"))
+    full, half = (
+        audit_model(load(llama, device="cpu", dtype=t), options).results[0].values for t in ("auto", "bfloat16")
+    )
     assert full["nc3_self_duality"] != half["nc3_self_duality"]
     for key in ("nc3_self_duality", "unc3", "nc4_agreement"):
         assert half[key] == pytest.approx(full[key], abs=0.05)
@@ -221,8 +223,8 @@ def test_a_model_off_loaded_to_disk_is_the_same_model(on_disk, text, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(text * 4))
     (tmp_path / "words.txt").write_text("she\nhe\nher\nhis\n")
     options = AuditOptions(text=str(tmp_path / "text.txt"), words=str(tmp_path / "words.txt"), min_count=2)
-    expected = audit(whole, options).results[0].values
-    assert audit(spread[1], options).results[0].values == pytest.approx(expected, abs=1e-5)
+    expected = audit_model(whole, options).results[0].values
+    assert audit_model(spread[1], options).results[0].values == pytest.approx(expected, abs=1e-5)
 
 
 def test_auto_leaves_on_disk_what_memory_does_not_hold(llama, tmp_path):
@@ -274,10 +276,10 @@ def test_a_quantised_model_is_read_and_its_weights_are_left_alone(method, llama,
     torch.testing.assert_close(*means, atol=0.1, rtol=0.1)
     options = {"model": str(llama), "device": "cpu", "model_args": arguments}
     with pytest.raises(InputError, match="is quantised, and bec changes weights"):
-        run(RunConfig(verb="debias", method="bec", **options), tmp_path / "debiased")
+        run(DebiasConfig(audit=None, method="bec", **options), tmp_path / "debiased")
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nshe is a cook,he is a cook\n")
-    config = RunConfig(verb="evaluate", benchmarks=(f"pairs:{pairs}",), check_float32=True, **options)
+    config = EvaluateConfig(benchmarks=(f"pairs:{pairs}",), check_float32=True, **options)
     said = str(run(config, tmp_path / "out").metrics.benchmarks[0].half_precision)
     assert said.startswith(f"in float32, quantised by {method} ")
 
@@ -628,7 +630,7 @@ def test_a_wrong_way_to_load_is_one_line(options, said, llama):
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"device_map": {"": "disk"}}])
 def test_fine_tuning_needs_whole_and_precise_weights(options, llama, tmp_path, gap_folder):
     arguments = {"offload_folder": str(tmp_path / "disk")} if "device_map" in options else {}
-    config = RunConfig(verb="debias", model=str(llama), method="bec", data=gap_folder, model_args=arguments, **options)
+    config = DebiasConfig(str(llama), audit=None, benchmarks=(), data=gap_folder, model_args=arguments, **options)
     with pytest.raises(InputError, match=r"--dtype float16 is too coarse|--device-map spreads the weights"):
         run(config, tmp_path / "out")
 
@@ -637,12 +639,10 @@ def test_a_checkpoint_of_half_precision_is_trained_in_float32(llama, tmp_path, g
     save(load(llama, device="cpu", dtype="bfloat16"), tmp_path / "half")
     stored = load_file(tmp_path / "half" / "model.safetensors")
     save_file({key: value.bfloat16() for key, value in stored.items()}, tmp_path / "half" / "model.safetensors")
-    from equiframe.training import FineTuning
-
-    config = RunConfig(
-        verb="debias",
-        model=str(tmp_path / "half"),
-        method="bec",
+    config = DebiasConfig(
+        str(tmp_path / "half"),
+        audit=None,
+        benchmarks=(),
         data=gap_folder,
         fine_tuning=FineTuning(max_steps=1, batch_size=2, precision="fp32"),
         device="cpu",

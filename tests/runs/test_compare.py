@@ -12,9 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.errors import InputError
 from equiframe.models import load
 from equiframe.runs.compare import compare, compare_folders
@@ -22,12 +20,6 @@ from equiframe.runs.record import RunRecord
 
 PEOPLE = ["nurse", "doctor", "teacher", "engineer", "cook", "king", "queen", "boy", "girl", "mother"]
 PLACES = ["street", "job", "ball", "man"]
-
-
-def invoke(*arguments):
-    done = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scored(pairs, model_folders, tmp_path_factory):
+def scored(invoke, pairs, model_folders, tmp_path_factory):
     """Runs of 10, 14 and all 40 pairs."""
     root = tmp_path_factory.mktemp("runs")
     for name, limit in (("ten", ["--limit", 10]), ("fourteen", ["--limit", 14]), ("all", [])):
@@ -63,7 +55,7 @@ def by_hand(table, items):
     return sum(points) / len(points)
 
 
-def test_a_part_is_compared_over_what_both_scored_and_says_so(scored, tmp_path):
+def test_a_part_is_compared_over_what_both_scored_and_says_so(invoke, scored, tmp_path):
     done = invoke("compare", scored / "all", scored / "ten", "--out", tmp_path / "c")
     assert done.exit_code == 0, done.output
     comparison = json.loads((tmp_path / "c" / "metrics.json").read_text())
@@ -84,7 +76,7 @@ def test_a_part_is_compared_over_what_both_scored_and_says_so(scored, tmp_path):
     assert "30 of 40 items left out: not scored in every run." in page
 
 
-def test_what_hardly_overlaps_is_refused_with_the_numbers(scored):
+def test_what_hardly_overlaps_is_refused_with_the_numbers(invoke, scored):
     done = invoke("compare", scored / "ten", scored / "fourteen")
     assert done.exit_code == 2
     assert "the runs share 4 items (ten 10, fourteen 14), too few to compare" in done.output
@@ -113,7 +105,7 @@ def test_runs_of_the_same_items_keep_their_own_numbers(scored):
     assert not any(shared.is_part for shared in comparison.shared.values())
 
 
-def test_pairs_are_the_same_wherever_their_file_lies(scored, pairs, model_folders, tmp_path):
+def test_pairs_are_the_same_wherever_their_file_lies(invoke, scored, pairs, model_folders, tmp_path):
     copy = tmp_path / "copy.csv"
     shutil.copy(pairs, copy)
     done = invoke("evaluate", model_folders["masked"], "--benchmarks", f"pairs:{copy}", "--out", tmp_path / "copy")
@@ -168,13 +160,19 @@ def reordered(folder, target, *, seed=None):
     return target
 
 
-def audited(model, text, words, out):
-    done = invoke("audit", model, "--text", text, "--words", words, "--min-count", 1, "--out", out)
-    assert done.exit_code == 0, done.output
-    return RunRecord.read(out)
+@pytest.fixture
+def audited(invoke):
+    """Audits a model: ``audited(model, text, words, out)``."""
+
+    def audited(model, text, words, out):
+        done = invoke("audit", model, "--text", text, "--words", words, "--min-count", 1, "--out", out)
+        assert done.exit_code == 0, done.output
+        return RunRecord.read(out)
+
+    return audited
 
 
-def test_a_vocabulary_in_another_order_changes_nothing(model_folders, long_text, word_list, tmp_path):
+def test_a_vocabulary_in_another_order_changes_nothing(audited, model_folders, long_text, word_list, tmp_path):
     audited(model_folders["masked"], long_text, word_list, tmp_path / "one")
     audited(reordered(model_folders["masked"], tmp_path / "model"), long_text, word_list, tmp_path / "two")
     comparison = compare_folders([tmp_path / "one", tmp_path / "two"])
@@ -186,7 +184,7 @@ def test_a_vocabulary_in_another_order_changes_nothing(model_folders, long_text,
         assert (measure.difference.low, measure.difference.high) == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_words_are_compared_and_not_ids(model_folders, long_text, word_list, tmp_path):
+def test_words_are_compared_and_not_ids(audited, model_folders, long_text, word_list, tmp_path):
     first = audited(model_folders["masked"], long_text, word_list, tmp_path / "one")
     second = audited(
         reordered(model_folders["masked"], tmp_path / "model", seed=3), long_text, word_list, tmp_path / "two"
@@ -208,7 +206,7 @@ def test_words_are_compared_and_not_ids(model_folders, long_text, word_list, tmp
     assert comparison.shared[found["unc3"].benchmark].measured == {"one": len(words) + 2, "two": len(words)}
 
 
-def test_models_of_two_kinds_of_vocabulary_share_their_words(model_folders, long_text, word_list, tmp_path):
+def test_models_of_two_kinds_of_vocabulary_share_their_words(audited, model_folders, long_text, word_list, tmp_path):
     """A word piece "she" and a byte-level piece with a space before it are the same word."""
     masked = audited(model_folders["masked"], long_text, word_list, tmp_path / "masked")
     causal = audited(model_folders["causal"], long_text, word_list, tmp_path / "causal")
@@ -220,7 +218,9 @@ def test_models_of_two_kinds_of_vocabulary_share_their_words(model_folders, long
     assert set(causal.classes["token"]).isdisjoint(masked.classes["token"])
 
 
-def test_different_texts_or_settings_of_an_audit_are_not_compared(model_folders, long_text, word_list, tmp_path):
+def test_different_texts_or_settings_of_an_audit_are_not_compared(
+    audited, model_folders, long_text, word_list, tmp_path
+):
     first = audited(model_folders["masked"], long_text, word_list, tmp_path / "one")
     other = tmp_path / "other.txt"
     other.write_text(long_text.read_text() + "\nshe is not here today")
@@ -232,7 +232,7 @@ def test_different_texts_or_settings_of_an_audit_are_not_compared(model_folders,
         compare({"one": first, "two": dataclasses.replace(first, config=config)})
 
 
-def test_records_from_before_forms_are_compared_by_token(model_folders, long_text, word_list, tmp_path):
+def test_records_from_before_forms_are_compared_by_token(audited, model_folders, long_text, word_list, tmp_path):
     audited(model_folders["masked"], long_text, word_list, tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "old")
     table = pd.read_parquet(tmp_path / "old" / "classes.parquet").drop(columns="form")
@@ -241,14 +241,14 @@ def test_records_from_before_forms_are_compared_by_token(model_folders, long_tex
     assert {m.difference.value for m in comparison.measures["old"]} == {0.0}
 
 
-def test_a_word_list_is_the_same_by_another_path(model_folders, long_text, word_list, tmp_path, monkeypatch):
+def test_a_word_list_is_the_same_by_another_path(audited, model_folders, long_text, word_list, tmp_path, monkeypatch):
     first = audited(model_folders["masked"], long_text, word_list, tmp_path / "one")
     monkeypatch.chdir(word_list.parent)
     second = audited(model_folders["masked"], long_text, "words.txt", tmp_path / "two")
     assert {m.difference.value for m in compare({"one": first, "two": second}).measures["two"]} == {0.0}
 
 
-def test_cut_texts_are_counted_where_a_reader_looks(model_folders, text, word_list, tmp_path):
+def test_cut_texts_are_counted_where_a_reader_looks(invoke, model_folders, text, word_list, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text(
         "\n".join(text * 4 + [" ".join(text * 2)] * 3 + ["", "she is", "he"])
@@ -276,7 +276,7 @@ def test_cut_texts_are_counted_where_a_reader_looks(model_folders, text, word_li
     assert said in (tmp_path / "card.md").read_text()
 
 
-def test_a_card_says_over_what_changes_are(scored, tmp_path):
+def test_a_card_says_over_what_changes_are(invoke, scored, tmp_path):
     done = invoke("card", scored / "ten", "--before", scored / "all", "--out", tmp_path / "card.md")
     assert done.exit_code == 0, done.output
     assert (

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from equiframe.config import AuditOptions
 from equiframe.data import CounterfactualSwapper
 from equiframe.errors import InputError
 from equiframe.models.pairs import Role, group_ids, read_pair
 from equiframe.report import run_page
-from equiframe.runs.audit import AuditOptions, audit
+from equiframe.runs.audit import audit_model
 from equiframe.runs.compare import compare
 from equiframe.runs.contexts import context_measures, read_contexts
 from equiframe.runs.record import ContextsResult, Metrics, ModelDescription, RunRecord
@@ -137,19 +138,19 @@ def options(tmp_path, **more):
 
 
 def test_an_audit_holds_them(language_model, tmp_path):
-    found = audit(language_model, options(tmp_path, pairs=8))
+    found = audit_model(language_model, options(tmp_path, pairs=8))
     assert [(result.bias, result.pairs) for result in found.contexts] == [("gender", 8), ("religion", 8)]
     assert len(found.pairs) == 16
     for result in found.contexts:
         assert {"cc1_states", "cc1_js"} <= set(result.estimates)
     assert 0 < found.contexts[0].estimates["cc1_states"].value < 1
-    none = audit(language_model, options(tmp_path, pairs=0))
+    none = audit_model(language_model, options(tmp_path, pairs=0))
     assert none.contexts == []
     assert none.results == found.results
 
 
 def record(lm, tmp_path, **more):
-    found = audit(lm, options(tmp_path, **more))
+    found = audit_model(lm, options(tmp_path, **more))
     model = ModelDescription(
         name="tiny", kind=lm.kind, architecture="x", parameters=1, vocabulary=1, fingerprint=lm.fingerprint()
     )

@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from equiframe.config import AuditConfig, AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, UNC3Options
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.methods import load_method
 from equiframe.models import load, save
-from equiframe.runs.audit import AuditOptions
-from equiframe.runs.debias import UNC3Options, debias
-from equiframe.runs.run import RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.runs.debias import debias
+from equiframe.runs.run import run
 from equiframe.words import WordSet
 
 
@@ -48,8 +47,8 @@ def test_a_model_trained_in_bf16_is_scored_as_the_one_that_is_saved(
     kind, lora, model_folders, sentences, pairs, tmp_path
 ):
     tuning = FineTuning(max_steps=2, batch_size=4, precision="bf16", learning_rate=0.01, lora_rank=lora)
-    config = RunConfig(
-        verb="debias",
+    config = DebiasConfig(
+        audit=None,
         model=str(model_folders[kind]),
         device="cpu",
         benchmarks=(pairs,),
@@ -58,7 +57,7 @@ def test_a_model_trained_in_bf16_is_scored_as_the_one_that_is_saved(
         fine_tuning=tuning,
     )
     record = run(config, tmp_path / "run")
-    saved = RunConfig(verb="evaluate", model=str(tmp_path / "run" / "model"), device="cpu", benchmarks=(pairs,))
+    saved = EvaluateConfig(str(tmp_path / "run" / "model"), device="cpu", benchmarks=(pairs,))
     fresh = run(saved, tmp_path / "saved")
     pd.testing.assert_frame_equal(record.items[pairs], fresh.items[pairs], check_exact=True)
     before = run(dataclasses.replace(saved, model=config.model), tmp_path / "before")
@@ -106,8 +105,9 @@ def stop(stage, done, total):
 
 def config_of(model, sentences, **options):
     given = {"max_steps": 6, "batch_size": 4, "save_steps": 3, "precision": "fp32", **options}
-    return RunConfig(
-        verb="debias",
+    return DebiasConfig(
+        audit=None,
+        benchmarks=(),
         model=str(model),
         device="cpu",
         method="cda",
@@ -163,7 +163,7 @@ def other_option(config, model, sentences):
 
 
 def no_training(config, model, sentences):
-    return RunConfig(verb="audit", model=str(model), device="cpu", audit=AuditOptions(str(sentences))), "method None"
+    return AuditConfig(str(model), device="cpu", audit=AuditOptions(str(sentences))), "method None"
 
 
 @pytest.mark.parametrize("change", [other_text, other_configuration, other_weights, other_option, no_training])
@@ -231,10 +231,11 @@ def test_without_a_whole_checkpoint_another_run_begins_anew(model, sentences, tm
 @pytest.mark.parametrize(("kind", "length", "least"), [("masked", 2, 3), ("masked", 1, 3), ("causal", 1, 2)])
 @pytest.mark.parametrize("method", ["bec", "mabel", "ase", "adept", "dropout"])
 def test_no_room_for_a_token_is_refused(method, kind, length, least, model_folders, tmp_path):
-    config = RunConfig(
-        verb="debias",
+    config = DebiasConfig(
+        audit=None,
         model=str(model_folders[kind]),
         device="cpu",
+        benchmarks=(),
         method=method,
         fine_tuning=FineTuning(max_steps=1, max_length=length),
     )
@@ -258,11 +259,11 @@ def test_texts_of_unknown_words_are_refused(model, tmp_path):
         ({"weight": float("inf")}, "--unc3 inf"),
         ({"weight": -1.0}, "--unc3 -1.0"),
         ({"warmup_steps": -1}, "--unc3-warmup -1: give a whole number"),
-        ({"decay": 1.0}, "--unc3-decay 1.0: give a number below 1"),
+        ({"decay": 1.0}, "--unc3-decay 1.0: give a number of 0 or more and below 1"),
         ({"decay": float("nan")}, "--unc3-decay nan"),
-        ({"memory": "all"}, "--unc3-memory all: choose run or ema"),
-        ({"pairing": "x"}, "--pairing x: choose aligned or paper"),
-        ({"feature": "x"}, "--feature x: choose decoder-input or last-layer"),
+        ({"memory": "all"}, "--unc3-memory all: choose run, ema"),
+        ({"pairing": "x"}, "--pairing x: choose aligned, paper"),
+        ({"feature": "x"}, "--feature x: choose decoder-input, last-layer"),
     ],
 )
 def test_options_of_the_term_are_checked(wrong, said):

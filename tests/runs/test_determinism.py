@@ -6,10 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equiframe.runs.audit import AuditOptions
-from equiframe.runs.debias import UNC3Options
-from equiframe.runs.run import RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
+from equiframe.runs.run import run
 
 TOLERANCE = 1e-4
 """Of weights after a few steps, of metrics, and of scores in nats (docs/reliability.md)."""
@@ -34,8 +32,8 @@ def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_fol
     sentences, words = files
     records = []
     for steps in (0, 2):
-        config = RunConfig(
-            verb="debias",
+        config = DebiasConfig(
+            benchmarks=(),
             model=str(model_folders["masked"]),
             method="dropout",
             method_options={"text": str(sentences)},
@@ -55,8 +53,8 @@ def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_fol
 
 def test_bits_of_a_seed_and_numbers_of_threads(model_folders, files, tmp_path, monkeypatch, threads):
     sentences, words = files
-    config = RunConfig(
-        verb="debias",
+    config = DebiasConfig(
+        benchmarks=(),
         model=str(model_folders["masked"]),
         method="cda",
         method_options={"text": str(sentences)},

@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
 from equiframe.errors import InputError
 from equiframe.models.projected import project
@@ -191,18 +189,18 @@ def test_the_store_does_not_mix_types(near_tie, tmp_path):
     assert not alone[0].equals(alone[1])
 
 
-def test_the_command_says_what_flipped(model_folders, tmp_path):
+def test_the_command_says_what_flipped(invoke, model_folders, tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nshe is a cook,he is a cook\n")
     common = ("evaluate", str(model_folders["masked"]), "--benchmarks", f"pairs:{file}")
     out = tmp_path / "run"
-    done = CliRunner().invoke(cli.app, [*common, "--dtype", "bfloat16", "--check-float32", "--out", str(out)])
+    done = invoke(*common, "--dtype", "bfloat16", "--check-float32", "--out", str(out))
     assert done.exit_code == 0, done.output
     half = RunRecord.read(out).metrics.benchmarks[0].half_precision
     assert (half.precision, half.items) == ("bfloat16", 2)
     assert f"{half.flips} of 2 decisions flip" in done.output
     assert f"In bfloat16 {half.flips} of 2 decisions flip." in (out / "report.html").read_text()
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    done = CliRunner().invoke(cli.app, [*common, "--out", str(tmp_path / "full")])
+    done = invoke(*common, "--out", str(tmp_path / "full"))
     assert "flip" not in done.output
     assert RunRecord.read(tmp_path / "full").metrics.benchmarks[0].half_precision is None

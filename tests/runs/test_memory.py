@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from equiframe.config import DebiasConfig, FineTuning
 from equiframe.errors import ModelError
 from equiframe.finetuned import FineTuneSettings
 from equiframe.finetuned.benchmark import TextExample
 from equiframe.finetuned.classifier import fine_tuned_outputs
 from equiframe.models import collect
-from equiframe.runs.run import RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.runs.run import run
 
 
 @pytest.fixture
@@ -56,8 +56,9 @@ def test_collapse_is_that_of_the_whole_batch(language_model, text, small_memory)
 
 @pytest.mark.parametrize("call", [0, 7])  # at the first step, and at the third, after checkpoints
 def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder, tmp_path, small_memory):
-    config = RunConfig(
-        verb="debias",
+    config = DebiasConfig(
+        audit=None,
+        benchmarks=(),
         model=str(model_folders["masked"]),
         method="bec",
         data=gap_folder,
@@ -80,8 +81,9 @@ def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder
 def test_one_example_too_large_is_an_error(model_folders, gap_folder, tmp_path, small_memory):
     small_memory(0, training=True)
     settings = FineTuning(max_steps=1, batch_size=3, max_length=8)
-    config = RunConfig(
-        verb="debias",
+    config = DebiasConfig(
+        audit=None,
+        benchmarks=(),
         model=str(model_folders["masked"]),
         method="bec",
         data=gap_folder,

@@ -11,16 +11,15 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-from typer.testing import CliRunner
 
-from equiframe import cli
 from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.config import DebiasConfig
 from equiframe.errors import RunError
 from equiframe.methods import METHODS, Projection, load_method, what_it_does
 from equiframe.models import load
 from equiframe.runs import publish
 from equiframe.runs.record import CollapseResult, Metrics, ModelDescription, RunRecord, TrainingResult
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.run import run
 from equiframe.uncertainty import Estimate
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http://y) *z*"
@@ -131,9 +130,9 @@ def test_nothing_is_overwritten(runs):
     assert (after / "model" / "README.md").read_text() == "mine"
 
 
-def test_exported_for_the_harness(runs, tmp_path):
+def test_exported_for_the_harness(invoke, runs, tmp_path):
     out = tmp_path / "results.json"
-    done = CliRunner().invoke(cli.app, ["export", str(runs[1]), "--layout", "lm-eval", "--out", str(out)])
+    done = invoke("export", runs[1], "--layout", "lm-eval", "--out", out)
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     task = "equiframe_crows_pairs_changed"
@@ -228,9 +227,9 @@ def test_a_projected_run_is_published_as_what_was_measured(method, language_mode
     sentences.write_text("".join(f"{who} is {job}\n" for group in people for who in group for job in jobs))
     pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nhe is a doctor,she is a doctor\n")
     options = {"text": str(sentences), **({"classifiers": 1} if method == "inlp" else {})}
-    config = RunConfig(
-        verb="debias",
-        model=language_model.name,
+    config = DebiasConfig(
+        language_model.name,
+        audit=None,
         device="cpu",
         method=method,
         method_options=options,
@@ -276,10 +275,10 @@ class Hub:
         self.asked.append((sorted(path.name for path in folder_path.iterdir()), options["repo_id"]))
 
 
-def test_pushed_with_its_card_and_private(runs, monkeypatch):
+def test_pushed_with_its_card_and_private(invoke, runs, monkeypatch):
     monkeypatch.setattr(publish, "HfApi", Hub)
     monkeypatch.setattr(Hub, "asked", [])
-    done = CliRunner().invoke(cli.app, ["push", str(runs[1]), "me/model"])
+    done = invoke("push", runs[1], "me/model")
     assert done.exit_code == 0, done.output
     assert Hub.asked == [
         ("me/model", {"private": True, "exist_ok": True}),

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from equiframe.benchmarks import load_benchmark
+from equiframe.config import EvaluateConfig
 from equiframe.errors import InputError, RunError
 from equiframe.models import BUILTIN
 from equiframe.report import comparison_page
 from equiframe.runs.compare import compare
 from equiframe.runs.record import RunRecord
-from equiframe.runs.run import RunConfig, run
+from equiframe.runs.run import run
 from equiframe.runs.serve import application, finished_runs, models_of, page_of, score_pair
 from equiframe.scoring.engine import answer
 
@@ -34,7 +35,7 @@ def root(tmp_path_factory, model_folders):
         csv.writer(out).writerows([("stereotype", "anti_stereotype"), PAIR, ("she is", "he is")])
     runs = folder / "runs"
     for name, kind in (("first", "masked"), ("study/second", "masked")):
-        config = RunConfig(verb="evaluate", model=str(model_folders[kind]), benchmarks=(f"pairs:{file}",))
+        config = EvaluateConfig(str(model_folders[kind]), benchmarks=(f"pairs:{file}",))
         run(config, runs / name)
     (runs / HOSTILE / "model").mkdir(parents=True)
     (runs / HOSTILE / "report.html").write_text("<p>a report</p>")

@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock
-from typer.testing import CliRunner
 
-from equiframe import cli
+from equiframe.config import EvaluateConfig, StudyConfig, read_config
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
+from equiframe.options import validated
 from equiframe.report import study_tables
 from equiframe.runs import study as module
 from equiframe.runs.record import RunRecord, StudyResult
-from equiframe.runs.study import Study, study
+from equiframe.runs.study import cells, run_study
+from equiframe.runs.study_figures import CellKey
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,9 +49,13 @@ def content(model_folders, gap_folder, text, tmp_path):
     }
 
 
+def made(content):
+    return validated(StudyConfig, content, of="study")
+
+
 @pytest.fixture
 def spec(content):
-    return Study.model_validate(content)
+    return made(content)
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +68,11 @@ def by_key(result):
     return {(f.method, f.arm, f.kind, f.name): f for f in result.figures}
 
 
-def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
+def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     out = tmp_path / "out"
-    done = CliRunner().invoke(cli.app, ["study", str(file), "--out", str(out)])
+    done = invoke("study", str(file), "--out", str(out))
     assert done.exit_code == 0, done.output
     assert "With (U)NC3 minus without" in done.output
     cells = sorted(folder.name for folder in (out / "cells").iterdir())
@@ -83,14 +88,14 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
     # a cell lost is a cell run again, and the numbers are those of before
     shutil.rmtree(out / "cells" / cells[0])
     (out / "study.json").unlink()
-    result = study(spec, out)
+    result = run_study(spec, out)
     assert result is not None
     assert json.loads((out / "study.json").read_text()) == first
 
     # the figures, each from the records by hand
     figures = by_key(result)
     records = {
-        (arm, seed): RunRecord.read(out / "cells" / module._cell_name(spec.models[0], method, arm, seed))
+        (arm, seed): RunRecord.read(out / "cells" / module._cell_name(CellKey(spec.models[0], method, arm, seed)))
         for method, arm in (("", "before"), ("bec", "plain"), ("bec", "unc3"))
         for seed in (0, 1)
     }
@@ -134,22 +139,22 @@ def test_from_file_to_tables_and_on_after_a_stop(content, spec, tmp_path):
 
 
 def test_a_study_of_other_options_is_told_from_the_cells_in_the_folder(spec, content, tmp_path):
-    study(spec, tmp_path / "out")
+    run_study(spec, tmp_path / "out")
     changed = {**content["fine_tuning"], "learning_rate": 2e-3}
-    other = Study.model_validate({**content, "fine_tuning": changed})
+    other = made({**content, "fine_tuning": changed})
     with pytest.raises(InputError, match="was made with fine_tuning"):
-        study(other, tmp_path / "out")
+        run_study(other, tmp_path / "out")
 
 
 def test_cells_that_another_process_works_on_are_left_to_it(spec, tmp_path):
     out = tmp_path / "out"
     (out / "cells").mkdir(parents=True)
-    name = module._cell_name(spec.models[0], "bec", "plain", 0)
+    name = module._cell_name(CellKey(spec.models[0], "bec", "plain", 0))
     with FileLock(out / "cells" / f"{name}.lock"):
-        assert study(spec, out) is None
+        assert run_study(spec, out) is None
         assert not (out / "study.json").exists()
         assert len([p for p in (out / "cells").iterdir() if p.is_dir()]) == 5
-    assert study(spec, out) is not None
+    assert run_study(spec, out) is not None
 
 
 def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
@@ -157,24 +162,26 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         {"method": "bec", "label": "too fast", "fine_tuning": {"learning_rate": 1e38, "max_steps": 3}}
     )
     with pytest.raises(RunError, match=r"of 10 cells failed, the others are kept: .*too-fast"):
-        study(Study.model_validate(content), tmp_path / "out")
+        run_study(made(content), tmp_path / "out")
     assert len(list((tmp_path / "out" / "cells").glob("*seed?"))) >= 6
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seeds": []}, "seeds"),
-        ({"methods": []}, "methods"),
-        ({"sseds": [1]}, "sseds"),
-        ({"methods": [{"method": "bec", "weight": 3}]}, "methods.0.weight"),
+        ({"seeds": []}, "study.seeds: "),
+        ({"methods": []}, "study.methods: "),
+        ({"sseds": [1]}, "study has no option 'sseds': there are models, "),
+        ({"audit": {"sentence": 3}}, "study.audit has no option 'sentence'"),
+        ({"verb": "audit"}, "it names the verb 'audit': give verb: study"),
+        ({"methods": [{"method": "bec", "weight": 3}]}, "study.methods.0 has no option 'weight'"),
     ],
 )
 def test_a_file_that_does_not_fit_names_the_field(content, change, said, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**content, **change}))
     with pytest.raises(InputError, match=rf"study\.yaml: {said}"):
-        Study.read(file)
+        read_config(file, kind=StudyConfig)
 
 
 @pytest.mark.parametrize("text", ["models: [", "\x00", "- 1", ""])
@@ -182,9 +189,9 @@ def test_a_file_that_is_no_study(text, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=r"study\.yaml"):
-        Study.read(file)
+        read_config(file, kind=StudyConfig)
     with pytest.raises(DataError, match=r"nowhere\.yaml"):
-        Study.read(tmp_path / "nowhere.yaml")
+        read_config(tmp_path / "nowhere.yaml", kind=StudyConfig)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +200,14 @@ def test_a_file_that_is_no_study(text, tmp_path):
         ({"seeds": [1, 1]}, "names one twice"),
         ({"methods": [{"method": "bek"}]}, "did you mean 'bec'"),
         ({"methods": [{"method": "bec", "options": {"colour": 1}}]}, "bec has no option 'colour'"),
-        ({"audit": {"sentence": 3}}, "audit has no option 'sentence'"),
+        ({"methods": [{"method": "bec", "fine_tuning": {"steps": 3}}]}, "fine_tuning has no option 'steps'"),
         ({"fine_tuning": {"learning_rate": "fast"}}, "fine_tuning.learning_rate"),
         ({"benchmarks": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
     ],
 )
 def test_options_are_checked_before_any_work(content, change, said, tmp_path):
     with pytest.raises(InputError, match=said):
-        study(Study.model_validate({**content, **change}), tmp_path / "out")
+        run_study(made({**content, **change}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -211,8 +218,8 @@ def test_what_has_no_loss_has_no_arm_with_the_term(content):
         {"method": "bec", "unc3": "auto", "term": {"memory": "ema"}},
         {"method": "bec", "label": "no term", "unc3": 0},
     ]
-    cells = Study.model_validate(content).cells()
-    arms = [(method, arm) for _, method, arm, seed in cells if seed == 0]
+    configs = cells(made(content))
+    arms = [(key.method, key.arm) for key in configs if key.seed == 0]
     assert arms == [
         ("", "before"),
         ("sentence-debias", "plain"),
@@ -221,18 +228,18 @@ def test_what_has_no_loss_has_no_arm_with_the_term(content):
         ("bec", "unc3"),
         ("no term", "plain"),
     ]
-    of_seed = {(method, arm): config for (_, method, arm, seed), config in cells.items() if seed == 0}
+    of_seed = {(method, arm): config for (_, method, arm, seed), config in configs.items() if seed == 0}
     assert of_seed["self-debias", "plain"].self_debias == "gender"
-    assert of_seed["self-debias", "plain"].method is None
+    assert isinstance(of_seed["self-debias", "plain"], EvaluateConfig)
     assert (of_seed["bec", "unc3"].unc3.weight, of_seed["bec", "unc3"].unc3.memory) == ("auto", "ema")
     assert of_seed["bec", "plain"].unc3.weight == 0
 
 
 def test_terms_of_counterfactual_collapse_beside_a_method(content):
     content["methods"] = [{"method": "bec", "label": "with pairs", "unc3": 0, "cc": 0.5, "cc_options": {"pairs": 8}}]
-    cells = Study.model_validate(content).cells()
-    (config,) = [config for (_, method, _, seed), config in cells.items() if method == "with pairs" and seed == 0]
+    configs = cells(made(content))
+    (config,) = [config for key, config in configs.items() if key.method == "with pairs" and key.seed == 0]
     assert (config.method, config.cc, config.cc_options) == ("bec", 0.5, {"pairs": 8})
     content["methods"][0]["cc_options"] = {"pair": 8}
     with pytest.raises(InputError, match="counterfactual-collapse has no option 'pair'"):
-        Study.model_validate(content).cells()
+        cells(made(content))

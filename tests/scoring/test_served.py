@@ -14,13 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from equiframe import cli
+from equiframe.config import AuditConfig
 from equiframe.errors import InputError, ModelError
 from equiframe.models import load
 from equiframe.runs.record import RunRecord
-from equiframe.runs.run import RunConfig
 from equiframe.scoring import served
 from equiframe.scoring.engine import answer
 from equiframe.scoring.requests import Embedding, TokenLogProbs, TopTokens
@@ -321,13 +319,13 @@ PAIRS = "stereotype,anti_stereotype\n" + "".join(
 
 
 @pytest.fixture
-def evaluate(tmp_path):
+def evaluate(invoke, tmp_path):
     """The command on a small file of pairs."""
     (tmp_path / "pairs.csv").write_text(PAIRS)
 
     def run(model, out, *options):
         arguments = ("evaluate", model, "--benchmarks", f"pairs:{tmp_path / 'pairs.csv'}", "--out", str(tmp_path / out))
-        done = CliRunner().invoke(cli.app, [*arguments, *options])
+        done = invoke(*arguments, *options)
         return done, tmp_path / out
 
     return run
@@ -341,7 +339,7 @@ def metrics(folder):
     return found
 
 
-def test_the_command_finds_what_the_model_itself_says(url, server, evaluate, causal_model):
+def test_the_command_finds_what_the_model_itself_says(invoke, url, server, evaluate, causal_model):
     done, out = evaluate(f"server:{url}#tiny", "served")
     assert done.exit_code == 0, done.output
     done, local = evaluate(causal_model.name, "local")
@@ -362,7 +360,7 @@ def test_the_command_finds_what_the_model_itself_says(url, server, evaluate, cau
     assert "in the precision of its server" in one.metrics.benchmarks[0].scoring
     assert f"{causal_model.name}, behind a server, version 0.32.0" in (out / "report.html").read_text()
     for command in (["card", str(out)], ["export", str(out), "--out", str(out / "results.json")]):
-        done = CliRunner().invoke(cli.app, command)
+        done = invoke(*command)
         assert done.exit_code == 0, done.output
     assert json.loads((out / "results.json").read_text())["config"]["model"] == "local-completions"
 
@@ -406,9 +404,9 @@ def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):
         (["evaluate", "builtin:mini-mlm", "--tokenizer", "gpt2"], "--tokenizer gpt2: only a served model needs one"),
     ],
 )
-def test_what_needs_states_says_so_in_one_line(url, tmp_path, arguments, message):
+def test_what_needs_states_says_so_in_one_line(invoke, url, tmp_path, arguments, message):
     given = [f"server:{url}#tiny" if argument == "NAME" else argument for argument in arguments]
-    done = CliRunner().invoke(cli.app, [*given, "--out", str(tmp_path / "run")])
+    done = invoke(*given, "--out", str(tmp_path / "run"))
     assert done.exit_code == 2
     assert message in done.output
     assert done.output.count("\n") == 1, done.output
@@ -418,7 +416,7 @@ def test_seat_says_that_it_needs_states(url, tmp_path, server):
     with pytest.raises(InputError, match="a server gives neither states nor weights"):
         load(f"server:{url}#tiny")
     with pytest.raises(InputError, match="audit needs the states"):
-        RunConfig(verb="audit", model=f"server:{url}#tiny", method="bec")
+        AuditConfig(f"server:{url}#tiny")
 
 
 @pytest.mark.slow

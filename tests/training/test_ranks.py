@@ -17,6 +17,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import load, output_embedding
 from equiframe.models.encoding import PadRight
 from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training.arguments import training_arguments
 
 RANKS = 2
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
@@ -43,7 +44,7 @@ def trained(model, lines, folder, *, batch_size, accumulation=1):
     trainer = InOrder(
         objective=WithUNC3(LanguageModelling(lm), term),
         model=lm.model,
-        args=tuning.training_arguments(folder, SETTINGS, torch.device("cpu")),
+        args=training_arguments(tuning, folder, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(lines)["input_ids"]}),
         data_collator=lambda rows: pad([row["input_ids"] for row in rows]),
     )

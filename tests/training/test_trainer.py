@@ -17,6 +17,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective
 from equiframe.models import load, output_embedding
 from equiframe.training import DebiasingTrainer, FineTuning, UNC3Mixin
+from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import complete_checkpoint
 
 SETTINGS = Settings(epochs=1, learning_rate=1e-3, batch_size=4, max_length=32, unc3_weight=10.0, seed=1)
@@ -37,7 +38,7 @@ def trainer_for(lm, folder, *, weight, steps=6, save_steps=3, text=None, precisi
     return DebiasingTrainer(
         objective=objective,
         model=lm.model,
-        args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
+        args=training_arguments(arguments, folder, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(lm.tokenizer),
         watch=watch,
@@ -130,7 +131,7 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
     trainer = DebiasingTrainer(
         objective=LanguageModelling(masked_model, mask_share=0.3),
         model=masked_model.model,
-        args=arguments.training_arguments(tmp_path, SETTINGS, torch.device("cpu")),
+        args=training_arguments(arguments, tmp_path, SETTINGS, torch.device("cpu")),
         train_dataset=Dataset.from_dict({"input_ids": masked_model.tokenizer(text)["input_ids"]}),
         data_collator=DataCollatorWithPadding(masked_model.tokenizer),
     )
@@ -143,7 +144,7 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
 
 def test_fp16_needs_a_gpu(tmp_path):
     with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
-        FineTuning(precision="fp16").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+        training_arguments(FineTuning(precision="fp16"), tmp_path, SETTINGS, torch.device("cpu"))
 
 
 def test_an_interrupted_checkpoint_is_not_resumed(tmp_path):
@@ -196,7 +197,7 @@ def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
 
 def test_of_two_visible_gpus_one_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
-    arguments = FineTuning(batch_size=4).training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+    arguments = training_arguments(FineTuning(batch_size=4), tmp_path, SETTINGS, torch.device("cpu"))
     assert TrainingArguments(str(tmp_path), use_cpu=True).train_batch_size == 16
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
@@ -215,7 +216,7 @@ def test_several_gpus_in_one_process_are_refused(kind, masked_model, tmp_path, m
 
 def test_a_gpu_that_the_trainer_would_not_use_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--device cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
-        FineTuning(precision="fp32").training_arguments(tmp_path, SETTINGS, torch.device("cuda:1"))
+        training_arguments(FineTuning(precision="fp32"), tmp_path, SETTINGS, torch.device("cuda:1"))
 
 
 @pytest.mark.parametrize("weight", [0.0, 5.0])
@@ -235,7 +236,7 @@ def test_four_batches_of_four_are_a_batch_of_sixteen(weight, causal_model, text,
         trainer = DebiasingTrainer(
             objective=objective,
             model=lm.model,
-            args=arguments.training_arguments(folder, SETTINGS, torch.device("cpu")),
+            args=training_arguments(arguments, folder, SETTINGS, torch.device("cpu")),
             train_dataset=Dataset.from_dict({"input_ids": lm.tokenizer(lines)["input_ids"]}),
             data_collator=DataCollatorWithPadding(lm.tokenizer),
         )
@@ -297,7 +298,7 @@ def test_an_objective_that_holds_weights_is_refused_where_they_are_shared_out(ma
 
     create = DebiasingTrainer.create_accelerator_and_postprocess
     monkeypatch.setattr(DebiasingTrainer, "create_accelerator_and_postprocess", as_with_fsdp)
-    arguments = FineTuning(max_steps=1, precision="fp32").training_arguments(tmp_path, SETTINGS, torch.device("cpu"))
+    arguments = training_arguments(FineTuning(max_steps=1, precision="fp32"), tmp_path, SETTINGS, torch.device("cpu"))
     term = UNC3Regularizer(torch.tensor([5, 6]), 16, weight=1.0)
     with pytest.raises(InputError, match=r"Holding does more with the model than call it.*ddp\.yaml"):
         DebiasingTrainer(objective=WithUNC3(Holding(masked_model), term), model=masked_model.model, args=arguments)

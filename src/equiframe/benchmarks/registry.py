@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
-from equiframe.benchmarks.benchmark import Benchmark
-from equiframe.data import KNOWN
+from equiframe.benchmarks.benchmark import Scored
+from equiframe.benchmarks.minimal_pairs import MinimalPairs
+from equiframe.choices import Suite
+from equiframe.data import KNOWN, AnySource
+from equiframe.data.sources import origin_of, where_to_get
 from equiframe.errors import InputError
+from equiframe.plugins import entry_points, is_place, load_class
 
 if TYPE_CHECKING:
+    from equiframe.benchmarks.benchmark import Benchmark
     from equiframe.finetuned.benchmark import FineTunedBenchmark
-
-Suite: TypeAlias = Literal["fairness", "nlu", "all"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Registered:
     """
 
     place: str
-    suite: Literal["fairness", "nlu"]
-    data: tuple[str, ...]
+    suite: Literal["fairness", "nlu"] = "fairness"
+    data: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
     fine_tunes: bool = False
     hub: bool = False
@@ -53,7 +55,8 @@ def _glue(task: str, *data: str) -> Registered:
     return Registered(f"{_TUNED}.glue:GLUE", "nlu", data, {"task": task}, fine_tunes=True, hub=True)
 
 
-BENCHMARKS: Mapping[str, Registered] = {
+BENCHMARKS: dict[str, Registered] = {
+    **{name: Registered(place) for name, place in entry_points("equiframe.benchmarks").items()},
     "stereoset": Registered(f"{_HERE}.stereoset:StereoSet", "fairness", ("stereoset/test",)),
     "stereoset_intersentence": Registered(
         f"{_HERE}.stereoset_intersentence:StereoSetIntersentence", "fairness", ("stereoset/dev",)
@@ -110,29 +113,33 @@ BENCHMARKS: Mapping[str, Registered] = {
     "rte": _glue("rte", "glue/RTE/train", "glue/RTE/dev"),
     "wnli": _glue("wnli"),
 }
-"""Every benchmark by name. A user adds one by adding an entry."""
+"""Every benchmark by name, those of installed packages too. A user adds one by adding an entry."""
 
 
 def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
-    """The benchmark of that name, in the variant named behind a colon.
+    """The benchmark of that name, in the variant named after a colon.
 
     Args:
         spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``; or
             ``pairs:PATH``, for pairs of sentences of your own
-            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`).
+            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``package.module:Class``, for a class of
+            your own, whose variant stands after another colon.
 
     Raises:
-        InputError: unknown; near names are given, then all.
+        InputError: unknown, with near names, then all; or a class that cannot be imported, with the reason.
     """
     name, _, words = spec.partition(":")
     if name == "pairs":
-        own: Benchmark[Any] = importlib.import_module(f"{_HERE}.minimal_pairs").MinimalPairs(words)
-        return own
-    if name not in BENCHMARKS:
-        raise InputError(f"no benchmark {name!r}: {_meant(name, [*BENCHMARKS, 'pairs:FILE'])}")
-    registered = BENCHMARKS[name]
-    module, _, attribute = registered.place.partition(":")
-    benchmark = getattr(importlib.import_module(module), attribute)
+        return MinimalPairs(words)
+    if name in BENCHMARKS:
+        registered = BENCHMARKS[name]
+    elif is_place(spec):
+        attribute, _, words = words.partition(":")
+        name = f"{name}:{attribute}"
+        registered = Registered(name)
+    else:
+        raise InputError(f"no benchmark {name!r}: {_meant(name, [*BENCHMARKS, 'pairs:FILE', 'package.module:Class'])}")
+    benchmark = load_class(registered.place, (Scored,))
     option_of = {choice: option for option, choices in benchmark.variants.items() for choice in choices}
     chosen = dict(registered.arguments)
     for word in filter(None, words.split(",")):
@@ -142,14 +149,39 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
             raise InputError(f"{spec}: {chosen[option_of[word]]!r} and {word!r} exclude each other")
         chosen[option_of[word]] = word
     made: Benchmark[Any] | FineTunedBenchmark[Any] = benchmark(**chosen)
+    made.name = name  # by which it is found again, whatever its class says
     return made
 
 
 def summary(name: str) -> str:
     """What a benchmark measures, in the first sentence of its documentation."""
-    module, _, attribute = BENCHMARKS[name].place.partition(":")
-    text = inspect.getdoc(getattr(importlib.import_module(module), attribute)) or ""
+    text = inspect.getdoc(load_class(BENCHMARKS[name].place, (Scored,))) or ""
     return " ".join(text.partition("\n\n")[0].split())
+
+
+def listing(source: AnySource) -> list[dict[str, Any]]:
+    """What the command lists of each benchmark: what it measures, and where its data is or how to get it."""
+    rows: list[dict[str, Any]] = []
+    for name, registered in BENCHMARKS.items():
+        found = {file: origin_of(file, source) for file in registered.files()}
+        missing = [file for file, origin in found.items() if origin is None and not registered.hub]
+        origins = sorted({origin for origin in found.values() if origin is not None})
+        try:
+            about = summary(name)
+        except InputError as error:  # a package that is broken
+            about = str(error)
+        rows.append(
+            {
+                "name": name,
+                "suite": registered.suite,
+                "fine_tunes": registered.fine_tunes,
+                "about": about,
+                "data": "missing" if missing else ", ".join(origins) or "hub",
+                "missing": missing,
+                "mend": where_to_get(missing[0]) if missing else None,
+            }
+        )
+    return rows
 
 
 def suite(name: Suite) -> list[str]:

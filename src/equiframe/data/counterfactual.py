@@ -6,11 +6,10 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from equiframe.choices import Bias as Bias
 from equiframe.words.word_set import WordSet
-
-Bias: TypeAlias = Literal["gender", "race", "religion"]
 
 
 def _words(text: str) -> frozenset[str]:

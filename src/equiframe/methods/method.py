@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +19,10 @@ from equiframe.methods.projection import Projection
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 from equiframe.options import validated
+from equiframe.plugins import entry_points, is_place, load_class
 
 METHODS: dict[str, str] = {
+    **entry_points("equiframe.methods"),
     "bec": "equiframe.methods.bec:BEC",
     "cda": "equiframe.methods.cda:CDA",
     "dropout": "equiframe.methods.dropout:Dropout",
@@ -32,7 +33,7 @@ METHODS: dict[str, str] = {
     "sentence-debias": "equiframe.methods.sentence_debias:SentenceDebias",
     "inlp": "equiframe.methods.inlp:INLP",
 }
-"""Every method by name, imported on first use. A user adds one by adding a line."""
+"""Every method by name, those of installed packages too, imported on first use. A user adds one by adding a line."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,17 @@ def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method |
     """The method of that name.
 
     Args:
-        name: see ``METHODS``.
+        name: see ``METHODS``; or ``package.module:Class``, for a class of your own.
         options: of the method itself, as values or as text.
 
     Raises:
-        InputError: an unknown name or option, with those there are; or a value that does not fit.
+        InputError: an unknown name or option, with those there are; a value that does not fit; or a class that cannot
+            be imported, with the reason.
     """
-    if name not in METHODS:
+    if name not in METHODS and not is_place(name):
         near = difflib.get_close_matches(name, METHODS, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no debiasing method {name!r}: {meant}there are {', '.join(sorted(METHODS))}")
-    module, _, attribute = METHODS[name].partition(":")
-    kind: type[Method | Projection] = getattr(importlib.import_module(module), attribute)
+        known = ", ".join([*sorted(METHODS), "package.module:Class"])
+        raise InputError(f"no debiasing method {name!r}: {meant}there are {known}")
+    kind: type[Method | Projection] = load_class(METHODS.get(name, name), (Method, Projection))
     return validated(kind, options or {}, of=name)

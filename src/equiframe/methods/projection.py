@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equiframe.data import Bias, DataFile, DataSource, swappers
-from equiframe.models.collect import padded_batches
+from equiframe.models.collecting import padded_batches
 from equiframe.models.encoding import cut_at_end
 from equiframe.models.loading import LanguageModel
 from equiframe.models.projected import stack_of

@@ -1,7 +1,7 @@
 """Language models as the rest of the library sees them."""
 
 from equiframe.models.adapter import Read, forward_at, output_embedding, pair
-from equiframe.models.collect import Collected, collect
+from equiframe.models.collecting import Collected, collect
 from equiframe.models.loading import BUILTIN, LanguageModel, cache_folder, load
 from equiframe.models.saving import save
 

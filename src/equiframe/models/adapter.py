@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
+from equiframe.choices import Feature as Feature
+from equiframe.choices import ModelKind
+from equiframe.choices import Pairing as Pairing
 from equiframe.errors import InputError, ModelError
-from equiframe.scoring.requests import ModelKind
-
-Pairing: TypeAlias = Literal["aligned", "paper"]
-Feature: TypeAlias = Literal["decoder-input", "last-layer"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -40,6 +40,7 @@ from transformers.utils import logging as transformers_logging
 
 from equiframe.cache import cache_folder as cache_folder
 from equiframe.cache import writing_to_cache
+from equiframe.choices import SERVER, Dtype, ModelKind, check_model_args
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import input_device, weights_in_place
 from equiframe.models.examination import Examination, examine
@@ -47,12 +48,10 @@ from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_
 from equiframe.models.peft_adapter import adapter_of, has_tokenizer, is_quantised, with_adapter
 from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.sources import BUILTIN as BUILTIN
-from equiframe.models.sources import SERVER, Source, check_model_args, find_source, usable_device
+from equiframe.models.sources import Source, find_source, usable_device
 from equiframe.options import check_choice, first_line
-from equiframe.scoring.requests import ModelKind, TextCodec
+from equiframe.scoring.requests import TextCodec
 
-Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-"""Of the weights; ``auto`` is the checkpoint's own on a GPU, and float32 on a processor."""
 DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
 """Where transformers and accelerate put the parts of a model that is larger than one device."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,7 @@ import torch
 
 from equiframe.errors import InputError, ModelError
 
-SERVER = "server:"
-"""How the name of a model begins that a server runs: ``server:URL#MODEL``."""
 BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
-
-_GIVEN_OTHERWISE = {
-    "dtype": "--dtype",
-    "torch_dtype": "--dtype",
-    "device_map": "--device-map",
-    "revision": "--revision",
-    "trust_remote_code": "--trust-remote-code",
-    "gguf_file": "the file as the model",
-}
-_OWN = ("config", "use_safetensors", "output_loading_info", "state_dict", "weights_only", "adapter_kwargs")
 
 
 @dataclass(frozen=True)
@@ -75,19 +63,6 @@ def find_source(name: str, folder: Path, revision: str | None) -> Source:
             f"{name}: no such directory; give a hub name, a local directory, a GGUF file, or {' or '.join(BUILTIN)}"
         )
     return Source(name, {"revision": revision})
-
-
-def check_model_args(names: Iterable[str]) -> None:
-    """Refuse arguments of ``from_pretrained`` that are given another way, or that equiframe sets itself.
-
-    Raises:
-        InputError: names the other way.
-    """
-    for name in names:
-        if name in _GIVEN_OTHERWISE:
-            raise InputError(f"--model-arg {name}: give {_GIVEN_OTHERWISE[name]} instead")
-        if name in _OWN:
-            raise InputError(f"--model-arg {name}: equiframe sets it itself: leave it out")
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

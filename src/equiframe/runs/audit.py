@@ -13,54 +13,18 @@ import torch
 from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
+from equiframe.config import AuditOptions
 from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
 from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.models import LanguageModel, collect
-from equiframe.models.adapter import Classifier, Feature, Pairing, classifier_on
-from equiframe.models.collect import Collected, Visibility
-from equiframe.options import check_choices, check_range
+from equiframe.models import Collected, LanguageModel, collect
+from equiframe.models.adapter import Classifier, classifier_on
 from equiframe.runs.contexts import context_measures, read_contexts
 from equiframe.runs.record import CollapseResult, ContextsResult
 from equiframe.uncertainty import Measure, Rows, estimate
-from equiframe.words import MultiToken, ResolvedWords, WordSet
+from equiframe.words import ResolvedWords, WordSet
 
 _KEPT = 200_000  # texts: what is longer may be larger than memory, and is read twice
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """How collapse is measured.
-
-    Args:
-        text: a corpus by name, or a file of one text a line.
-        sentences: the most sentences read, spread evenly over the text; 0 reads all.
-        words: the fairness words: a built-in set, or a file.
-        multi_token: what stands for a word of several tokens: none (``skip``), its ``first`` or ``last``.
-        pairing: which state belongs to which token; ``paper`` repeats the paper's code.
-        feature: ``decoder-input``, the state that the output embedding multiplies, or ``last-layer``.
-        visibility: for a masked LM, read a token's state with the token in sight or masked.
-        min_count: samples a class needs. A mean of few samples is mostly noise, which lowers its cosine
-            with any vector and so inflates (U)NC3.
-        pairs: the most texts of each bias that are read beside their counterfactual, for CC1, CC3 and agreement; 0
-            for none.
-    """
-
-    text: str = "bug"
-    sentences: int = 4000
-    words: str = "fairness"
-    multi_token: MultiToken = "skip"
-    pairing: Pairing = "aligned"
-    feature: Feature = "decoder-input"
-    visibility: Visibility = "visible"
-    min_count: int = 5
-    pairs: int = 300
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_range("--min-count", self.min_count, whole=True, zero=False)
-        check_range("--sentences", self.sentences, whole=True, otherwise="; 0 reads the whole text")
-        check_range("--pairs", self.pairs, whole=True, otherwise="; 0 reads no counterfactuals")
 
 
 @dataclass(frozen=True)
@@ -76,7 +40,7 @@ class Audit:
     words: ResolvedWords
 
 
-def audit(
+def audit_model(
     language_model: LanguageModel,
     options: AuditOptions,
     *,
@@ -129,7 +93,7 @@ def audit(
 def collapse_of_words(
     language_model: LanguageModel, options: AuditOptions, *, source: AnySource = None
 ) -> dict[str, float]:
-    """What :func:`audit` says of the word set, by flat key, without the whole vocabulary and intervals.
+    """What :func:`audit_model` says of the word set, by flat key, without the whole vocabulary and intervals.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.

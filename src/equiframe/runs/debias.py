@@ -6,31 +6,34 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from equiframe.collapse import UNC3Regularizer
+from equiframe.config import AuditOptions, FineTuning, UNC3Options
+from equiframe.config.groups import check_gradient
 from equiframe.data import AnySource, DataFile, DataSource, stream
 from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight, what_it_does
+from equiframe.methods.objective import Objective
 from equiframe.models import LanguageModel
-from equiframe.models.adapter import Feature, Pairing, classifier
+from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
-from equiframe.options import check_range
-from equiframe.runs.audit import AuditOptions, collapse_of_words
+from equiframe.runs.audit import collapse_of_words
 from equiframe.runs.record import TrainingResult
-from equiframe.training import DebiasingTrainer, FineTuning
+from equiframe.training import DebiasingTrainer
+from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import Progress
 from equiframe.words import ResolvedWords, WordSet
 
@@ -39,59 +42,16 @@ _LAST_STEPS = 10
 
 
 @dataclass(frozen=True)
-class UNC3Options:
-    """The (U)NC3 term.
-
-    Args:
-        weight: lambda; 0 is the host method alone. ``auto`` is the weight at which host and term pull the words'
-            embeddings equally hard before training, see :func:`equiframe.methods.balanced_weight`.
-        warmup_steps: steps over which the weight rises linearly from 0.
-        memory: class means over the whole ``run``, as in the paper, or an exponential moving average.
-        decay: of the moving average.
-        through_features: let the gradient reach the encoder through the batch's features too; as in the
-            paper it reaches the word embeddings alone.
-        pairing: which state belongs to which token; ``paper`` repeats the paper's code.
-        feature: ``decoder-input``, or ``last-layer`` as in the paper's training code.
-    """
-
-    weight: float | Literal["auto"] = 0.0
-    warmup_steps: int = 0
-    memory: Literal["run", "ema"] = "run"
-    decay: float = 0.9
-    through_features: bool = False
-    pairing: Pairing = "aligned"
-    feature: Feature = "decoder-input"
-
-    def __post_init__(self) -> None:
-        if self.weight != "auto":
-            check_range("--unc3", self.weight, otherwise=", or auto")
-        check_range("--unc3-warmup", self.warmup_steps, whole=True)
-        check_range("--unc3-decay", self.decay)
-        if self.decay >= 1:
-            raise InputError(f"--unc3-decay {self.decay}: give a number below 1; 0 keeps the last batch alone")
-        for option, value, choices in (
-            ("--unc3-memory", self.memory, ("run", "ema")),
-            ("--pairing", self.pairing, get_args(Pairing)),
-            ("--feature", self.feature, get_args(Feature)),
-        ):
-            if value not in choices:
-                raise InputError(f"{option} {value}: choose {' or '.join(choices)}")
-
-
-@dataclass(frozen=True)
 class AddedTerms:
     """Terms of counterfactual collapse beside a method, see :class:`equiframe.methods.WithCounterfactuals`.
 
     Args:
         method: which terms, on which pairs.
-        weight: of all of them together.
+        weight: of all of them together, above 0.
     """
 
     method: Method
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_range("--cc", self.weight, zero=False)
 
 
 @dataclass(frozen=True)
@@ -149,117 +109,167 @@ def debias(
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
+        claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
-    model, device = language_model.model, language_model.device
-    if language_model.is_spread:
-        raise InputError(
-            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
-            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
-        )
-    if model.dtype == torch.float16:
-        raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")
-    settings = method.settings
-    arguments = fine_tuning.training_arguments(checkpoints, settings, device)
-    max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
-    check_length(language_model, max_length, option="--max-length")
-    dataset, files = method.training_data(language_model, source=source, max_length=max_length, seed=arguments.seed)
+    _check_weights(language_model)
+    arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
+    examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
+    dataset, files = examples(method)
+    pairs, of_pairs = (None, ()) if added is None else examples(added.method)
     audit = audit or AuditOptions()
-    read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
-    pairs: Dataset | None = None
-    if added is not None:
-        pairs, more = _pairs(language_model, added.method, fine_tuning, source, arguments.seed)
-        read["pairs"] = {file.name: file.sha256 for file in more}
-        files = (*files, *more)
-    if unc3.weight:
-        read["unc3_words"] = words.token_ids
-    if fine_tuning.audit_steps:
-        texts = {file.name: file.sha256 for file in stream(audit.text, source).files}
-        read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
-    claim(read)
+    term = words if unc3.weight else None
+    claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source))
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
     if added is not None and pairs is not None:
-        objective = WithCounterfactuals(
-            objective,
-            added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
-            pairs,
-            added.method.collator(language_model),
-            weight=added.weight,
-            batch_size=max(1, arguments.per_device_train_batch_size // 2),
-            seed=arguments.seed,
-        )
+        objective = _with_pairs(objective, language_model, added, pairs, unc3, arguments)
     weight = 0.0
     if unc3.weight:
-        if fine_tuning.lora_rank and not unc3.through_features:
-            raise InputError(
-                "with --lora the word embeddings are frozen, and (U)NC3 would have no gradient: add"
-                " --unc3-through-features, or leave out --lora"
-            )
-
-        def regularizer(weight: float) -> UNC3Regularizer:
-            term = UNC3Regularizer(
-                torch.tensor(words.token_ids),
-                classifier(model).shape[1],
-                weight=weight,
-                warmup_steps=unc3.warmup_steps,
-                memory=unc3.memory,
-                decay=unc3.decay,
-                through_features=unc3.through_features,
-            )
-            return term.to(device)
-
-        if unc3.weight == "auto":
-            batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
-            weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
-            set_seed(arguments.seed)
-        else:
-            weight = unc3.weight
-        objective = WithUNC3(objective, regularizer(weight))
-    configured = dict(vars(model.config))
-    trained = _with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model
-    trainer = DebiasingTrainer(
-        objective=objective,
-        model=trained,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit, source=source),
-        watch_steps=fine_tuning.audit_steps,
-    )
-    trainer.remove_callback(PrinterCallback)
-    began = time.perf_counter()
-    trainer.train_on()
-    model = trainer.whole_model().to(device)
-    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
-    if "use_cache" in configured:
-        model.config.use_cache = configured["use_cache"]
-    seconds = time.perf_counter() - began
+        check_gradient(unc3, fine_tuning)
+        objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
+    watch = functools.partial(collapse_of_words, language_model, audit, source=source)
+    begun = time.perf_counter()
+    trainer, model = _train(objective, language_model.model, arguments, fine_tuning, dataset, collator, watch, progress)
     history = pd.DataFrame(trainer.history)
-    if fine_tuning.lora_rank:
-        model = model.merge_and_unload()
-    fold(model)
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             **_told(method, added),
             unc3_weight=weight,
             steps=trainer.state.global_step,
-            seconds=seconds,
+            seconds=time.perf_counter() - begun,
             final_loss=float(history["loss"].tail(_LAST_STEPS).mean()),
         ),
         history=history,
-        files=files,
+        files=(*files, *of_pairs),
     )
 
 
-def _pairs(
-    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, source: DataSource, seed: int
+def _check_weights(language_model: LanguageModel) -> None:
+    """Refuse weights that cannot be fine-tuned where and as they are."""
+    if language_model.is_spread:
+        raise InputError(
+            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
+            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
+        )
+    if language_model.model.dtype == torch.float16:
+        raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")
+
+
+def _examples(
+    language_model: LanguageModel, fine_tuning: FineTuning, source: DataSource, seed: int, method: Method
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
-    """The pairs that added terms read beside a host's batches, and the files they come from."""
-    max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
-    return terms.training_data(language_model, source=source, max_length=max_length, seed=seed)
+    """What a method reads, and the files it comes from."""
+    max_length = min(fine_tuning.max_length or method.settings.max_length, language_model.window)
+    check_length(language_model, max_length, option="--max-length")
+    return method.training_data(language_model, source=source, max_length=max_length, seed=seed)
+
+
+def _identity(
+    files: Iterable[DataFile],
+    of_pairs: Iterable[DataFile],
+    words: ResolvedWords | None,
+    audit: AuditOptions | None,
+    source: DataSource,
+) -> dict[str, Any]:
+    """What training follows from besides model and options."""
+    read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
+    if pairs := {file.name: file.sha256 for file in of_pairs}:
+        read["pairs"] = pairs
+    if words is not None:
+        read["unc3_words"] = words.token_ids
+    if audit is not None:
+        texts = {file.name: file.sha256 for file in stream(audit.text, source).files}
+        read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
+    return read
+
+
+def _with_pairs(
+    objective: Objective,
+    language_model: LanguageModel,
+    added: AddedTerms,
+    pairs: Dataset,
+    unc3: UNC3Options,
+    arguments: TrainingArguments,
+) -> Objective:
+    """A host with the terms of counterfactual collapse beside it."""
+    return WithCounterfactuals(
+        objective,
+        added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
+        pairs,
+        added.method.collator(language_model),
+        weight=added.weight,
+        batch_size=max(1, arguments.per_device_train_batch_size // 2),
+        seed=arguments.seed,
+    )
+
+
+def _with_term(
+    objective: Objective,
+    language_model: LanguageModel,
+    unc3: UNC3Options,
+    words: ResolvedWords,
+    dataset: Dataset,
+    collator: Callable[..., Any],
+    arguments: TrainingArguments,
+) -> tuple[Objective, float]:
+    """A host with the (U)NC3 term, and the term's weight."""
+    model, device = language_model.model, language_model.device
+
+    def regularizer(weight: float) -> UNC3Regularizer:
+        term = UNC3Regularizer(
+            torch.tensor(words.token_ids),
+            classifier(model).shape[1],
+            weight=weight,
+            warmup_steps=unc3.warmup_steps,
+            memory=unc3.memory,
+            decay=unc3.decay,
+            through_features=unc3.through_features,
+        )
+        return term.to(device)
+
+    if unc3.weight == "auto":
+        batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
+        weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
+        set_seed(arguments.seed)
+    else:
+        weight = unc3.weight
+    return WithUNC3(objective, regularizer(weight)), weight
+
+
+def _train(
+    objective: Objective,
+    model: Any,
+    arguments: TrainingArguments,
+    fine_tuning: FineTuning,
+    dataset: Dataset,
+    collator: Callable[..., Any],
+    watch: Callable[[], Mapping[str, float]],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[DebiasingTrainer, Any]:
+    """The trainer after training, and the model, configured as it was."""
+    configured, device = dict(vars(model.config)), model.device
+    trainer = DebiasingTrainer(
+        objective=objective,
+        model=_with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[Progress(progress)] if progress is not None else [],
+        watch=watch,
+        watch_steps=fine_tuning.audit_steps,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train_on()
+    model = trainer.whole_model().to(device)
+    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
+    if "use_cache" in configured:
+        model.config.use_cache = configured["use_cache"]
+    if fine_tuning.lora_rank:
+        model = model.merge_and_unload()
+    fold(model)
+    return trainer, model
 
 
 def _project(

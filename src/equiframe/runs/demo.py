@@ -6,28 +6,27 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from equiframe.runs.audit import AuditOptions
+from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, RunConfig, UNC3Options
 from equiframe.runs.compare import compare, write_comparison
-from equiframe.runs.debias import UNC3Options
 from equiframe.runs.record import Comparison, RunRecord, file_name, run_folder
-from equiframe.runs.run import Progress, RunConfig, run
-from equiframe.training import FineTuning
+from equiframe.runs.run import Progress, run
 
-BEFORE = RunConfig(
-    verb="evaluate",
-    model="builtin:mini-mlm",
-    audit=AuditOptions(sentences=2000),
-    benchmarks=("stereoset:dev", "crows_pairs:changed", "lm_loss"),
-)
-BEC = dataclasses.replace(
-    BEFORE,
-    verb="debias",
+MODEL = "builtin:mini-mlm"
+AUDIT = AuditOptions(sentences=2000)
+BENCHMARKS = ("stereoset:dev", "crows_pairs:changed", "lm_loss")
+BEC = DebiasConfig(
+    MODEL,
     method="bec",
     unc3_words="fairness",
     fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=1e-4),
+    audit=AUDIT,
+    benchmarks=BENCHMARKS,
 )
-BEC_UNC3 = dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0))
-RUNS = {"before": BEFORE, "BEC": BEC, "BEC + (U)NC3": BEC_UNC3}
+RUNS: dict[str, RunConfig] = {
+    "before": EvaluateConfig(MODEL, audit=AUDIT, benchmarks=BENCHMARKS),
+    "BEC": BEC,
+    "BEC + (U)NC3": dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0)),
+}
 
 
 def demo(out: Path, progress: Progress | None = None) -> Comparison:
@@ -37,14 +36,14 @@ def demo(out: Path, progress: Progress | None = None) -> Comparison:
         out: folder of the comparison, with a folder for each run in it; must not exist.
         progress: told how far it is.
     """
-    with run_folder(out, {"demo": {name: dataclasses.asdict(config) for name, config in RUNS.items()}}) as work:
+    with run_folder(out, {"demo": {name: config.plain() for name, config in RUNS.items()}}) as work:
         records = {}
         for name, config in RUNS.items():
             folder = work / file_name(name)
             tell = None if progress is None else functools.partial(_named, progress, name)
             records[name] = RunRecord.read(folder) if folder.exists() else run(config, folder, tell)
         comparison = compare(records, verb="demo")
-        write_comparison(work, records, comparison, title="demo: builtin:mini-mlm")
+        write_comparison(work, records, comparison, title=f"demo: {MODEL}")
     return comparison
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from equiframe.choices import Layout
 from equiframe.errors import RunError
 from equiframe.models.saving import READ_BY_TRANSFORMERS, README
 from equiframe.options import check_choice
 from equiframe.report.card import eval_results, lm_eval_results, model_card
 from equiframe.runs.compare import compare
 from equiframe.runs.record import RunRecord
-
-Layout: TypeAlias = Literal["lm-eval", "model-index"]
 
 
 def write_card(run: Path | str, out: Path | str | None = None, *, before: Path | str | None = None) -> Path:

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from equiframe.choices import ModelKind as ModelKind
 from equiframe.errors import InputError
 
-ModelKind: TypeAlias = Literal["masked", "causal"]
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 
 

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from equiframe.choices import SERVER
 from equiframe.errors import InputError, ModelError
 from equiframe.models.loading import quiet, tokenizer_identity
-from equiframe.models.sources import SERVER
 from equiframe.options import check_range, first_line
 from equiframe.scoring.answering import Progress, check_requests
 from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens

@@ -1,6 +1,7 @@
 """Fine-tuning on the Hugging Face Trainer."""
 
-from equiframe.training.arguments import FineTuning, OneDevice, best_precision
+from equiframe.config import FineTuning
+from equiframe.training.arguments import OneDevice, best_precision
 from equiframe.training.mixin import UNC3Mixin
 from equiframe.training.trainer import DebiasingTrainer
 

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
+from equiframe.choices import MultiToken as MultiToken
 from equiframe.errors import DataError, InputError
 from equiframe.options import check_choice, check_several
 
-MultiToken: TypeAlias = Literal["skip", "first", "last"]
 BUILTIN = ("fairness", "gender", "professions", "race", "religion", "names")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _LARGEST = 1 << 24

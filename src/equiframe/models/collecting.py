@@ -6,7 +6,6 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -14,6 +13,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from equiframe.choices import Visibility as Visibility
 from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
@@ -21,7 +21,6 @@ from equiframe.models.examination import Examination
 from equiframe.models.loading import LanguageModel
 from equiframe.options import check_choice, check_range, check_several
 
-Visibility: TypeAlias = Literal["visible", "masked"]
 _CHUNK = 4096  # texts tokenised and sorted by length at a time
 _MASK_FOLDS = 7  # masked features: each token is masked once, about 15 % of them at a time
 

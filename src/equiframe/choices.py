@@ -1,0 +1,45 @@
+"""What an option may be where there are few choices: named once, without torch, so that the command can list them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from equiframe.errors import InputError
+
+ModelKind: TypeAlias = Literal["masked", "causal"]
+Bias: TypeAlias = Literal["gender", "race", "religion"]
+MultiToken: TypeAlias = Literal["skip", "first", "last"]
+Pairing: TypeAlias = Literal["aligned", "paper"]
+Feature: TypeAlias = Literal["decoder-input", "last-layer"]
+Visibility: TypeAlias = Literal["visible", "masked"]
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+TrainingPrecision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Memory: TypeAlias = Literal["run", "ema"]
+Suite: TypeAlias = Literal["fairness", "nlu", "all"]
+Layout: TypeAlias = Literal["lm-eval", "model-index"]
+SERVER = "server:"
+"""How the name of a model begins that a server runs: ``server:URL#MODEL``."""
+
+_GIVEN_OTHERWISE = {
+    "dtype": "--dtype",
+    "torch_dtype": "--dtype",
+    "device_map": "--device-map",
+    "revision": "--revision",
+    "trust_remote_code": "--trust-remote-code",
+    "gguf_file": "the file as the model",
+}
+_OWN = ("config", "use_safetensors", "output_loading_info", "state_dict", "weights_only", "adapter_kwargs")
+
+
+def check_model_args(names: Iterable[str]) -> None:
+    """Refuse arguments of ``from_pretrained`` that are given another way, or that equiframe sets itself.
+
+    Raises:
+        InputError: names the other way.
+    """
+    for name in names:
+        if name in _GIVEN_OTHERWISE:
+            raise InputError(f"--model-arg {name}: give {_GIVEN_OTHERWISE[name]} instead")
+        if name in _OWN:
+            raise InputError(f"--model-arg {name}: equiframe sets it itself: leave it out")

@@ -1,0 +1,130 @@
+"""The model of a run, on this machine or behind a server, and what its record says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+from accelerate.utils import get_max_memory
+
+from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig, ScoringOptions
+from equiframe.errors import InputError
+from equiframe.methods import Method, load_method
+from equiframe.models import LanguageModel, load
+from equiframe.models.peft_adapter import is_quantised
+from equiframe.models.projected import is_projected
+from equiframe.runs.record import ModelDescription, ServerDescription
+from equiframe.scoring.engine import LocalAnswerer
+from equiframe.scoring.self_debias import SelfDebias
+
+if TYPE_CHECKING:
+    from equiframe.scoring.served import ServedModel
+
+_QUANTISATION = "quantization_config"
+
+
+def answerer_of(config: RunConfig) -> LocalAnswerer | ServedModel:
+    """What is asked in scoring; where it is local, it holds the model that is audited and fine-tuned."""
+    if isinstance(config, EvaluateConfig) and config.is_served:
+        from equiframe.scoring.served import connect
+
+        if dist.is_initialized():
+            raise InputError(f"{config.model} is asked by one process: start it without torchrun")
+        return connect(
+            config.model,
+            tokenizer=config.tokenizer,
+            concurrency=config.concurrency,
+            trust_remote_code=config.trust_remote_code,
+        )
+    language_model = load_of(config)
+    token_budget = ScoringOptions.token_budget if isinstance(config, AuditConfig) else config.token_budget
+    bias = config.self_debias if isinstance(config, EvaluateConfig) else None
+    return LocalAnswerer(
+        language_model,
+        token_budget=token_budget,
+        self_debias=None if bias is None else SelfDebias.against(bias, language_model.tokenizer),
+    )
+
+
+def load_of(config: RunConfig) -> LanguageModel:
+    """The model as it will be measured; all weights that are trained are float32 unless the user says otherwise."""
+    trains_all = (
+        isinstance(config, DebiasConfig)
+        and not config.fine_tuning.lora_rank
+        and isinstance(load_method(config.method, config.method_options), Method)
+    )
+    return load(
+        config.model,
+        kind=config.kind,
+        revision=config.revision,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+        dtype="float32" if config.dtype == "auto" and trains_all else config.dtype,
+        device_map=config.device_map,
+        model_args=config.model_args,
+    )
+
+
+def _in_float32(config: EvaluateConfig) -> EvaluateConfig:
+    """The same model without what makes it smaller."""
+    arguments = {name: value for name, value in config.model_args.items() if name != _QUANTISATION}
+    return dataclasses.replace(config, dtype="float32", model_args=arguments)
+
+
+def _no_reference(language_model: LanguageModel, config: EvaluateConfig) -> str | None:
+    """Why a model cannot be compared with itself in float32, None where it can."""
+    if language_model.precision == "float32":
+        return "the model is scored in float32"
+    if is_quantised(language_model.model) and _QUANTISATION not in config.model_args:
+        return "the checkpoint is quantised, and what it was before is not known"
+    needed = 4 * language_model.model.num_parameters()
+    memory, device = get_max_memory(), language_model.device
+    place = device.type if device.type in memory else device.index or 0
+    free = sum(memory.values()) if config.device_map is not None else memory.get(place, max(memory.values()))
+    if needed > free:
+        return f"in float32 the weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    return None
+
+
+def reference_of(
+    config: RunConfig, answerer: LocalAnswerer | ServedModel
+) -> tuple[LocalAnswerer | None, dict[str, str]]:
+    """The model in float32 to compare with, where that is asked for; or why there is none."""
+    if not (isinstance(config, EvaluateConfig) and config.check_float32 and isinstance(answerer, LocalAnswerer)):
+        return None, {}
+    if reason := _no_reference(answerer.language_model, config):
+        return None, {"check against float32": reason}
+    return dataclasses.replace(answerer, language_model=load_of(_in_float32(config))), {}
+
+
+def describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelDescription:
+    """What a record says of a model."""
+    if isinstance(answerer, LocalAnswerer):
+        model, examination = answerer.language_model.model, answerer.language_model.examination
+        return ModelDescription(
+            name=answerer.name,
+            kind=answerer.kind,
+            architecture=type(model).__name__,
+            parameters=model.num_parameters(),
+            vocabulary=examination.rows,
+            precision=answerer.precision,
+            projected=is_projected(model),
+            examination=examination,
+            fingerprint=fingerprint,
+        )
+    return ModelDescription(
+        name=answerer.name,
+        kind=answerer.kind,
+        vocabulary=len(answerer.codec.tokenizer),
+        fingerprint=fingerprint,
+        server=ServerDescription(
+            url=answerer.url,
+            model=answerer.model,
+            root=answerer.root,
+            revision=answerer.revision,
+            version=answerer.version,
+            tokenizer=answerer.codec.tokenizer.name_or_path,
+            window=answerer.codec.window,
+        ),
+    )

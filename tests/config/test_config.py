@@ -289,3 +289,10 @@ def test_every_option_has_its_help(kind):
     shown = [argument for argument in arguments if argument.parse and argument.show]
     assert len(shown) >= 3
     assert [argument.name for argument in shown if not argument.parameter.help] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes").glob("study*.yaml")), ids=lambda p: p.stem
+)
+def test_the_recipes_are_studies(path):
+    assert read_config(path, kind=StudyConfig).methods

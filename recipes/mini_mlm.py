@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from training_text import sentences, wheel_folder
+from training_text import held_out_loss, sentences, wheel_folder
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -202,8 +202,7 @@ def main() -> None:
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=complete_checkpoint(options.output / "checkpoints"))
-    trainer.objective.mask_share = 0.15
-    loss = trainer.evaluate()["eval_loss"]
+    loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.half().save_pretrained(options.output / "model")
     tokenizer.save_pretrained(options.output / "model")

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from training_text import sentences, wheel_folder
+from training_text import held_out_loss, sentences, wheel_folder
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -68,8 +68,8 @@ def build(source: Path, texts: list[str], folder: Path):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--decay", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--decay", type=int, default=800)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -120,8 +120,7 @@ def main() -> None:
         processing_class=tokenizer,
     )
     trainer.train_on()
-    trainer.objective.mask_share = 0.15
-    loss = trainer.evaluate()["eval_loss"]
+    loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.save_pretrained(options.output / "model")
     tokenizer.save_pretrained(options.output / "model")

@@ -1,4 +1,4 @@
-"""The text of the built-in masked language models, and where the data wheels have it."""
+"""The text of the built-in masked language models, where the data wheels have it, and the loss on what is held out."""
 
 import importlib.metadata
 import json
@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import torch
+
+from equiframe.training import DebiasingTrainer
 
 
 def wheel_folder(distribution: str, name: str) -> Path:
@@ -37,3 +40,16 @@ def sentences(data: Path, held_out: str | None = None) -> list[str]:
         texts = pd.read_csv(data / f"GAP/data/gap-{split}.tsv", sep="\t").Text
         found += [s for text in texts for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)]
     return sorted({" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80} - left_out)
+
+
+@torch.no_grad()
+def held_out_loss(trainer: DebiasingTrainer) -> float:
+    """Mean masked-LM loss in nats over the evaluation set, 15 % of its words predicted, each batch by its words."""
+    objective, model = trainer.objective, trainer.model.eval()
+    objective.mask_share = 0.15
+    torch.manual_seed(0)
+    losses, words = [], []
+    for batch in trainer.get_eval_dataloader():
+        losses.append(objective(model, batch).loss.item())
+        words.append(objective.weight(batch))
+    return sum(loss * count for loss, count in zip(losses, words, strict=True)) / sum(words)

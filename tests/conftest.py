@@ -144,6 +144,28 @@ def causal_model(model_folders):
     return load(str(model_folders["causal"]), device="cpu")
 
 
+@pytest.fixture(scope="session")
+def real_items():
+    """Items of a benchmark as its data stand in the wheel, or in a folder; read once a session, skipped if missing."""
+    import functools
+
+    from equiframe.benchmarks import load_benchmark
+    from equiframe.errors import MissingDataError
+
+    @functools.cache
+    def read(spec, folder=None):
+        try:
+            return load_benchmark(spec).items(folder)[0]
+        except MissingDataError as error:
+            return str(error)
+
+    def found(spec, folder=None):
+        items = read(spec, folder)
+        return pytest.skip(items) if isinstance(items, str) else items
+
+    return found
+
+
 @pytest.fixture
 def text():
     """Eight plain sentences."""

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import equiframe
 from equiframe import cli
+from equiframe.cache import cache_folder
 from equiframe.data.word_sentences import counterparts, word_sentences
-from equiframe.errors import EquiframeError, InputError, ModelError, RunError
+from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import collect, load, save
-from equiframe.models.cache import cache_folder
 from equiframe.models.sources import usable_device
 from equiframe.runs.audit import AuditOptions
 from equiframe.runs.compare import compare_folders
@@ -56,7 +56,8 @@ def here(tmp_path, monkeypatch, text):
         ((*EVALUATE, "--limit", "-1"), "--limit -1: give a whole number above 0"),
         ((*EVALUATE, "--limit", "0"), "--limit 0"),
         ((*EVALUATE, "--seed", "-1"), "--seed -1: give a whole number of 0 or more"),
-        ((*AUDIT, "--seed", str(2**40)), f"--seed {2**40}"),
+        ((*AUDIT, "--seed", str(2**40)), f"--seed {2**40}: give a whole number of 0 or more, at most 4294967295"),
+        (("audit", "~no-such-user/model"), "~no-such-user/model: no such directory"),
         ((*AUDIT, "--sentences", "-1"), "--sentences -1: give a whole number of 0 or more; 0 reads the whole text"),
         ((*AUDIT, "--min-count", "0"), "--min-count 0"),
         ((*AUDIT, "--words", ""), "no word set and no file ''"),
@@ -123,8 +124,8 @@ ONE_STRING = "expected several strings, found one"
         (lambda m: page_of(".", "x"), ONE_STRING),
         (lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks="lm_loss"), ONE_STRING),
         (
-            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), precision="fp8"),
-            "--precision fp8",
+            lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), dtype="fp8"),
+            "--dtype fp8",
         ),
         (
             lambda m: RunConfig(verb="evaluate", model=MODEL, benchmarks=("lm_loss",), self_debias="age"),
@@ -176,32 +177,6 @@ def test_words_and_text_of_an_audit_may_be_paths(here, masked_model):
     options = AuditOptions(text=here / "t.txt", words=here / "w.txt", min_count=1)
     record = run(RunConfig(verb="audit", model=str(here / "model"), audit=options, device="cpu"), "runs/one")
     assert [result.class_set for result in record.metrics.collapse] == ["vocabulary", str(here / "w.txt")]
-
-
-def test_an_adapter_is_no_model_and_says_how_to_merge_it(tmp_path, causal_model):
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(causal_model.model, peft.LoraConfig(r=2, target_modules=["c_attn"]))
-    adapted.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(ModelError, match=r"holds an adapter .*merge_and_unload"):
-        load(tmp_path / "adapter")
-
-
-def test_what_the_words_say_merges_an_adapter(tmp_path, model_folders, causal_model):
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(causal_model.model, peft.LoraConfig(r=2, target_modules=["c_attn"]))
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.fill_(0.1)
-    adapted.save_pretrained(tmp_path / "adapter")
-    base = load(str(model_folders["causal"]), device="cpu")
-    merged = peft.PeftModel.from_pretrained(base.model, str(tmp_path / "adapter")).merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")
-    base.tokenizer.save_pretrained(tmp_path / "merged")
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad():
-        expected = adapted.eval()(ids).logits
-        assert torch.allclose(load(tmp_path / "merged", device="cpu").model(ids).logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("benchmark", ["pairs:p.csv", "lm_loss"])

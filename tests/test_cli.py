@@ -179,12 +179,10 @@ def test_an_existing_folder_is_not_touched(model_folders, sentences, tmp_path):
 def test_benchmarks_says_what_is_at_hand(tmp_path, monkeypatch):
     (tmp_path / "hurtlex_EN.tsv").write_text("")
     rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json").stdout)}
-    assert rows["honest"]["missing"] == ["hurtlex/EN"]
-    assert "github.com/valeriobasile/hurtlex" in rows["honest"]["mend"]
+    assert (rows["honest"]["data"], rows["honest"]["missing"]) == ("authors, wheel", [])
     assert (rows["cola"]["data"], rows["cola"]["suite"], rows["cola"]["fine_tunes"]) == ("hub", "nlu", True)
     rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json", "--data", tmp_path).stdout)}
-    assert rows["honest"]["missing"] == []
-    assert "user" in rows["honest"]["data"]
+    assert (rows["honest"]["data"], rows["honest"]["missing"]) == ("user, wheel", [])
     assert "honest" in invoke("benchmarks").stdout
 
 
@@ -201,6 +199,23 @@ def test_a_suite_leaves_out_what_has_no_data(model_folders, tmp_path, monkeypatc
     assert "honest left out: hurtlex/EN is missing" in result.stderr
     both = invoke("evaluate", model_folders["masked"], "--suite", "nlu", "--benchmarks", "lpbs")
     assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
+
+
+def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(model_folders, tmp_path):
+    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.csv"
+    known.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\n")
+    unknown.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\n")
+    evaluate = ("evaluate", str(model_folders["masked"]), "--benchmarks")
+    done = invoke(*evaluate, f"pairs:{unknown},pairs:{known}", "--out", str(tmp_path / "run"))
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert [result.benchmark for result in record.metrics.benchmarks] == [f"pairs:{known}"]
+    assert "have the same tokens" in record.config["left_out"][f"pairs:{unknown}"]
+    assert f"pairs:{unknown} left out: " in done.output
+    done = invoke(*evaluate, f"pairs:{unknown}", "--out", str(tmp_path / "none"))
+    assert done.exit_code == 2
+    assert "have the same tokens" in done.output
+    assert not (tmp_path / "none").exists()
 
 
 def test_set_gives_options_of_the_method(model_folders, sentences, words, tmp_path):
@@ -220,6 +235,26 @@ def test_set_gives_options_of_the_method(model_folders, sentences, words, tmp_pa
     ):
         done = invoke(*common, "--set", wrong, "--out", tmp_path / "wrong")
         assert (done.exit_code, said in done.output.replace("\n", " ")) == (2, True), done.output
+        assert not (tmp_path / "wrong").exists()
+
+
+def test_terms_added_to_a_method(model_folders, sentences, words, tmp_path):
+    common = ("debias", model_folders["causal"], "--method", "cda", "--set", f"text={sentences}", "--max-steps", 1)
+    common += ("--batch-size", 4, "--text", sentences, "--words", words, "--benchmarks", "", "--cc-set")
+    done = invoke(*common, f"text={sentences}", "--cc", 0.5, "--out", tmp_path / "run", "--json")
+    assert done.exit_code == 0, done.output
+    record = RunRecord.read(tmp_path / "run")
+    assert record.metrics.training.method == "cda + counterfactual-collapse"
+    assert (record.config["cc"], record.config["cc_options"]) == (0.5, {"text": str(sentences)})
+    assert {"language_modelling", "pairs/cc1", "pairs/constraint"} <= set(record.history)
+    assert [found.bias for found in record.metrics.contexts] == ["gender"]
+    for arguments, said in (
+        ((f"text={sentences}",), "--cc-set without --cc: give the weight of the terms too, such as --cc 1"),
+        (("pair=3", "--cc", 1), "counterfactual-collapse has no option 'pair'"),
+        (("pairs=3", "--cc", -1), "--cc -1.0: give a number of 0 or more"),
+    ):
+        done = invoke(*common, *arguments, "--out", tmp_path / "wrong")
+        assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
         assert not (tmp_path / "wrong").exists()
 
 

@@ -52,7 +52,19 @@ app = typer.Typer(
 
 ModelName = Annotated[
     str,
-    typer.Argument(help="Hub name, local directory, builtin:mini-mlm or builtin:smollm2-135m.", show_default=False),
+    typer.Argument(
+        help="Hub name, local directory, PEFT adapter, .gguf file (on the hub OWNER/NAME:FILE.gguf), builtin:mini-mlm"
+        " or builtin:smollm2-135m.",
+        show_default=False,
+    ),
+]
+AnyModelName = Annotated[
+    str,
+    typer.Argument(
+        help="Hub name, local directory, builtin:mini-mlm, builtin:smollm2-135m, or server:URL#MODEL of an"
+        " OpenAI-compatible completions endpoint.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -74,6 +86,22 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if there is one.", show_default=False),
 ]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Let code from the hub run.")]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Type of the weights. auto: the checkpoint's own on a GPU, float32 on a processor."),
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(help="Spread a large model over devices and disk: auto, or places by module.", show_default=False),
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-arg",
+        help="Further argument of from_pretrained as NAME=VALUE, the value in YAML; may be repeated.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON to standard output, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of bootstraps and permutation tests.")]
 Budget = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included; less needs less memory.")]
@@ -100,6 +128,9 @@ VisibilityOption = Annotated[
     Literal["visible", "masked"], typer.Option(help="For a masked LM: is the token seen or masked?")
 ]
 MinCount = Annotated[int, typer.Option(help="Samples a word needs to count.")]
+Pairs = Annotated[
+    int, typer.Option(help="The most texts of each bias to read beside their counterfactual; 0 for none.")
+]
 Benchmarks = Annotated[
     str, typer.Option(help="Comma-separated names with variants, such as stereoset,crows_pairs:changed.")
 ]
@@ -117,15 +148,19 @@ def audit(
     feature: FeatureOption = "decoder-input",
     visibility: VisibilityOption = "visible",
     min_count: MinCount = 5,
+    pairs: Pairs = 300,
     data: Data = None,
     kind: KindOption = None,
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure neural collapse (NC1 to NC4) over the vocabulary and over fairness words."""
+    """Measure neural collapse over the vocabulary, over fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
     from equiframe.runs.audit import AuditOptions
     from equiframe.runs.run import RunConfig
 
@@ -137,6 +172,9 @@ def audit(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
             audit=AuditOptions(
                 text=text,
@@ -147,6 +185,7 @@ def audit(
                 feature=feature,
                 visibility=visibility,
                 min_count=min_count,
+                pairs=pairs,
             ),
             seed=seed,
         ),
@@ -157,7 +196,7 @@ def audit(
 
 @app.command(epilog="Example: equiframe evaluate builtin:smollm2-135m --benchmarks stereoset,crows_pairs")
 def evaluate(
-    model: ModelName,
+    model: AnyModelName,
     benchmarks: Annotated[
         str | None,
         typer.Option(
@@ -176,6 +215,16 @@ def evaluate(
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a served model: hub name or folder. Default: what the server has loaded.", show_default=False
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests to a server at the same time.")] = 8,
     self_debias: Annotated[
         Literal["gender", "race", "religion"] | None,
         typer.Option(help="Correct predictions by the Self-Debias baseline, against this bias.", show_default=False),
@@ -191,10 +240,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Score this many items of each, spread evenly: a quick look.", show_default=False)
     ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
-        typer.Option(help="Of scoring; what half precision changes is counted on a sample. Fine-tuning keeps its own."),
-    ] = "fp32",
+    check_float32: Annotated[
+        bool, typer.Option("--check-float32", help="Score 200 items of each in float32 too, and say what changed.")
+    ] = False,
     seed: Seed = 0,
     token_budget: Budget = 4096,
     as_json: Json = False,
@@ -216,13 +264,18 @@ def evaluate(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
             benchmarks=names,
+            tokenizer=tokenizer,
+            concurrency=concurrency,
             skip_missing=suite is not None,
             self_debias=self_debias,
             heads=_settings("--head", heads or []),
             limit=limit,
-            precision=precision,
+            check_float32=check_float32,
             seed=seed,
             token_budget=token_budget,
         ),
@@ -235,7 +288,11 @@ def evaluate(
 def debias(
     model: ModelName,
     method: Annotated[
-        str, typer.Option(help="bec, cda, ase, mabel, adept, dropout; or a projection: sentence-debias, inlp.")
+        str,
+        typer.Option(
+            help="bec, cda, ase, mabel, adept, dropout, counterfactual-collapse;"
+            " or a projection: sentence-debias, inlp."
+        ),
     ] = "bec",
     options: Annotated[
         list[str] | None,
@@ -244,6 +301,13 @@ def debias(
     unc3: Annotated[
         str, typer.Option(help="Weight lambda of the (U)NC3 term; 0 for the method alone, auto to balance gradients.")
     ] = "0",
+    cc: Annotated[
+        float, typer.Option(help="Weight of the terms of counterfactual collapse, added to the method; 0 for none.")
+    ] = 0.0,
+    cc_options: Annotated[
+        list[str] | None,
+        typer.Option("--cc-set", help="Option of these terms as NAME=VALUE; may be repeated.", show_default=False),
+    ] = None,
     out: Out = None,
     benchmarks: Annotated[str, typer.Option(help="Benchmarks to score afterwards, comma-separated.")] = "lm_loss",
     unc3_words: Annotated[str, typer.Option(help="Words of the term: a built-in set, or a file.")] = "gender",
@@ -267,7 +331,8 @@ def debias(
         int | None, typer.Option(help="Seed of fine-tuning. Default: as published.", show_default=False)
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 on a GPU that has it, else fp32.")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="Precision of the steps of training. auto: bf16 on a GPU that has it, else fp32."),
     ] = "auto",
     save_steps: Annotated[
         int, typer.Option(help="Steps between checkpoints; a stopped run goes on from the last.")
@@ -280,11 +345,15 @@ def debias(
     text: Text = "bug",
     sentences: Sentences = 4000,
     words: Words = "fairness",
+    pairs: Pairs = 300,
     data: Data = None,
     kind: KindOption = None,
     revision: Revision = None,
     device: Device = None,
     trust_remote_code: RemoteCode = False,
+    dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    model_args: ModelArgs = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -302,11 +371,18 @@ def debias(
             revision=revision,
             device=device,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=_yaml("--device-map", device_map),
+            model_args=_model_args(model_args or []),
             data=data,
-            audit=AuditOptions(text=text, sentences=sentences, words=words, pairing=pairing, feature=feature),
+            audit=AuditOptions(
+                text=text, sentences=sentences, words=words, pairing=pairing, feature=feature, pairs=pairs
+            ),
             benchmarks=_names(benchmarks),
             method=method,
             method_options=_settings("--set", options or []),
+            cc=cc,
+            cc_options=_settings("--cc-set", cc_options or []),
             unc3=UNC3Options(
                 weight=_weight(unc3),
                 warmup_steps=unc3_warmup,
@@ -351,6 +427,46 @@ def compare(
     with _progress(as_json) as tell:
         comparison = compare_folders(runs, out, seed=seed, progress=tell)
     _show(comparison, out, as_json)
+
+
+@app.command(epilog="Example: equiframe gate runs/after --against runs/before --policy gate.yaml")
+def gate(
+    after: Annotated[Path | None, typer.Argument(help="Folder of the finished run to judge.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Folder of the run before, for rules on what changed.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="YAML file of the rules.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown summary to write, as for a GitHub job.")] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a policy to start from, and nothing else.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a run by rules on its intervals: exit code 0 passed, 1 failed, 3 could not be judged.
+
+    Wrong use exits with 2, as in every command. A rule fails where the whole interval breaks it; where the interval
+    crosses the limit, or data is missing, the output says what would help.
+    """
+    from equiframe.gate import EXIT_CODES, Policy, example_policy, judge, output
+    from equiframe.runs.record import RunRecord
+
+    if example:
+        sys.stdout.write(example_policy())
+        return
+    if after is None or policy is None:
+        raise InputError("give the folder of a run and --policy FILE; equiframe gate --example prints a policy")
+    before = None if against is None else RunRecord.read(against)
+    judgement = judge(RunRecord.read(after), Policy.read(policy), before)
+    if junit is not None:
+        output.write(junit, output.junit(judgement))
+    if markdown is not None:
+        output.write(markdown, output.markdown(judgement))
+    if as_json:
+        sys.stdout.write(json.dumps(judgement.model_dump(mode="json"), ensure_ascii=False) + "\n")
+    else:
+        console = _console()
+        _print_table(console, output.HEADERS, output.rows(judgement))
+        for line in (*output.reasons(judgement), output.chance(judgement)):
+            console.print(f"\n{line}", highlight=False, markup=False)
+        console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False, markup=False)
+    raise SystemExit(EXIT_CODES[judgement.outcome])
 
 
 @app.command(epilog="Example: equiframe demo --out runs/demo")
@@ -487,6 +603,57 @@ def list_benchmarks(data: Data = None, as_json: Json = False) -> None:
             console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['mend']}", highlight=False)
 
 
+data_app = typer.Typer(help="List the data files of the benchmarks, and fetch them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list", epilog="Example: equiframe data list")
+def list_data(data: Data = None, as_json: Json = False) -> None:
+    """List every data file: whether it is on this machine, where it comes from, and its licence."""
+    from equiframe.data.sources import KNOWN, is_here, origin_of, where_to_get
+
+    rows = [
+        {
+            "name": name,
+            "here": "yes" if is_here(name, data) else "no",
+            "origin": origin_of(name, data) or where_to_get(name),
+            "licence": known.licence,
+            "citation": known.citation,
+        }
+        for name, known in KNOWN.items()
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        return
+    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    _console().print(table)
+
+
+@data_app.command("get", epilog="Example: equiframe data get seat hurtlex/EN --into my-data")
+def get_data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Files, or groups such as seat.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch every file that can be fetched.")] = False,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to copy the files into, laid out for --data.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch data files, each checked against its known hash."""
+    from equiframe.data.sources import KNOWN, copied, known_names, locate, origin_of
+
+    if bool(names) == everything:
+        raise InputError("name the files or groups to fetch, or give --all; equiframe data list shows them")
+    for name in known_names(names or ()):
+        if everything and origin_of(name) is None:
+            continue
+        located = locate(name)
+        path = located.path if into is None else copied(located, into / KNOWN[name].path)
+        _console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point of the command."""
     app()
@@ -542,6 +709,8 @@ def _headlines(comparison: Comparison) -> Comparison:
 def _is_headline(benchmark: str, measure: str) -> bool:
     from equiframe.benchmarks import load_benchmark
 
+    if benchmark.startswith("contexts:"):
+        return False
     return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
 
 
@@ -553,6 +722,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         rows = [[key, *(_number(r.values.get(key)) for r in metrics.collapse)] for key in keys]
         rows.append(["classes", *(str(r.classes) for r in metrics.collapse)])
         _print_table(console, ["collapse", *(r.class_set for r in metrics.collapse)], rows)
+    rows = [
+        [found.bias, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
+        for found in metrics.contexts
+        for key, estimate in found.estimates.items()
+    ]
+    if rows:
+        _print_table(console, ["contexts", "measure", "value [95 %]", "ideal", "texts"], rows)
     rows = [
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks
@@ -608,6 +784,21 @@ def _settings(option: str, values: list[str]) -> dict[str, str]:
         if not name or not sign:
             raise InputError(f"{option} {value}: give NAME=VALUE")
     return {name: value for name, _, value in pairs}
+
+
+def _model_args(values: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE``, each, with values in YAML."""
+    settings = _settings("--model-arg", values)
+    return {name: _yaml(f"--model-arg {name}", value) for name, value in settings.items()}
+
+
+def _yaml(option: str, value: str | None) -> Any:
+    import yaml
+
+    try:
+        return None if value is None else yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"{option} {value}: give a value in YAML, such as auto, 0 or '{{cpu: 20GB}}'") from None
 
 
 def _names(text: str) -> tuple[str, ...]:

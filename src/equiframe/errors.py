@@ -13,6 +13,10 @@ class InputError(EquiframeError, ValueError):
     """An argument, a tensor or an option is not what the function takes."""
 
 
+class CannotScoreError(InputError):
+    """A model cannot be scored on a benchmark. The message says why, as a record that leaves it out repeats it."""
+
+
 class DataError(EquiframeError):
     """A file is missing, malformed or not the one that was meant.
 

@@ -71,7 +71,8 @@ def check_range(
     if not is_number or not 0 <= value <= most or (value == 0 and not zero):
         kind = "a whole number" if whole else "a number"
         low = "of 0 or more" if zero else "above 0"
-        high = f", at most {most:g}" if most < LARGEST or (is_number and value > most) else ""
+        bounded = most < LARGEST or (is_number and value > most)
+        high = f", at most {most if isinstance(most, int) else format(most, 'g')}" if bounded else ""
         raise InputError(f"{name} {value}: give {kind} {low}{high}{otherwise}")
 
 

@@ -17,28 +17,18 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from equiframe.benchmarks import load_benchmark
-from equiframe.errors import DataError
 from equiframe.models import LanguageModel
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def real_items(spec):
-    """The data as it stands in the wheel."""
-    try:
-        return load_benchmark(spec).items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="session")
-def clusters():
+def clusters(real_items):
     return real_items("stereoset:dev")
 
 
 @pytest.fixture(scope="session")
-def pairs():
+def pairs(real_items):
     return real_items("crows_pairs")
 
 

@@ -12,9 +12,9 @@ import torch
 from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.aul import AUL, WholePair
 from equiframe.benchmarks.benchmark import Outcome
-from equiframe.errors import InputError, ModelError
+from equiframe.errors import CannotScoreError, ModelError
 from equiframe.runs.evaluate import score
-from equiframe.scoring.engine import answer
+from equiframe.scoring.engine import LocalAnswerer, answer
 from equiframe.scoring.requests import AttentionWeightedLogProbs, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 
@@ -52,8 +52,8 @@ def sentence_score(language_model, sentence, *, attention=False):
 
 def check(language_model, benchmark, items, **options):
     items = items[:: len(items) // 50][:55]
-    benchmark.items = lambda folder=None: (items, ())
-    result, table = score(language_model, benchmark, resamples=20, token_budget=500)
+    benchmark.items = lambda source=None: (items, ())
+    result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
     assert result.excluded == {}
     expected = [
         [sentence_score(language_model, s, **options) for s in (i.stereotype, i.anti_stereotype)] for i in items
@@ -95,41 +95,40 @@ def test_the_real_data(pairs, whole_pairs):
 
 def test_every_token_but_the_special_ones_is_asked_unmasked(masked_model):
     convert = masked_model.tokenizer.convert_ids_to_tokens
-    first, second = AUL().requests(PAIR, masked_model.codec)
+    first, second = AUL().asked(PAIR, masked_model.codec).requests
     assert convert(list(first.input_ids)) == ["[CLS]", "she", "is", "a", "nurse", "[SEP]"]
     assert first.positions == (1, 2, 3, 4)
     assert convert(list(first.targets)) == ["she", "is", "a", "nurse"]
     assert convert(list(second.targets)) == ["he", "is", "a", "nurse"]
-    weighted = AUL(weights="aula").requests(PAIR, masked_model.codec)
+    weighted = AUL(weights="aula").asked(PAIR, masked_model.codec).requests
     assert [type(request) for request in weighted] == [AttentionWeightedLogProbs] * 2
     assert weighted[0].input_ids == first.input_ids
 
 
 def test_scores_by_hand(masked_model):
     answers = [(-1.0, -2.0, -3.0, -2.0), (-1.0, -1.0, -1.0, -2.0)]
-    (outcome,) = AUL().outcomes(PAIR, answers, masked_model.codec)
+    (outcome,) = AUL().outcomes([PAIR], masked_model.codec, lambda _: answers)[0]
     assert outcome.values == {"stereotype": -2.0, "anti": -1.25}
 
 
 def test_what_cannot_be_scored_says_why(masked_model, causal_model):
     long = "she " * 70
     for benchmark, sentence, codec, reason in (
-        (AUL(), "", masked_model.codec, "a sentence has no token"),
-        (AUL(), "", causal_model.codec, "a sentence has no token"),
+        (AUL(), "", masked_model.codec, "a text has no token"),
+        (AUL(), "", causal_model.codec, "a text has no token"),
         (AUL(), long, masked_model.codec, "longer than the model's window"),
-        (AUL(weights="aula"), "she", causal_model.codec, "aula is for masked language models"),
     ):
         pair = WholePair("0", "gender", sentence, "he")
-        assert benchmark.requests(pair, codec) == []
-        (outcome,) = benchmark.outcomes(pair, [], codec)
+        assert not benchmark.asked(pair, codec).requests
+        (outcome,) = benchmark.outcomes([pair], codec, lambda _: [])[0]
         assert reason in outcome.excluded
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def test_aula_of_a_causal_model_is_refused_in_words(causal_model, monkeypatch):
     benchmark = AUL(weights="aula")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: ([PAIR], ()))
-    with pytest.raises(InputError, match="aula is for masked language models"):
+    monkeypatch.setattr(benchmark, "items", lambda source=None: ([PAIR], ()))
+    with pytest.raises(CannotScoreError, match="aul:aula asks for AttentionWeightedLogProbs, which this causal"):
         score(causal_model, benchmark)
 
 
@@ -182,7 +181,7 @@ def test_both_kinds_of_request_are_kept_apart_and_the_model_is_left_as_it_was(ma
         *requests_for(masked_model, TokenLogProbs, text),
         *requests_for(masked_model, AttentionWeightedLogProbs, text),
     ]
-    store = AnswerStore(tmp_path / "answers.sqlite", masked_model)
+    store = AnswerStore(tmp_path / "answers.sqlite", masked_model.fingerprint())
     first = answer(masked_model, asked, store=store)
     assert answer(masked_model, asked, store=store) == first
     assert first[: len(text)] == answer(masked_model, asked[: len(text)])

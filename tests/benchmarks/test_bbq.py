@@ -21,12 +21,9 @@ from equiframe.runs.evaluate import score
 from equiframe.uncertainty import paired_difference
 
 
-@pytest.fixture(scope="module")
-def everything():
-    try:
-        return BBQ("full").items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def everything(real_items):
+    return real_items("bbq:full")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,7 @@ def shown(codec, request):
 
 def test_a_causal_model_reads_the_answer_behind_the_lines_of_the_harness(causal_model):
     codec = causal_model.codec
-    first, second, third = BBQ().requests(question(), codec)
+    first, second, third = BBQ().asked(question(), codec).requests
     prompt = "she met the man and the boy\n\nQ: is she a cook ?\nA:"
     for request, text in zip((first, second, third), question().answers, strict=True):
         whole = tuple(codec.tokenizer(f"{prompt} {text}", add_special_tokens=False)["input_ids"])
@@ -68,7 +65,7 @@ def test_a_causal_model_reads_the_answer_behind_the_lines_of_the_harness(causal_
 
 def test_tokens_of_the_answer_are_masked_alone(masked_model):
     codec = masked_model.codec
-    requests = BBQ().requests(question(answers=("the man", "the boy", "she")), codec)
+    requests = BBQ().asked(question(answers=("the man", "the boy", "she")), codec).requests
     before = "[CLS] she met the man and the boy is she a cook [UNK]".split()
     assert [shown(codec, request) for request in requests] == [
         [*before, "[MASK]", "man", "[SEP]"],
@@ -83,14 +80,14 @@ def test_tokens_of_the_answer_are_masked_alone(masked_model):
 def test_scores_by_hand(masked_model, causal_model):
     item = question(answers=("the man", "the boy", "she"))
     logs = [(math.log(p),) for p in (0.5, 0.2, 0.4, 0.4, 0.3)]
-    (outcome,) = BBQ().outcomes(item, logs, masked_model.codec)
+    (outcome,) = BBQ().outcomes([item], masked_model.codec, lambda _: logs)[0]
     assert outcome.values == pytest.approx(
         {"ans0": math.log(0.1) / 2, "ans1": math.log(0.16) / 2, "ans2": math.log(0.3)}
     )
-    (outcome,) = BBQ(likelihood="summed").outcomes(item, logs, masked_model.codec)
+    (outcome,) = BBQ(likelihood="summed").outcomes([item], masked_model.codec, lambda _: logs)[0]
     assert outcome.values == pytest.approx({"ans0": math.log(0.1), "ans1": math.log(0.16), "ans2": math.log(0.3)})
     answers = [(-1.0, -2.0), (-1.0,), (-3.0, -3.0, -3.0)]
-    (outcome,) = BBQ().outcomes(item, answers, causal_model.codec)
+    (outcome,) = BBQ().outcomes([item], causal_model.codec, lambda _: answers)[0]
     assert outcome.values == {"ans0": -1.5, "ans1": -1.0, "ans2": -3.0}
     assert (outcome.item, outcome.excluded) == ("Age/0", None)
     groups = outcome.groups
@@ -101,13 +98,13 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
     for item, reason in (
         (question(biased=None), "the metadata name no biased answer"),
         (question(context="she " * 70), "longer than the model's window"),
-        (question(answers=("she", "he", "\u200d")), "an answer has no token"),
+        (question(answers=("she", "he", "\u200d")), "a text has no token"),
     ):
-        assert BBQ().requests(item, masked_model.codec) == []
-        (outcome,) = BBQ().outcomes(item, [], masked_model.codec)
+        assert not BBQ().asked(item, masked_model.codec).requests
+        (outcome,) = BBQ().outcomes([item], masked_model.codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert all(map(math.isnan, outcome.values.values()))
-    assert BBQ().requests(question(context="she " * 70), causal_model.codec) == []
+        assert not outcome.values
+    assert not BBQ().asked(question(context="she " * 70), causal_model.codec).requests
 
 
 def table(*rows):
@@ -314,7 +311,7 @@ def test_scores_are_those_of_one_answer_and_one_mask_at_a_time(name, by_hand, sa
     benchmark = BBQ()
     short = sorted(sampled[::3], key=lambda q: len(q.context))  # the tiny models read 128 tokens
     items = [q for category in CATEGORIES for q in [q for q in short if q.category == category][:5]]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     _, outcomes = score(language_model, benchmark, resamples=20)
     kept = outcomes[outcomes["excluded"].isna()].set_index("item")
     assert len(kept) >= 50
@@ -470,7 +467,7 @@ def test_whatever_bytes_the_metadata_hold_they_are_read_or_refused(tmp_path, at,
 
 def test_a_whole_run(bert, sampled, monkeypatch):
     benchmark = BBQ()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (sampled[:200:5], ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (sampled[:200:5], ()))
     result, outcomes = score(bert, benchmark, resamples=20)
     assert result.benchmark == "bbq"
     assert result.items == len(outcomes) == 40

@@ -17,23 +17,17 @@ from equiframe.benchmarks.benchmark import Outcome, outcome_table
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
-def real(language):
-    try:
-        return BECPro(language).items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def english(real_items):
+    return real_items("bec_pro:en")
 
 
-@pytest.fixture(scope="module")
-def english():
-    return real("en")
-
-
-@pytest.fixture(scope="module")
-def german():
-    return real("de")
+@pytest.fixture(scope="session")
+def german(real_items):
+    return real_items("bec_pro:de")
 
 
 def data_rows(language):
@@ -61,9 +55,9 @@ def test_the_real_data_are_paired_person_by_person(english, german):
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_sentences_are_those_of_the_file(language):
+def test_sentences_are_those_of_the_file(language, real_items):
     rows = {row["Sentence"]: row for row in data_rows(language)}
-    for pair in real(language):
+    for pair in real_items(f"bec_pro:{language}"):
         for sentence, gender in ((pair.female, "female"), (pair.male, "male")):
             row = rows[sentence.text]
             assert (row["Person"], row["Profession"], row["Gender"]) == (sentence.person, sentence.profession, gender)
@@ -76,7 +70,7 @@ def test_masked_sentences_are_the_data_s_own_but_for_its_slips(english, bert):
     rows = {row["Sentence"]: row for row in data_rows("en")}
     slips, compared = Counter(), 0
     for pair in english:
-        requests = BECPro().requests(pair, codec)
+        requests = BECPro().asked(pair, codec).requests
         for sentence, asked in zip((pair.female, pair.male), (requests[:2], requests[2:]), strict=True):
             if len(asked[0].targets) > 1:
                 continue
@@ -134,8 +128,8 @@ def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch
     language_model = request.getfixturevalue(name)
     chosen = english[:: len(english) // 50][:50]
     benchmark = BECPro()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     oracle = causal_association if language_model.kind == "causal" else masked_association
     expected = [[oracle(language_model, sentence) for sentence in (pair.female, pair.male)] for pair in chosen]
@@ -145,7 +139,7 @@ def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch
 def test_german_can_be_asked_whole(german, roberta, gpt2):
     for language_model in (roberta, gpt2):
         for pair in german[::20]:
-            requests = BECPro("de").requests(pair, language_model.codec)
+            requests = BECPro("de").asked(pair, language_model.codec).requests
             assert len(requests) == 4
             text = language_model.tokenizer.decode(requests[0].targets).strip()
             assert text == (pair.female.person if language_model.kind == "masked" else pair.female.profession)
@@ -157,7 +151,7 @@ def pair(female="She", male="He", profession="nurse", gender="female"):
 
 
 def test_a_person_word_of_several_pieces_is_masked_whole(masked_model):
-    requests = BECPro().requests(pair("the cat", "he"), masked_model.codec)
+    requests = BECPro().asked(pair("the cat", "he"), masked_model.codec).requests
     convert = masked_model.tokenizer.convert_ids_to_tokens
     expected = ["[CLS]", *["[MASK]"] * 4, "is", "a", "nurse", "[SEP]"]
     assert convert(list(requests[0].input_ids)) == expected
@@ -169,7 +163,7 @@ def test_a_person_word_of_several_pieces_is_masked_whole(masked_model):
 def test_associations_by_hand(masked_model, causal_model):
     answers = [(-1.0, -2.0), (-4.0, -0.5), (-3.0,), (-2.0,)]
     for codec in (masked_model.codec, causal_model.codec):
-        (outcome,) = BECPro().outcomes(pair(), answers, codec)
+        (outcome,) = BECPro().outcomes([pair()], codec, lambda _: answers)[0]
         assert outcome.excluded is None
         assert outcome.values == {"female": 1.5, "male": -1.0}
 
@@ -180,12 +174,12 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (pair(profession=long), masked_model.codec, "longer than the model's window"),
         (pair(profession=long), causal_model.codec, "longer than the model's window"),
         (pair(female="é中"), masked_model.codec, "a word that the tokenizer does not know"),
-        (pair(female=""), masked_model.codec, "nothing to score"),
+        (pair(female=""), masked_model.codec, "a text has no token"),
     ):
-        assert BECPro().requests(item, codec) == []
-        (outcome,) = BECPro().outcomes(item, [], codec)
+        assert not BECPro().asked(item, codec).requests
+        (outcome,) = BECPro().outcomes([item], codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def table(*rows):

@@ -21,10 +21,8 @@ def pair(more="she is a nurse", less="he is a nurse", direction="stereo"):
 
 
 def asked(benchmark, item, codec):
-    convert = codec.tokenizer.convert_ids_to_tokens
-    return [
-        (convert(list(r.input_ids)), r.positions, convert(list(r.targets))) for r in benchmark.requests(item, codec)
-    ]
+    convert, requests = codec.tokenizer.convert_ids_to_tokens, benchmark.asked(item, codec).requests
+    return [(convert(list(r.input_ids)), r.positions, convert(list(r.targets))) for r in requests]
 
 
 def test_shared_tokens_are_masked_alone_special_tokens_never(masked_model):
@@ -49,7 +47,7 @@ def test_changed_tokens_are_masked_alone(masked_model):
 
 
 def test_a_causal_model_reads_both_sentences(causal_model):
-    more, less = CrowSPairs().requests(pair(), causal_model.codec)
+    more, less = CrowSPairs().asked(pair(), causal_model.codec).requests
     assert (more, less) == tuple(map(causal_model.codec.sequence_log_probs, ("she is a nurse", "he is a nurse")))
 
 
@@ -60,25 +58,26 @@ def logs(*probabilities):
 def test_scores_by_hand(masked_model, causal_model):
     masked, causal = masked_model.codec, causal_model.codec
     both = logs(0.5, 0.5, 0.25, 0.1, 0.2, 0.3)
-    assert CrowSPairs().outcomes(pair(), both, masked)[0].values == {
+    assert CrowSPairs().outcomes([pair()], masked, lambda _: both)[0][0].values == {
         "more": round(math.log(0.0625), 3),
         "less": round(math.log(0.006), 3),
     }
     item = pair("the woman is go", "the man is a go")
-    assert CrowSPairs("changed").outcomes(item, logs(0.5, 0.1, 0.4), masked)[0].values == {
+    assert CrowSPairs("changed").outcomes([item], masked, lambda _: logs(0.5, 0.1, 0.4))[0][0].values == {
         "more": round(math.log(0.5), 3),
         "less": round(math.log(0.04) / 2, 3),
     }
     answers = [(math.log(0.5), math.log(0.125)), (math.log(0.2), math.log(0.2), math.log(0.2))]
-    assert CrowSPairs().outcomes(pair(), answers, causal)[0].values == pytest.approx({"more": 0.25, "less": 0.2})
-    assert CrowSPairs(causal="summed").outcomes(pair(), answers, causal)[0].values == pytest.approx(
+    (outcome,) = CrowSPairs().outcomes([pair()], causal, lambda _: answers)[0]
+    assert outcome.values == pytest.approx({"more": 0.25, "less": 0.2})
+    assert CrowSPairs(causal="summed").outcomes([pair()], causal, lambda _: answers)[0][0].values == pytest.approx(
         {"more": math.log(0.0625), "less": math.log(0.008)}
     )
 
 
 def test_equal_to_three_decimals_is_neutral(masked_model):
     close = logs(0.5, 0.5, 0.5, 0.5, 0.5, 0.50001)
-    values = CrowSPairs().outcomes(pair(), close, masked_model.codec)[0].values
+    values = CrowSPairs().outcomes([pair()], masked_model.codec, lambda _: close)[0][0].values
     assert values["more"] == values["less"]
 
 
@@ -90,12 +89,12 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (CrowSPairs(), pair("she", "he"), masked_model.codec, "no shared token"),
         (CrowSPairs(), pair(long + "she", long + "he"), masked_model.codec, "longer than the model's window"),
         (CrowSPairs(), pair(long + "she", long + "he"), causal_model.codec, "longer than the model's window"),
-        (CrowSPairs(), pair("", "he"), causal_model.codec, "a sentence has no token"),
+        (CrowSPairs(), pair("", "he"), causal_model.codec, "a text has no token"),
     ):
-        assert benchmark.requests(item, codec) == []
-        (outcome,) = benchmark.outcomes(item, [], codec)
+        assert not benchmark.asked(item, codec).requests
+        (outcome,) = benchmark.outcomes([item], codec, lambda _: [])[0]
         assert reason in outcome.excluded
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def table(*rows):
@@ -170,7 +169,7 @@ def test_the_real_data(pairs, bert, roberta):
     assert Counter(p.direction for p in pairs) == {"stereo": 1290, "antistereo": 218}
     assert sum(p.bias_type == "gender" for p in pairs) == 262
     for codec in (bert.codec, roberta.codec):
-        assert all(CrowSPairs().requests(p, codec) for p in pairs[::10])
+        assert all(CrowSPairs().asked(p, codec).requests for p in pairs[::10])
 
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"

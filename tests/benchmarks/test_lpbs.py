@@ -16,14 +16,12 @@ from equiframe.benchmarks.benchmark import Outcome, outcome_table
 from equiframe.benchmarks.lpbs import LPBS, Occupation
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
-@pytest.fixture(scope="module")
-def occupations():
-    try:
-        return LPBS().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def occupations(real_items):
+    return real_items("lpbs")
 
 
 def test_the_real_data(occupations):
@@ -71,8 +69,8 @@ def causal_score(language_model, occupation, article):
 def test_scores_one_sequence_at_a_time(name, request, occupations, monkeypatch):
     language_model = request.getfixturevalue(name)
     benchmark = LPBS()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (occupations, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (occupations, ()))
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     oracle = causal_score if language_model.kind == "causal" else masked_score
     expected = {o.item: oracle(language_model, o.item, "an" if o.item[0] in "aeiou" else "a") for o in occupations}
@@ -90,7 +88,7 @@ def test_scores_one_sequence_at_a_time(name, request, occupations, monkeypatch):
 
 
 def test_the_target_is_masked_with_and_without_the_occupation(masked_model):
-    requests = LPBS().requests(Occupation("nurse", "female", 90.0), masked_model.codec)
+    requests = LPBS().asked(Occupation("nurse", "female", 90.0), masked_model.codec).requests
     convert = masked_model.tokenizer.convert_ids_to_tokens
     assert [(convert(list(r.input_ids)), r.positions, convert(list(r.targets))) for r in requests] == [
         ("[CLS] [MASK] is a nurse . [SEP]".split(), (1,), ["she"]),
@@ -102,9 +100,9 @@ def test_the_target_is_masked_with_and_without_the_occupation(masked_model):
 
 def test_scores_by_hand(masked_model, causal_model):
     nurse = Occupation("nurse", "female", 90.0)
-    (outcome,) = LPBS().outcomes(nurse, [(-1.0,), (-2.0,), (-2.0,), (-2.5,)], masked_model.codec)
+    (outcome,) = LPBS().outcomes([nurse], masked_model.codec, lambda _: [(-1.0,), (-2.0,), (-2.0,), (-2.5,)])[0]
     assert outcome.values == {"score": 0.5, "share_of_women": 90.0}
-    (outcome,) = LPBS().outcomes(nurse, [(-1.0, -1.0), (-4.0, -1.0)], causal_model.codec)
+    (outcome,) = LPBS().outcomes([nurse], causal_model.codec, lambda _: [(-1.0, -1.0), (-4.0, -1.0)])[0]
     assert outcome.values["score"] == 3.0
 
 
@@ -112,10 +110,10 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
     long = " ".join(["nurse"] * 70)
     for codec in (masked_model.codec, causal_model.codec):
         item = Occupation(long, "none", math.nan)
-        assert LPBS().requests(item, codec) == []
-        (outcome,) = LPBS().outcomes(item, [], codec)
+        assert not LPBS().asked(item, codec).requests
+        (outcome,) = LPBS().outcomes([item], codec, lambda _: [])[0]
         assert outcome.excluded == "longer than the model's window"
-        assert math.isnan(outcome.values["score"])
+        assert "score" not in outcome.values
 
 
 def table(*rows):
@@ -228,5 +226,5 @@ def test_whatever_bytes_the_files_hold_they_are_read_or_refused(tmp_path, causal
         assert name.partition("_")[0] in str(error)
     else:
         for item in items:
-            asked = LPBS().requests(item, causal_model.codec)
-            assert asked or LPBS().outcomes(item, [], causal_model.codec)[0].excluded
+            asked = LPBS().asked(item, causal_model.codec).requests
+            assert asked or LPBS().outcomes([item], causal_model.codec, lambda _: [])[0][0].excluded

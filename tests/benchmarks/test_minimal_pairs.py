@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs, SentencePair
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
-from equiframe.errors import DataError, InputError
+from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.runs.compare import compare
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
@@ -208,7 +209,7 @@ def test_masked_models_are_asked_what_crows_pairs_asks(masked_model):
     pair = MinimalPair("0", "", "0", "she is a nurse", "he is a nurse")
     theirs = SentencePair("0", "", "stereo", pair.stereotype, pair.anti_stereotype)
     own = MinimalPairs("x.csv")
-    assert own.requests(pair, masked_model.codec) == CrowSPairs().requests(theirs, masked_model.codec)
+    assert own.asked(pair, masked_model.codec).requests == CrowSPairs().asked(theirs, masked_model.codec).requests
     assert own.scoring(masked_model.codec) == CrowSPairs().scoring(masked_model.codec)
 
 
@@ -218,13 +219,41 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         ("she", "he", masked_model.codec, "share no token"),
         (long + "she", long + "he", masked_model.codec, "longer than the model's window"),
         (long + "she", long + "he", causal_model.codec, "longer than the model's window"),
-        ("", "he", causal_model.codec, "a sentence has no token"),
+        ("", "he", causal_model.codec, "a text has no token"),
     ):
         pair = MinimalPair("0", "", "0", first, second)
-        assert MinimalPairs("x.csv").requests(pair, codec) == []
-        (outcome,) = MinimalPairs("x.csv").outcomes(pair, [], codec)
+        assert not MinimalPairs("x.csv").asked(pair, codec).requests
+        (outcome,) = MinimalPairs("x.csv").outcomes([pair], codec, lambda _: [])[0]
         assert reason in outcome.excluded
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
+
+
+def test_pairs_that_the_tokenizer_cannot_tell_apart_are_counted_as_left_out(masked_model, tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\nshe is a nurse,he is a nurse\n")
+    result, table = score(masked_model, load_benchmark(f"pairs:{file}"), resamples=20)
+    assert result.excluded == {"texts that are compared have the same tokens": 1}
+    assert result.estimates["overall.difference"].value == table["stereotype"][1] - table["anti"][1]
+    file.write_text("stereotype,anti_stereotype\nшы is a nurse,ёж is a nurse\n")
+    with pytest.raises(CannotScoreError, match="no item can be scored"):
+        score(masked_model, load_benchmark(f"pairs:{file}"), resamples=20)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("шы ёж", "ёж шы", "texts that are compared have the same tokens"),
+        ("шы ёж", "ёж шы шы", "the tokenizer knows no token that is scored"),
+    ],
+)
+def test_a_file_of_unknown_characters_is_refused(model_folders, tmp_path, first, second, reason):
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"stereotype,anti_stereotype\n{first},{second}\n{second},{first}\n", encoding="utf-8")
+    model = str(model_folders["masked"])
+    config = RunConfig("evaluate", model, kind="masked", device="cpu", benchmarks=(f"pairs:{file}",))
+    with pytest.raises(InputError, match=re.escape(f"no item can be scored with {model}: {{'{reason}': 2}}")):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def table(*rows):

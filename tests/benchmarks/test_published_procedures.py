@@ -16,6 +16,7 @@ from equiframe.benchmarks.stereoset import StereoSet
 from equiframe.errors import InputError, ModelError
 from equiframe.models import load
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 ITEMS = 50
 
@@ -25,8 +26,8 @@ def evaluate(monkeypatch):
     """Score given items."""
 
     def run(benchmark, items, language_model, **options):
-        monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
-        result, table = score(language_model, benchmark, resamples=20, **options)
+        monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
+        result, table = score(LocalAnswerer(language_model, **options), benchmark, resamples=20)
         return result, table.set_index("item")
 
     return run
@@ -223,7 +224,7 @@ def test_stereoset_with_the_built_in_models(evaluate, built_in, clusters):
 
 def test_items_are_spread_and_limited(bert, clusters, monkeypatch):
     benchmark = StereoSet("dev")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (clusters, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (clusters, ()))
     seen = []
     result, table = score(
         bert, benchmark, limit=10, resamples=20, progress=lambda done, total: seen.append((done, total))

@@ -19,16 +19,14 @@ from equiframe.benchmarks.redditbias import DIMENSIONS, GroupPair, RedditBias
 from equiframe.data import KNOWN
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 PAIR = GroupPair("gender/0", "gender", "she is a nurse", "he is a nurse")
 
 
-@pytest.fixture(scope="module")
-def phrases():
-    try:
-        return RedditBias().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def phrases(real_items):
+    return real_items("redditbias")
 
 
 def test_the_real_data(phrases):
@@ -85,8 +83,8 @@ def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, n
     items = [pair for pair in phrases[::23] if pair.minoritised != pair.dominant]
     assert len(items) >= 50
     benchmark = RedditBias()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=500)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
+    result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
     assert result.excluded == {}
     expected = {
         pair.item: [perplexity(language_model, sentence) for sentence in (pair.minoritised, pair.dominant)]
@@ -175,22 +173,22 @@ def test_statistics_of_resampled_rows_are_those_of_the_resampled_table():
 def test_what_cannot_be_scored_says_why(masked_model, causal_model):
     long = "she " * 70
     for first, codec, reason in (
-        ("he", masked_model.codec, "both sentences are the same"),
+        ("he", masked_model.codec, "the same tokens"),
         (long, masked_model.codec, "longer than the model's window"),
         (long, causal_model.codec, "longer than the model's window"),
-        (" ", masked_model.codec, "a sentence has no token"),
-        ("", causal_model.codec, "a sentence has no token"),
+        (" ", masked_model.codec, "a text has no token"),
+        ("", causal_model.codec, "a text has no token"),
     ):
         pair = GroupPair("gender/0", "gender", first, "he")
-        assert RedditBias().requests(pair, codec) == []
-        (outcome,) = RedditBias().outcomes(pair, [], codec)
+        assert not RedditBias().asked(pair, codec).requests
+        (outcome,) = RedditBias().outcomes([pair], codec, lambda _: [])[0]
         assert reason in outcome.excluded
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def test_masked_models_are_asked_each_token_alone(masked_model):
     convert = masked_model.tokenizer.convert_ids_to_tokens
-    asked = RedditBias().requests(PAIR, masked_model.codec)
+    asked = RedditBias().asked(PAIR, masked_model.codec).requests
     assert [(r.positions, convert(list(r.targets))) for r in asked[:4]] == [
         ((1,), ["she"]),
         ((2,), ["is"]),

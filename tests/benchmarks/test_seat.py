@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import json
 import math
@@ -13,13 +15,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from equiframe.benchmarks import outcome_table
 from equiframe.benchmarks.seat import _LISTS, SEAT, AssociationTest
 from equiframe.data import KNOWN
-from equiframe.errors import DataError, EquiframeError, InputError
+from equiframe.errors import DataError, EquiframeError
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import answer
+from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import estimate
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -69,22 +73,14 @@ def by_loops(language_model, test, encoding):
 
 
 def table_of(language_model, benchmark, tests):
-    return outcome_table(
-        [
-            outcome
-            for test in tests
-            for outcome in benchmark.outcomes(
-                test, answer(language_model, benchmark.requests(test, language_model.codec)), language_model.codec
-            )
-        ]
-    )
+    found = benchmark.outcomes(tests, language_model.codec, functools.partial(answer, language_model))
+    return outcome_table([outcome for part in found for outcome in part])
 
 
 @pytest.mark.parametrize("encoding", ["mean", "cls", "last"])
 def test_associations_are_those_of_plain_loops(language_model, encoding):
     if (language_model.kind, encoding) == ("causal", "cls"):
-        with pytest.raises(InputError, match="seat:last"):
-            SEAT("cls").requests(SMALL, language_model.codec)
+        assert "seat:last" in SEAT("cls").asked(SMALL, language_model.codec).reason
         return
     table = table_of(language_model, SEAT(encoding), [SMALL])
     first, second = by_loops(language_model, SMALL, encoding)
@@ -93,6 +89,16 @@ def test_associations_are_those_of_plain_loops(language_model, encoding):
     d = (statistics.fmean(first) - statistics.fmean(second)) / statistics.stdev(first + second)
     assert values["weat6.effect_size"].value == pytest.approx(d, abs=1e-4)
     assert values["gender.mean_absolute_effect_size"].value == pytest.approx(abs(d), abs=1e-4)
+
+
+def test_a_first_word_does_not_stand_for_a_text(masked_model):
+    tokenizer = copy.deepcopy(masked_model.tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", tokenizer.sep_token_id)]
+    )
+    codec = TextCodec(tokenizer, "masked", 64)
+    assert "no token before a text" in SEAT("cls").asked(SMALL, codec).reason
+    assert len(SEAT("mean").asked(SMALL, codec).requests) == len(SEAT("mean").asked(SMALL, masked_model.codec).requests)
 
 
 @needs_data
@@ -110,7 +116,7 @@ def test_real_sentences_one_at_a_time(language_model, name):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_exact_p_value_counts_every_partition(seed):
     values = np.random.default_rng(seed).normal(size=10).round(1)  # rounded, so that ties happen
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table = table.loc[[0, 0, 0, 0, 0, 3, 3, 3, 3, 3]].reset_index(drop=True)
     table["association"], table["excluded"] = values, None
     sums = [sum(values[list(part)]) for part in itertools.combinations(range(10), 5)]
@@ -121,7 +127,7 @@ def test_the_exact_p_value_counts_every_partition(seed):
 
 
 def test_a_large_p_value_is_sampled_with_one_hit_and_repeats():
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table = table.loc[[0] * 30 + [3] * 30].reset_index(drop=True)
     table["association"], table["excluded"] = [1.0] * 30 + [0.0] * 30, None
     (measure,) = (m for m in SEAT().measures(table) if m.key == "weat6.p_value")
@@ -129,7 +135,7 @@ def test_a_large_p_value_is_sampled_with_one_hit_and_repeats():
 
 
 def test_resamples_without_a_group_or_without_spread_are_no_effect():
-    table = outcome_table(SEAT().outcomes(SMALL, [], None))
+    table = outcome_table(SEAT().rows(SMALL, None))
     table["association"], table["excluded"] = [1.0, 2.0, 3.0, 0.0, 0.0, 1.0], None
     (measure,) = (m for m in SEAT().measures(table) if m.key == "weat6.effect_size")
     found = measure.statistic(np.array([[0, 1, 2, 2, 1, 0], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]]))
@@ -137,7 +143,7 @@ def test_resamples_without_a_group_or_without_spread_are_no_effect():
 
 
 def test_a_whole_run(language_model, tmp_path):
-    result, table = score(language_model, SEAT(), folder=written(tmp_path), resamples=20)
+    result, table = score(language_model, SEAT(), source=written(tmp_path), resamples=20)
     assert result.items == len(table) == 17 * 6
     assert set(SEAT().headline) <= set(result.estimates)
     assert SEAT(tests="words").items(tmp_path)[0][0].name == "weat6"
@@ -145,8 +151,8 @@ def test_a_whole_run(language_model, tmp_path):
 
 def test_what_is_too_long_is_left_out_with_its_reason(masked_model):
     long = AssociationTest("weat6", "gender", (("he " * 200,), ("she",)), (("work",), ("home",)))
-    assert SEAT().requests(long, masked_model.codec) == []
-    outcomes = SEAT().outcomes(long, [], masked_model.codec)
+    assert not SEAT().asked(long, masked_model.codec).requests
+    outcomes = SEAT().outcomes([long], masked_model.codec, lambda _: [])[0]
     assert len(outcomes) == 2
     assert all("longer" in outcome.excluded for outcome in outcomes)
 

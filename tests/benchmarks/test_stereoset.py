@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks import load_benchmark, outcome_table
-from equiframe.benchmarks.benchmark import Outcome
-from equiframe.benchmarks.stereoset import Cluster, StereoSet, _asked, _candidate
+from equiframe.benchmarks.benchmark import Excluded, Outcome
+from equiframe.benchmarks.stereoset import Cluster, StereoSet, _candidate
 from equiframe.errors import DataError
 from equiframe.uncertainty import bootstrap, paired_difference
 
@@ -59,7 +59,7 @@ def cluster(context, *words):
 
 def test_pieces_are_masked_one_after_the_other_with_nothing_behind(masked_model):
     codec = masked_model.codec
-    first, second, _ = _asked(cluster("she is BLANK.", "cook", "go", "it"), codec)
+    first, second, _ = StereoSet().ask(cluster("she is BLANK.", "cook", "go", "it"), codec).parts
     assert [shown(codec, request) for request in first] == [
         (["[CLS]", "she", "is", "[MASK]", ".", "[SEP]"], (3,), ["cook"])
     ]
@@ -71,26 +71,27 @@ def test_pieces_are_masked_one_after_the_other_with_nothing_behind(masked_model)
 
 def test_two_blanks_are_filled_alike_and_the_first_is_read(masked_model):
     codec = masked_model.codec
-    _, second, _ = _asked(cluster("BLANK is BLANK", "cook", "go", "it"), codec)
+    _, second, _ = StereoSet().ask(cluster("BLANK is BLANK", "cook", "go", "it"), codec).parts
     assert shown(codec, second[1]) == (["[CLS]", "g", "[MASK]", "is", "g", "[MASK]", "[SEP]"], (2,), ["##o"])
 
 
 def test_letters_at_the_blank_go_with_it(masked_model):
     codec = masked_model.codec
     item = Cluster("1", "gender", "nurse", "she BLANKs", ("she works", "she told", "she a"))
-    assert shown(codec, _asked(item, codec)[0][0]) == (["[CLS]", "she", "[MASK]", "[SEP]"], (2,), ["works"])
+    (request, *_) = StereoSet().ask(item, codec).requests
+    assert shown(codec, request) == (["[CLS]", "she", "[MASK]", "[SEP]"], (2,), ["works"])
 
 
 def test_byte_level_candidates_have_their_space_within_a_sentence_and_none_at_its_start(roberta):
     codec = roberta.codec
 
     def first_piece(context):
-        return shown(codec, _asked(cluster(context, "She", "He", "It"), codec)[0][0])[2][0]
+        return shown(codec, StereoSet().ask(cluster(context, "She", "He", "It"), codec).requests[0])[2][0]
 
     assert first_piece("and BLANK is").startswith("Ġ")
     assert not first_piece("BLANK is").startswith("Ġ")
     assert not first_piece('"BLANK is').startswith("Ġ")
-    tokens, (place,), _ = shown(codec, _asked(cluster("and  BLANK is", "She", "He", "It"), codec)[0][0])
+    tokens, (place,), _ = shown(codec, StereoSet().ask(cluster("and  BLANK is", "She", "He", "It"), codec).requests[0])
     assert tokens[place] == "<mask>"
     assert tokens[place - 1] != "Ġ"
     assert tokens[place + 1].startswith("Ġ")
@@ -100,14 +101,14 @@ def test_the_real_data_leave_nothing_out(bert, roberta, clusters):
     assert len(clusters) == 2106
     assert Counter(c.bias_type for c in clusters) == {"race": 962, "profession": 810, "gender": 255, "religion": 79}
     for codec in (bert.codec, roberta.codec):
-        assert not [c for c in clusters if isinstance(_asked(c, codec), str)]
+        assert not [c for c in clusters if isinstance(StereoSet().asked(c, codec), Excluded)]
 
 
 def test_scores_of_a_masked_model_are_mean_probabilities(masked_model):
     benchmark = StereoSet()
     item = cluster("she is BLANK.", "cook", "go", "it")
     answers = [(math.log(p),) for p in (0.5, 0.3, 0.1, 0.25)]
-    (outcome,) = benchmark.outcomes(item, answers, masked_model.codec)
+    (outcome,) = benchmark.outcomes([item], masked_model.codec, lambda _: answers)[0]
     assert outcome.values == pytest.approx({"stereotype": 0.5, "anti": 0.2, "unrelated": 0.25})
     assert outcome.excluded is None
     assert outcome.text["anti_sentence"] == "she is go."
@@ -117,7 +118,7 @@ def test_scores_of_a_causal_model_are_geometric_means(causal_model):
     benchmark = StereoSet()
     item = cluster("she is BLANK", "a", "b", "c")
     answers = [(math.log(p), math.log(q)) for p, q in ((0.5, 0.5), (0.9, 0.1), (1.0, 0.01))]
-    (outcome,) = benchmark.outcomes(item, answers, causal_model.codec)
+    (outcome,) = benchmark.outcomes([item], causal_model.codec, lambda _: answers)[0]
     assert outcome.values == pytest.approx({"stereotype": 0.5, "anti": 0.3, "unrelated": 0.1})
 
 
@@ -128,13 +129,13 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (cluster("she is BLANK", "a", "b", "very good"), masked, "a sentence does not follow its context"),
         (cluster("she " * 70 + "BLANK", "a", "b", "c"), masked, "longer than the model's window"),
         (cluster("she " * 70 + "BLANK", "a", "b", "c"), causal, "longer than the model's window"),
-        (cluster("BLANK", "a", "b", ""), causal, "nothing to score for a candidate"),
-        (cluster("she is BLANK", "a", "b", "\u200d"), masked, "nothing to score for a candidate"),
+        (cluster("BLANK", "a", "b", ""), causal, "a text has no token"),
+        (cluster("she is BLANK", "a", "b", "\u200d"), masked, "a text has no token"),
     ):
-        assert benchmark.requests(item, codec) == []
-        (outcome,) = benchmark.outcomes(item, [], codec)
+        assert not benchmark.asked(item, codec).requests
+        (outcome,) = benchmark.outcomes([item], codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def table(*rows, excluded=None):

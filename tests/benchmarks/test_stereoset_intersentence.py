@@ -19,18 +19,16 @@ from equiframe.benchmarks.stereoset_intersentence import StereoSetIntersentence
 from equiframe.errors import DataError
 from equiframe.models import load
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
 def cluster(context="she is a nurse .", *sentences):
     return Cluster("1", "gender", "nurse", context, sentences or ("he likes it", "she told", "a ball"))
 
 
-@pytest.fixture(scope="module")
-def behind():
-    try:
-        return StereoSetIntersentence("dev").items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def behind(real_items):
+    return real_items("stereoset_intersentence")
 
 
 def shown(codec, request):
@@ -39,7 +37,7 @@ def shown(codec, request):
 
 
 def test_tokens_of_the_sentence_are_masked_alone_behind_the_context(masked_model):
-    requests = StereoSetIntersentence().requests(cluster(), masked_model.codec)
+    requests = StereoSetIntersentence().asked(cluster(), masked_model.codec).requests
     before = ["[CLS]", "she", "is", "a", "nurse", "."]
     assert [shown(masked_model.codec, request) for request in requests[:4]] == [
         ([*before, "[MASK]", "likes", "it", "[SEP]"], (6,), ["he"]),
@@ -52,7 +50,7 @@ def test_tokens_of_the_sentence_are_masked_alone_behind_the_context(masked_model
 
 def test_a_causal_model_is_asked_for_the_sentence_alone(causal_model):
     codec = causal_model.codec
-    requests = StereoSetIntersentence().requests(cluster(), codec)
+    requests = StereoSetIntersentence().asked(cluster(), codec).requests
     for request, sentence in zip(requests, cluster().sentences, strict=True):
         whole = tuple(codec.tokenizer(f"she is a nurse . {sentence}", add_special_tokens=False)["input_ids"])
         assert request.input_ids == (codec.start_id, *whole)
@@ -65,7 +63,7 @@ def test_a_causal_model_is_asked_for_the_sentence_alone(causal_model):
 )
 def test_a_context_without_end_gets_a_full_stop(causal_model, context, read):
     codec = causal_model.codec
-    request = StereoSetIntersentence().requests(cluster(context), codec)[0]
+    request = StereoSetIntersentence().asked(cluster(context), codec).requests[0]
     assert codec.tokenizer.decode(list(request.input_ids[1:])) == f"{read} he likes it"
 
 
@@ -76,7 +74,7 @@ def test_scores_are_geometric_means(kind, masked_model, causal_model):
     else:
         codec = causal_model.codec
         answers = [tuple(map(math.log, part)) for part in ((0.5, 0.25, 0.125), (0.1, 0.9), (0.2, 0.2))]
-    (outcome,) = StereoSetIntersentence().outcomes(cluster(), answers, codec)
+    (outcome,) = StereoSetIntersentence().outcomes([cluster()], codec, lambda _: answers)[0]
     assert outcome.values == pytest.approx({"stereotype": 0.25, "anti": 0.3, "unrelated": 0.2})
     assert outcome.groups == {"bias_type": "gender", "target": "nurse"}
     assert outcome.text["unrelated_sentence"] == "a ball"
@@ -87,12 +85,12 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
     for codec in (masked_model.codec, causal_model.codec):
         for item, reason in (
             (cluster("she " * 70), "longer than the model's window"),
-            (cluster("she .", "he", "she", ""), "nothing to score for a candidate"),
+            (cluster("she .", "he", "she", ""), "a text has no token"),
         ):
-            assert benchmark.requests(item, codec) == []
-            (outcome,) = benchmark.outcomes(item, [], codec)
+            assert not benchmark.asked(item, codec).requests
+            (outcome,) = benchmark.outcomes([item], codec, lambda _: [])[0]
             assert outcome.excluded == reason
-            assert all(map(math.isnan, outcome.values.values()))
+            assert not outcome.values
 
 
 @pytest.mark.parametrize(("split", "count", "terms", "genders"), [("test", 6374, 242, 751), ("dev", 2123, 79, 242)])
@@ -138,7 +136,7 @@ def test_scores_are_those_of_one_sentence_and_one_mask_at_a_time(name, by_hand, 
     language_model = request.getfixturevalue(name)
     benchmark = StereoSetIntersentence("dev")
     items = behind[::40][:52]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20)
     assert result.benchmark == "stereoset_intersentence"
     assert not result.excluded
@@ -158,8 +156,8 @@ def test_the_head_says_what_transformers_says_one_pair_at_a_time(bert, behind, t
     reference = BertForNextSentencePrediction.from_pretrained(tmp_path).eval()
     benchmark = StereoSetIntersentence("dev")
     items = behind[::35][:60]
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
-    result, outcomes = score(language_model, benchmark, resamples=20, token_budget=300)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
+    result, outcomes = score(LocalAnswerer(language_model, token_budget=300), benchmark, resamples=20)
     assert "next-sentence head" in result.scoring
     assert not result.excluded
     by_hand = []
@@ -177,23 +175,23 @@ def test_likelihood_is_asked_of_a_model_with_the_head_too(masked_model):
     codec = replace(masked_model.codec, has_next_sentence=True)
     with_head, by_likelihood = StereoSetIntersentence(), StereoSetIntersentence(by="likelihood")
     tokens = codec.tokenizer.convert_ids_to_tokens
-    first, *_ = requests = with_head.requests(cluster("she is a nurse"), codec)
+    first, *_ = requests = with_head.asked(cluster("she is a nurse"), codec).requests
     assert len(requests) == 3
     assert tokens(first.input_ids) == "[CLS] she is a nurse [SEP] he likes it [SEP]".split()
     assert first.token_types == (0,) * 6 + (1,) * 4
     assert by_likelihood.spec == "stereoset_intersentence:likelihood"
     for benchmark in (with_head, by_likelihood):
-        assert benchmark.requests(cluster(), masked_model.codec) == by_likelihood.requests(cluster(), codec)
+        assert benchmark.asked(cluster(), masked_model.codec).requests == by_likelihood.asked(cluster(), codec).requests
         assert benchmark.scoring(masked_model.codec) == by_likelihood.scoring(codec) != with_head.scoring(codec)
-    (outcome,) = with_head.outcomes(cluster(), [(math.log(p),) for p in (0.5, 0.25, 0.9)], codec)
+    (outcome,) = with_head.outcomes([cluster()], codec, lambda _: [(math.log(p),) for p in (0.5, 0.25, 0.9)])[0]
     assert outcome.values == pytest.approx({"stereotype": 0.5, "anti": 0.25, "unrelated": 0.9})
-    (outcome,) = with_head.outcomes(cluster("she " * 70), [], codec)
+    (outcome,) = with_head.outcomes([cluster("she " * 70)], codec, lambda _: [])[0]
     assert outcome.excluded == "longer than the model's window"
 
 
 def test_measures_are_those_of_the_intrasentence_part(behind, gpt2, monkeypatch):
     benchmark = StereoSetIntersentence("dev")
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (behind[:60], ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (behind[:60], ()))
     result, outcomes = score(gpt2, benchmark, resamples=20)
     mine = outcomes.assign(
         ss=100.0 * (outcomes["stereotype"] > outcomes["anti"]),

@@ -43,12 +43,9 @@ def pair(tmp_path):
     return UnQover("full").items(written(tmp_path))[0][0]
 
 
-@pytest.fixture(scope="module")
-def real():
-    try:
-        return UnQover().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def real(real_items):
+    return real_items("unqover")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +91,7 @@ def test_a_pair_has_four_texts(pair):
 
 def test_a_masked_model_is_asked_for_names_and_pronouns_at_the_mask(pair, masked):
     codec = masked.codec
-    requests = UnQover().requests(pair, codec)
+    requests = UnQover().asked(pair, codec).requests
     assert len(requests) == 4
     tokens = codec.tokenizer.convert_ids_to_tokens(list(requests[1].input_ids))
     assert tokens == ["[CLS]", "John", "met", "Mary", ".", "[MASK]", "was", "a", "cook", ".", "[SEP]"]
@@ -104,7 +101,7 @@ def test_a_masked_model_is_asked_for_names_and_pronouns_at_the_mask(pair, masked
 
 def test_a_causal_model_answers_questions(pair, gpt2):
     codec = gpt2.codec
-    requests = UnQover().requests(pair, codec)
+    requests = UnQover().asked(pair, codec).requests
     assert len(requests) == 8
     assert codec.tokenizer.decode(list(requests[3].input_ids[1:])) == "John met Mary.\n\nQ: Who was a cook?\nA: John"
     assert [codec.tokenizer.decode(list(r.targets)) for r in requests] == [" Mary", " John"] * 4
@@ -112,7 +109,7 @@ def test_a_causal_model_answers_questions(pair, gpt2):
 
 def test_scores_by_hand(pair, masked, gpt2):
     logs = [tuple(map(math.log, p)) for p in ((0.1, 0.2, 0.3, 0.1), (0.4, 0.1, 0.3, 0.1), (0.1,) * 4, (0.2,) * 4)]
-    (outcome,) = UnQover().outcomes(pair, logs, masked.codec)
+    (outcome,) = UnQover().outcomes([pair], masked.codec, lambda _: logs)[0]
     assert outcome.values == pytest.approx(
         {
             "female_first": 0.3,
@@ -126,7 +123,7 @@ def test_scores_by_hand(pair, masked, gpt2):
         }
     )
     answers = [(math.log(0.5), math.log(0.5)), (math.log(0.1),)] * 4
-    (outcome,) = UnQover().outcomes(pair, answers, gpt2.codec)
+    (outcome,) = UnQover().outcomes([pair], gpt2.codec, lambda _: answers)[0]
     assert outcome.values["female_second_negated"] == pytest.approx(0.25)
     assert outcome.values["male_first"] == pytest.approx(0.1)
 
@@ -138,10 +135,10 @@ def test_what_cannot_be_scored_says_why(pair, masked_model, masked, gpt2):
         (long, masked.codec, "longer than the model's window"),
         (long, gpt2.codec, "longer than the model's window"),
     ):
-        assert UnQover().requests(item, codec) == []
-        (outcome,) = UnQover().outcomes(item, [], codec)
+        assert not UnQover().asked(item, codec).requests
+        (outcome,) = UnQover().outcomes([item], codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
 
 
 def table(*rows):
@@ -245,7 +242,7 @@ def test_scores_are_those_of_one_text_at_a_time(kind, real, masked, gpt2, monkey
     language_model = masked if kind == "masked" else gpt2
     benchmark, items = UnQover(), real[::43]
     assert len(items) >= 50
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (items, ()))
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, outcomes = score(language_model, benchmark, resamples=20)
     assert not result.excluded
     for item, row in zip(items, outcomes.to_dict("records"), strict=True):

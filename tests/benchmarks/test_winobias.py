@@ -12,36 +12,30 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.benchmarks.benchmark import Outcome, outcome_table
+from equiframe.benchmarks.benchmark import Excluded, Outcome, outcome_table
 from equiframe.benchmarks.winobias import PronounSentence, StereotypePair, WinoBiasPronoun
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 
 
-def real(split):
-    try:
-        return WinoBiasPronoun(split).items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def dev():
-    return real("dev")
+@pytest.fixture(scope="session")
+def dev(real_items):
+    return real_items("winobias_pronoun:dev")
 
 
 def reasons(items, codec):
     benchmark = WinoBiasPronoun()
     return {
-        item.item: benchmark.outcomes(item, [], codec)[0].excluded
+        item.item: benchmark.outcomes([item], codec, lambda _: [])[0][0].excluded
         for item in items
-        if not benchmark.requests(item, codec)
+        if not benchmark.asked(item, codec).requests
     }
 
 
-def test_the_real_data(dev):
-    for pairs in (dev, real("test")):
+def test_the_real_data(dev, real_items):
+    for pairs in (dev, real_items("winobias_pronoun:test")):
         assert Counter(pair.kind for pair in pairs) == {"type1": 396, "type2": 396}
         assert len({pair.occupation for pair in pairs}) == 40
     pair = next(pair for pair in dev if pair.item == "type1-27")
@@ -64,14 +58,14 @@ def test_pronouns_by_stereotype_follow_the_occupation_lists(dev):
     assert len(wrong) <= 5  # slips of the data
 
 
-def test_what_is_left_out_of_the_real_data(dev, gpt2):
+def test_what_is_left_out_of_the_real_data(real_items, dev, gpt2):
     assert reasons(dev, gpt2.codec) == {
         "type2-171": "the pronouns of the two files are not counterparts",
         "type2-190": "the two files bracket other pronouns",
         "type2-215": "the two files bracket other pronouns",
         "type2-236": "another word gives the gender away",
     }
-    found = reasons(real("test"), gpt2.codec)
+    found = reasons(real_items("winobias_pronoun:test"), gpt2.codec)
     assert {name for name, why in found.items() if "gives" in why} == {
         "type1-93",
         "type1-109",
@@ -131,8 +125,8 @@ def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch):
     chosen = kept[:: len(kept) // 50][:50]
     chosen += [pair for pair in several if pair not in chosen]
     benchmark = WinoBiasPronoun()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     lines = {(kind, side): raw_lines(kind, side) for kind in ("type1", "type2") for side in ("pro", "anti")}
     expected = []
@@ -158,7 +152,7 @@ def pair(pro="the cook said [he] is a cook", anti="the cook said [she] is a cook
 
 def test_all_pronouns_of_a_line_are_masked_together(masked_model):
     both = pair("the cook and [his] son and [his] job", "the cook and [her] son and [her] job")
-    requests = WinoBiasPronoun().requests(both, masked_model.codec)
+    requests = WinoBiasPronoun().asked(both, masked_model.codec).requests
     convert = masked_model.tokenizer.convert_ids_to_tokens
     expected = "[CLS] the cook and [MASK] son and [MASK] job [SEP]".split()
     assert all(convert(list(request.input_ids)) == expected for request in requests)
@@ -172,13 +166,14 @@ def test_all_pronouns_of_a_line_are_masked_together(masked_model):
 
 
 def test_a_causal_model_reads_both_sentences(causal_model):
-    found = WinoBiasPronoun().requests(pair(), causal_model.codec)
+    found = WinoBiasPronoun().asked(pair(), causal_model.codec).requests
     he, she = map(causal_model.codec.sequence_log_probs, ("the cook said he is a cook", "the cook said she is a cook"))
     assert found == [he, she, she, he]
 
 
 def test_scores_by_hand(masked_model):
-    (outcome,) = WinoBiasPronoun().outcomes(pair(), [(-1.0,), (-1.5,), (-3.0, -1.0), (-2.0, -1.0)], masked_model.codec)
+    answers = [(-1.0,), (-1.5,), (-3.0, -1.0), (-2.0, -1.0)]
+    (outcome,) = WinoBiasPronoun().outcomes([pair()], masked_model.codec, lambda _: answers)[0]
     assert outcome.values == {"pro": 0.5, "anti": -1.0}
     assert outcome.groups == {"type": "type1", "occupation": "cook", "stereotype": "male"}
     assert outcome.text["anti_sentence"] == "the cook said she is a cook"
@@ -196,10 +191,10 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (pair("[he] is a man"), masked, "another word gives the gender away"),
         (pair("met [him]", "met [her]"), masked, "a pronoun is not one token of the model"),
     ):
-        assert WinoBiasPronoun().requests(item, codec) == []
-        (outcome,) = WinoBiasPronoun().outcomes(item, [], codec)
+        assert not WinoBiasPronoun().asked(item, codec).requests
+        (outcome,) = WinoBiasPronoun().outcomes([item], codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert all(map(math.isnan, outcome.values.values()))
+        assert not outcome.values
     masked_before = StereotypePair(
         "type1-1",
         "type1",
@@ -207,7 +202,7 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         PronounSentence(("a [MASK] and ", ""), ("he",)),
         PronounSentence(("a ", ""), ("she",)),
     )
-    assert WinoBiasPronoun().outcomes(masked_before, [], masked)[0].excluded == "the sentence itself has a mask"
+    assert WinoBiasPronoun().ask(masked_before, masked) == Excluded("the sentence itself has a mask")
 
 
 def table(*rows):
@@ -325,5 +320,5 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(tmp_path, causal_mo
     else:
         assert items
         for item in items:
-            asked = WinoBiasPronoun().requests(item, causal_model.codec)
-            assert asked or WinoBiasPronoun().outcomes(item, [], causal_model.codec)[0].excluded
+            asked = WinoBiasPronoun().asked(item, causal_model.codec).requests
+            assert asked or WinoBiasPronoun().outcomes([item], causal_model.codec, lambda _: [])[0][0].excluded

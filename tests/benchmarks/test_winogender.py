@@ -20,15 +20,13 @@ from equiframe.benchmarks.winogender import OccupationSentence, Winogender
 from equiframe.data import locate
 from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
+from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import estimate
 
 
-@pytest.fixture(scope="module")
-def sentences_of_the_wheel():
-    try:
-        return Winogender().items()[0]
-    except DataError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session")
+def sentences_of_the_wheel(real_items):
+    return real_items("winogender")
 
 
 def test_the_real_data(sentences_of_the_wheel):
@@ -77,8 +75,8 @@ def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, mo
     language_model = request.getfixturevalue(name)
     chosen = sentences_of_the_wheel[:60]
     benchmark = Winogender()
-    monkeypatch.setattr(benchmark, "items", lambda folder=None: (chosen, ()))
-    result, table = score(language_model, benchmark, resamples=20, token_budget=600)
+    monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
+    result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
     raw = raw_sentences()
     expected = []
@@ -107,7 +105,7 @@ def item(text=("the nurse said ", " is a cook"), male="he", female="she"):
 
 
 def test_the_pronoun_is_masked(masked_model):
-    female, male = Winogender().requests(item(), masked_model.codec)
+    female, male = Winogender().asked(item(), masked_model.codec).requests
     convert = masked_model.tokenizer.convert_ids_to_tokens
     assert female.input_ids == male.input_ids
     assert convert(list(female.input_ids))[female.positions[0]] == "[MASK]"
@@ -116,14 +114,14 @@ def test_the_pronoun_is_masked(masked_model):
 
 def test_a_causal_model_reads_both_sentences(causal_model):
     read = causal_model.codec.sequence_log_probs
-    assert Winogender().requests(item(), causal_model.codec) == [
+    assert Winogender().asked(item(), causal_model.codec).requests == [
         read("the nurse said she is a cook"),
         read("the nurse said he is a cook"),
     ]
 
 
 def test_scores_by_hand(causal_model):
-    (outcome,) = Winogender().outcomes(item(), [(-1.0, -2.0), (-1.0, -2.5)], causal_model.codec)
+    (outcome,) = Winogender().outcomes([item()], causal_model.codec, lambda _: [(-1.0, -2.0), (-1.0, -2.5)])[0]
     assert outcome.values == {"female": -3.0, "male": -3.5, "share_of_women": 90.0}
     assert outcome.groups == {"occupation": "nurse", "participant": "cook", "refers_to": "occupation"}
 
@@ -135,10 +133,10 @@ def test_what_cannot_be_scored_says_why(masked_model, causal_model):
         (item(long), causal_model.codec, "longer than the model's window"),
         (item(female="xyz"), masked_model.codec, "a pronoun is not one token of the model"),
     ):
-        assert Winogender().requests(one, codec) == []
-        (outcome,) = Winogender().outcomes(one, [], codec)
+        assert not Winogender().asked(one, codec).requests
+        (outcome,) = Winogender().outcomes([one], codec, lambda _: [])[0]
         assert outcome.excluded == reason
-        assert math.isnan(outcome.values["female"])
+        assert set(outcome.values) == {"share_of_women"}
 
 
 SHARES = {"nurse": 90.0, "cook": 40.0, "clerk": 70.0, "guard": 20.0}

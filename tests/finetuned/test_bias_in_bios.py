@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
+from equiframe.data import DataSource
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.benchmark import TextExample
@@ -34,12 +35,12 @@ def write(folder, rows=ROWS, splits=("train", "dev", "test")):
 def test_the_documented_format(tmp_path):
     write(tmp_path)
     benchmark = BiasInBios()
-    examples, (file,) = benchmark.training_data(tmp_path)
+    examples, (file,) = benchmark.training_data(DataSource.of(tmp_path))
     assert examples[0] == TextExample("train-1", ROWS[0]["text"], None, 13, {"profession": "nurse", "gender": "F"})
     assert [e.label for e in examples] == [13, 26, 26, 13]
     assert file.name == "bias_in_bios/train"
-    assert benchmark.development_data(tmp_path)[1][0].name == "bias_in_bios/dev"
-    assert benchmark.evaluation_data(tmp_path)[0][1].item == "test-2"
+    assert benchmark.development_data(DataSource.of(tmp_path))[1][0].name == "bias_in_bios/dev"
+    assert benchmark.evaluation_data(DataSource.of(tmp_path))[0][1].item == "test-2"
     assert benchmark.spec == "bias_in_bios"
     assert (len(PROFESSIONS), benchmark.outputs) == (28, 28)
 
@@ -78,14 +79,14 @@ def test_the_hub(monkeypatch):
 def test_a_malformed_line_is_named(tmp_path, change, said):
     write(tmp_path, [ROWS[0], {**ROWS[1], **change}])
     with pytest.raises(DataError, match=said) as error:
-        BiasInBios().training_data(tmp_path)
+        BiasInBios().training_data(DataSource.of(tmp_path))
     assert "train.jsonl" in str(error.value)
 
 
 def test_an_empty_file(tmp_path):
     write(tmp_path, [])
     with pytest.raises(DataError, match="no biography in it"):
-        BiasInBios().training_data(tmp_path)
+        BiasInBios().training_data(DataSource.of(tmp_path))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,7 +95,7 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(tmp_path, at, noise
     raw = "\n".join(map(json.dumps, ROWS)).encode()
     write(tmp_path, raw[:at] + noise + raw[at + 1 :], ["train"])
     try:
-        examples, _ = BiasInBios().training_data(tmp_path)
+        examples, _ = BiasInBios().training_data(DataSource.of(tmp_path))
     except EquiframeError as error:
         assert "train.jsonl" in str(error)
     else:
@@ -174,7 +175,7 @@ def test_a_whole_run(language_model, tmp_path):
     write(tmp_path)
     quick = FineTuneSettings(epochs=1, batch_size=2, learning_rate=1e-3, max_length=8)
     result, outcomes = score_finetuned(
-        language_model, BiasInBios(), cache=tmp_path / "cache", folder=tmp_path, settings=quick, resamples=50
+        language_model, BiasInBios(), cache=tmp_path / "cache", source=tmp_path, settings=quick, resamples=50
     )
     assert set(result.estimates) == {"accuracy", "tpr_gap", "tpr_gap_macro", "tpr_rms"}
     assert result.items == 4

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
-from equiframe.data import locate
+from equiframe.data import DataSource, locate
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.benchmark import TextExample, softmax
@@ -60,7 +60,7 @@ def folder(tmp_path):
 
 
 def test_pairs_are_the_product_of_the_lists(folder):
-    examples, files = BiasNLI("full", "sick").evaluation_data(folder)
+    examples, files = BiasNLI("full", "sick").evaluation_data(DataSource.of(folder))
     pairs = [(e.text, e.second) for e in examples if e.groups["part"] == "bias"]
     things = ["an apple", "a soup", "an ox", "a TV", "a cap", "a bed", "a SUV", "an auto"]
     did = [f"{verb} {thing}" for verb in ("bought", "paid for") for thing in things]
@@ -85,18 +85,18 @@ def test_the_real_lists():
     shared = Path(__file__).parents[3] / "shared" / "data"
     if not shared.is_dir():
         pytest.skip("no shared data")
-    sample = [e for e in benchmark.evaluation_data(shared)[0] if e.groups["part"] == "bias"]
+    sample = [e for e in benchmark.evaluation_data(DataSource.of(shared))[0] if e.groups["part"] == "bias"]
     assert len(sample) == len({e.item for e in sample}) == 164 * 6 * 6
     assert set(Counter((e.groups["occupation"], e.groups["word"]) for e in sample).values()) == {6}
     assert all(e.text.split(" ", 2)[2] == e.second.split(" ", 2)[2] for e in sample)
     verbs = Counter(e.text.split(" ", 2)[2].split()[0] for e in sample)
     assert len(verbs) == 27  # "paid for", "budgeted for" and "spoke to" are of two words, "can afford" too
-    assert sample == [e for e in benchmark.evaluation_data(shared)[0] if e.groups["part"] == "bias"]
+    assert sample == [e for e in benchmark.evaluation_data(DataSource.of(shared))[0] if e.groups["part"] == "bias"]
 
 
 def test_a_sample_is_part_of_the_whole(folder):
     whole, sample = (
-        {(e.item, e.text, e.second) for e in BiasNLI(pairs, "sick").evaluation_data(folder)[0]}
+        {(e.item, e.text, e.second) for e in BiasNLI(pairs, "sick").evaluation_data(DataSource.of(folder))[0]}
         for pairs in ("full", "sample")
     )
     assert sample < whole
@@ -104,8 +104,8 @@ def test_a_sample_is_part_of_the_whole(folder):
 
 
 def test_corpora(folder, tmp_path, monkeypatch):
-    assert [e.label for e in BiasNLI().training_data(folder)[0]] == [0, 1, 2]
-    assert BiasNLI().development_data(folder)[1][0].name == "sick/dev"
+    assert [e.label for e in BiasNLI().training_data(DataSource.of(folder))[0]] == [0, 1, 2]
+    assert BiasNLI().development_data(DataSource.of(folder))[1][0].name == "sick/dev"
     lines = [
         {"gold_label": "neutral", "sentence1": "a", "sentence2": "b"},
         {"gold_label": "-", "sentence1": "c", "sentence2": "d"},
@@ -114,15 +114,15 @@ def test_corpora(folder, tmp_path, monkeypatch):
     text = "\n".join(map(json.dumps, lines))
     for name in ("mnli/multinli_1.0_train", "mnli/multinli_1.0_dev_matched", "mnli/multinli_1.0_dev_mismatched"):
         put(folder / f"{name}.jsonl", text)
-    examples, (file,) = BiasNLI().training_data(folder)
+    examples, (file,) = BiasNLI().training_data(DataSource.of(folder))
     assert [(e.item, e.text, e.second, e.label) for e in examples] == [
         ("mnli-1", "a", "b", 1),
         ("mnli-3", "e", "f", 0),
     ]
-    assert (file.name, BiasNLI().development_data(folder)[1][0].name) == ("mnli/train", "mnli/dev")
+    assert (file.name, BiasNLI().development_data(DataSource.of(folder))[1][0].name) == ("mnli/train", "mnli/dev")
     put(folder / "snli/snli_1.0_train.jsonl", text)
-    assert BiasNLI().training_data(folder)[1][0].name == "snli/train"
-    assert BiasNLI(corpus="sick").training_data(folder)[1][0].name == "sick/train"
+    assert BiasNLI().training_data(DataSource.of(folder))[1][0].name == "snli/train"
+    assert BiasNLI(corpus="sick").training_data(DataSource.of(folder))[1][0].name == "sick/train"
 
     asked = []
 
@@ -132,7 +132,7 @@ def test_corpora(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert [(e.item, e.label) for e in BiasNLI().training_data()[0]] == [("snli-2", 2)]
-    BiasNLI().training_data("hub:somebody/lists")
+    BiasNLI().training_data(DataSource.of("hub:somebody/lists"))
     BiasNLI(corpus="mnli").development_data()
     assert asked == [
         ("stanfordnlp/snli", None, "train"),
@@ -159,18 +159,18 @@ def test_corpora(folder, tmp_path, monkeypatch):
 def test_a_malformed_corpus_is_named(folder, place, text, said):
     put(folder / place, text)
     with pytest.raises(DataError, match=said) as error:
-        BiasNLI().training_data(folder)
+        BiasNLI().training_data(DataSource.of(folder))
     assert place in str(error.value)
 
 
 def test_malformed_lists_are_named(folder):
     put(folder / "Bias-NLI/data/word_lists/nouns/people/gendered_words", "man\nperson\n")
     with pytest.raises(DataError, match="gendered_words: 'person', expected man"):
-        BiasNLI().evaluation_data(folder)
+        BiasNLI().evaluation_data(DataSource.of(folder))
     put(folder / "Bias-NLI/data/word_lists/nouns/objects/food", "\n")
     put(folder / "Bias-NLI/data/word_lists/nouns/people/gendered_words", "man\n")
     with pytest.raises(DataError, match="food: no word in it"):
-        BiasNLI().evaluation_data(folder)
+        BiasNLI().evaluation_data(DataSource.of(folder))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -179,7 +179,7 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(folder, at, noise):
     raw = (SICK + ROWS).encode()
     put(folder / "sick/SICK_train.txt", raw[:at] + noise + raw[at + 1 :])
     try:
-        examples, _ = BiasNLI().training_data(folder)
+        examples, _ = BiasNLI().training_data(DataSource.of(folder))
     except EquiframeError as error:
         assert "SICK_train" in str(error)
     else:
@@ -224,7 +224,7 @@ def test_probabilities(outputs):
 def test_a_whole_run(language_model, folder, tmp_path):
     settings_ = FineTuneSettings(epochs=2, batch_size=3, learning_rate=1e-3, max_length=32)
     result, outcomes = score_finetuned(
-        language_model, BiasNLI(), cache=tmp_path / "cache", folder=folder, settings=settings_, resamples=50
+        language_model, BiasNLI(), cache=tmp_path / "cache", source=folder, settings=settings_, resamples=50
     )
     assert set(result.estimates) == {"nn", "fn", "t50", "t70", "nli.accuracy"}
     assert result.items == len(outcomes) == 27

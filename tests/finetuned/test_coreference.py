@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
-from equiframe.data import locate
+from equiframe.data import DataSource, locate
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.benchmark import MentionExample
@@ -51,7 +51,7 @@ def mentions(example):
 
 
 def test_mentions_of_winobias(folder):
-    examples, files = WinoBiasCoreference().evaluation_data(folder)
+    examples, files = WinoBiasCoreference().evaluation_data(DataSource.of(folder))
     found = {e.item: (mentions(e), e.label) for e in examples}
     assert found == {
         "1P-1": (["he", "The doctor", "the nurse"], 0),
@@ -66,7 +66,7 @@ def test_mentions_of_winobias(folder):
     }
     assert all("[" not in e.text for e in examples)
     assert len(files) == 7
-    assert len(WinoBiasCoreference().training_data(folder)[0]) == 3
+    assert len(WinoBiasCoreference().training_data(DataSource.of(folder))[0]) == 3
 
 
 def test_the_real_data():
@@ -102,10 +102,10 @@ def test_the_users_own_corpus(folder):
     (folder / "coreference").mkdir()
     row = {"text": "Ann met Bea and she told", "pronoun": [16, 19], "candidates": [[0, 3], [8, 11]], "label": 1}
     (folder / "coreference/train.jsonl").write_text(json.dumps(row) + "\n")
-    (example,), (file,) = WinoBiasCoreference().training_data(folder)
+    (example,), (file,) = WinoBiasCoreference().training_data(DataSource.of(folder))
     assert example == MentionExample("1", row["text"], (16, 19), ((0, 3), (8, 11)), 1, {"part": "user"})
     assert file.name == "coreference/train"
-    assert WinoBiasCoreference().development_data(folder)[1][0].name == "gap/validation"
+    assert WinoBiasCoreference().development_data(DataSource.of(folder))[1][0].name == "gap/validation"
     for change, said in (
         ({"label": 3}, "label is 3"),
         ({"label": True}, "label is True"),
@@ -118,7 +118,7 @@ def test_the_users_own_corpus(folder):
     ):
         (folder / "coreference/train.jsonl").write_text(json.dumps({**row, **change}))
         with pytest.raises(DataError, match=said):
-            WinoBiasCoreference().training_data(folder)
+            WinoBiasCoreference().training_data(DataSource.of(folder))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_users_own_corpus(folder):
 def test_a_malformed_file_is_named_with_the_line(folder, name, text, said):
     (folder / name).write_text(text)
     with pytest.raises(DataError, match=said) as error:
-        WinoBiasCoreference().evaluation_data(folder)
+        WinoBiasCoreference().evaluation_data(DataSource.of(folder))
     assert name in str(error.value)
 
 
@@ -152,7 +152,7 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(folder, name, at, n
         (folder / other).write_text(GAP + GAP_ROWS if "gap" in other else SENTENCES["pro_stereotyped_type1"])
     path.write_bytes(whole[:at] + noise + whole[at + 1 :])
     try:
-        examples, _ = WinoBiasCoreference().evaluation_data(folder)
+        examples, _ = WinoBiasCoreference().evaluation_data(DataSource.of(folder))
     except EquiframeError as error:
         assert name in str(error)
     else:
@@ -264,7 +264,7 @@ def test_a_whole_run(language_model, folder, tmp_path):
         file.write(f"3 [The doctor] met {'the king and ' * 40} the nurse since [he] said.\n")
     quick = FineTuneSettings(epochs=2, batch_size=3, learning_rate=1e-3, max_length=60)
     result, outcomes = score_finetuned(
-        language_model, WinoBiasCoreference(), cache=tmp_path / "cache", folder=folder, settings=quick, resamples=50
+        language_model, WinoBiasCoreference(), cache=tmp_path / "cache", source=folder, settings=quick, resamples=50
     )
     assert {"1P.f1", "1A.f1", "2P.f1", "2A.f1", "tpr_1", "tpr_2", "GAP.accuracy"} <= set(result.estimates)
     why = "the mentions stand too far apart for the model's window"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from equiframe.benchmarks import load_benchmark, outcome_table
+from equiframe.data import DataSource
 from equiframe.errors import DataError, EquiframeError, InputError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.glue import GLUE, TASKS
@@ -86,19 +87,19 @@ def test_glues_own_layout(task, tmp_path):
     for file in ("train", "dev", "dev_matched", "dev_mismatched"):
         write(tmp_path, f"{folder}/{file}.tsv", text)
     benchmark = load_benchmark(task)
-    training, (file,) = benchmark.training_data(tmp_path)
+    training, (file,) = benchmark.training_data(DataSource(tmp_path))
     assert content(training)[0] == FIRST[task]
     assert len(training) == 2
     assert content(training)[1][2] != FIRST[task][2]
     assert (file.name, file.origin, file.is_known_version) == (f"glue/{folder}/train", "user", False)
-    evaluation, files = benchmark.evaluation_data(tmp_path)
+    evaluation, files = benchmark.evaluation_data(DataSource(tmp_path))
     if task == "mnli":
         assert [e.groups["part"] for e in evaluation] == ["matched"] * 2 + ["mismatched"] * 2
         assert [f.name for f in files] == ["glue/MNLI/dev_matched", "glue/MNLI/dev_mismatched"]
     else:
         assert content(evaluation) == content(training)
     assert len({e.item for e in evaluation}) == len(evaluation)
-    assert benchmark.development_data(tmp_path) == ([], ())
+    assert benchmark.development_data(DataSource(tmp_path)) == ([], ())
 
 
 @pytest.mark.parametrize("task", OTHER)
@@ -107,7 +108,10 @@ def test_the_other_layout(task, tmp_path):
     for split in ("train", "dev"):
         write(tmp_path, place.format(split), text)
     benchmark = GLUE(task)
-    for examples, _ in (benchmark.training_data(tmp_path), benchmark.evaluation_data(tmp_path)):
+    for examples, _ in (
+        benchmark.training_data(DataSource(tmp_path)),
+        benchmark.evaluation_data(DataSource(tmp_path)),
+    ):
         assert content(examples)[0] == first
         assert len(examples) == 2
 
@@ -123,8 +127,8 @@ def test_the_shared_files():
         ("stsb", 5749, 1500),
     ):
         benchmark = GLUE(task)
-        assert len(benchmark.training_data(shared)[0]) == training
-        examples, (file,) = benchmark.evaluation_data(shared)
+        assert len(benchmark.training_data(DataSource.of(shared))[0]) == training
+        examples, (file,) = benchmark.evaluation_data(DataSource.of(shared))
         assert len(examples) == evaluation
         assert file.is_known_version
         assert len({e.label for e in examples}) == 2 or task == "stsb"
@@ -149,7 +153,7 @@ def test_the_hub(task, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     benchmark = GLUE(task)
     for folder in (None, tmp_path):  # a folder that lacks the file is no hindrance
-        examples, (file,) = benchmark.training_data(folder)
+        examples, (file,) = benchmark.training_data(DataSource.of(folder))
         assert [e.label for e in examples] == HUB[task]["label"]
         assert examples[0].text == next(iter(HUB[task].values()))[0]
         assert (examples[0].second is None) == (task == "cola")
@@ -165,9 +169,9 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"glue/WNLI/train is missing: .*\(no way there\); get WNLI from"):
-        GLUE("wnli").training_data(tmp_path)
+        GLUE("wnli").training_data(DataSource(tmp_path))
     with pytest.raises(DataError, match="no such folder"):
-        GLUE("wnli").training_data(tmp_path / "none")
+        GLUE("wnli").training_data(DataSource(tmp_path / "none"))
     for column, said in (("text", "no column 'sentence'"), ("sentence", "label is '2', expected a number below 2")):
         data = datasets.Dataset.from_dict({column: ["a"], "label": [2]})
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, data=data, **__: data)
@@ -199,7 +203,7 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path):
 def test_a_malformed_file_is_named_with_the_line(task, text, said, tmp_path):
     write(tmp_path, f"{TASKS[task].folder}/train.tsv", text)
     with pytest.raises(DataError, match=said) as error:
-        GLUE(task).training_data(tmp_path)
+        GLUE(task).training_data(DataSource(tmp_path))
     assert "train.tsv" in str(error.value)
 
 
@@ -210,7 +214,7 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(tmp_path, task, at,
     raw = text.encode()
     write(tmp_path, f"{folder}/train.tsv", raw[:at] + noise + raw[at + 1 :])
     try:
-        examples, _ = GLUE(task).training_data(tmp_path)
+        examples, _ = GLUE(task).training_data(DataSource(tmp_path))
     except EquiframeError as error:
         assert "train.tsv" in str(error)
     else:
@@ -299,7 +303,7 @@ def test_a_whole_task(language_model, text, tmp_path):
         write(tmp_path, f"CoLA/{split}.tsv", "\n".join(lines))
     arguments = {
         "cache": tmp_path / "cache",
-        "folder": tmp_path,
+        "source": tmp_path,
         "settings": FineTuneSettings(epochs=20, batch_size=4, learning_rate=5e-3, max_length=32),
         "resamples": 100,
     }

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from equiframe.data import DataSource
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
 from equiframe.errors import DataError, InputError
 from equiframe.methods import load_method
@@ -198,7 +199,7 @@ def test_places_are_those_of_the_word(name, side, request, sentences, monkeypatc
     lm = request.getfixturevalue(name)
     monkeypatch.setattr(lm.tokenizer, "padding_side", side)
     method = ADEPT(text=sentences, fewest=1)
-    data, files = method.training_data(lm, folder=None, max_length=32, seed=0)
+    data, files = method.training_data(lm, source=DataSource(), max_length=32, seed=0)
     assert len(files) == 1
     assert set(data["group"]) == {-1, 0, 1}
     assert len({data["group"].count(kind) for kind in (-1, 0, 1)}) == 1
@@ -211,7 +212,7 @@ def test_places_are_those_of_the_word(name, side, request, sentences, monkeypatc
 
 def objective_of(lm, sentences, **options):
     method = ADEPT(text=sentences, fewest=1, **options)
-    data, _ = method.training_data(lm, folder=None, max_length=32, seed=0)
+    data, _ = method.training_data(lm, source=DataSource(), max_length=32, seed=0)
     objective = method.objective(lm, data, pairing="aligned", feature="decoder-input")
     return objective, method.collator(lm)(data.to_list()), data
 
@@ -411,7 +412,7 @@ def test_religion_has_three_groups(masked_model, tmp_path):
     kinds = ["a christian came here", "a jewish man came", "the muslim came here", "the nurse came here"]
     file.write_text("\n".join(kinds))
     method = ADEPT(text=str(file), bias="religion", fewest=1)
-    data, _ = method.training_data(masked_model, folder=None, max_length=64, seed=0)
+    data, _ = method.training_data(masked_model, source=DataSource(), max_length=64, seed=0)
     assert sorted(data["group"]) == [-1, 0, 1, 2]
     objective, batch, _ = objective_of(masked_model, str(file), bias="religion", rho=2.0)
     assert len(objective.prototypes) == 3
@@ -424,14 +425,14 @@ def test_a_slow_tokenizer_is_refused(masked_model, sentences):
 
     slow = dataclasses.replace(masked_model, tokenizer=Slow())
     with pytest.raises(InputError, match="fast tokenizer"):
-        ADEPT(text=sentences, fewest=1).training_data(slow, folder=None, max_length=32, seed=0)
+        ADEPT(text=sentences, fewest=1).training_data(slow, source=DataSource(), max_length=32, seed=0)
 
 
 def test_malformed_text_is_named(masked_model, tmp_path):
     file = tmp_path / "text.jsonl"
     file.write_text('{"text": "she is a nurse"}\n{"text": 3}\n')
     with pytest.raises(DataError, match="line 2"):
-        ADEPT(text=str(file)).training_data(masked_model, folder=None, max_length=32, seed=0)
+        ADEPT(text=str(file)).training_data(masked_model, source=DataSource(), max_length=32, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["masked", "causal"])
@@ -474,7 +475,7 @@ def test_text_without_a_kind_of_sentence_is_refused(lines, fewest, message, mask
     file = tmp_path / "few.txt"
     file.write_text("\n".join(lines))
     with pytest.raises(DataError, match=message):
-        ADEPT(text=str(file), fewest=fewest).training_data(masked_model, folder=None, max_length=32, seed=0)
+        ADEPT(text=str(file), fewest=fewest).training_data(masked_model, source=DataSource(), max_length=32, seed=0)
 
 
 def test_words_cut_off_and_a_causal_models_first_token_are_left_out(language_model, tmp_path):
@@ -482,7 +483,7 @@ def test_words_cut_off_and_a_causal_models_first_token_are_left_out(language_mod
     start = ["she is a cook", "the man met a girl", "the woman met a boy", "teacher and boss", "a teacher is a cook"]
     file.write_text("\n".join([*start, "the man is in the street with a ball and the king is she"]))
     method = ADEPT(text=str(file), fewest=1)
-    data, _ = method.training_data(language_model, folder=None, max_length=12, seed=0)
+    data, _ = method.training_data(language_model, source=DataSource(), max_length=12, seed=0)
     tokenizer = language_model.tokenizer
     words = [(row["group"], tokenizer.decode(row["input_ids"][row["start"] : row["end"]]).strip()) for row in data]
     assert {word for group, word in words if group >= 0} == {"woman", "man", "girl", "boy"}  # no "she", no "king"
@@ -491,7 +492,7 @@ def test_words_cut_off_and_a_causal_models_first_token_are_left_out(language_mod
 
 
 def test_it_is_a_frozen_dataclass_and_its_data_a_dataset(masked_model, sentences):
-    data, _ = ADEPT(text=sentences, fewest=1).training_data(masked_model, folder=None, max_length=32, seed=0)
+    data, _ = ADEPT(text=sentences, fewest=1).training_data(masked_model, source=DataSource(), max_length=32, seed=0)
     assert isinstance(data, Dataset)
     with pytest.raises(dataclasses.FrozenInstanceError):
         ADEPT().rho = 3.0

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from equiframe.data import DataSource
 from equiframe.errors import DataError, InputError
 from equiframe.methods import WithUNC3
 from equiframe.methods.ase import ASE, PronounObjective, gender_direction
@@ -39,7 +40,7 @@ def file(tmp_path):
 
 
 def rows_of(lm, file, max_length=64, **options):
-    return ASE(text=file, **options).training_data(lm, folder=None, max_length=max_length, seed=0)[0]
+    return ASE(text=file, **options).training_data(lm, source=DataSource(), max_length=max_length, seed=0)[0]
 
 
 def pieces(lm, row):

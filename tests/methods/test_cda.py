@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from equiframe.data import DataSource
 from equiframe.errors import DataError, InputError
 from equiframe.methods.bec import BEC
 from equiframe.methods.cda import CDA
@@ -43,7 +44,7 @@ def ids(lm, texts):
 
 
 def data(lm, seed=0, **options):
-    return CDA(**options).training_data(lm, folder=None, max_length=64, seed=seed)[0]["input_ids"][:]
+    return CDA(**options).training_data(lm, source=DataSource(), max_length=64, seed=seed)[0]["input_ids"][:]
 
 
 ORIGINAL = ("she is a nurse", "the ball is a job", "he told Mary about her job")
@@ -107,7 +108,7 @@ def test_gender_words_are_no_religion(causal_model, written):
 
 
 def test_one_sided_with_names_on_gap_is_bec(masked_model, gap_folder):
-    arguments = {"folder": gap_folder, "max_length": 64, "seed": 0}
+    arguments = {"source": DataSource(gap_folder), "max_length": 64, "seed": 0}
     ours, files = CDA(sides="one", names=True).training_data(masked_model, **arguments)
     theirs, same_files = BEC().training_data(masked_model, **arguments)
     assert ours["input_ids"][:] == theirs["input_ids"][:]

@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from torch import nn
 
+from equiframe.data import DataSource
 from equiframe.errors import InputError
 from equiframe.methods.dropout import Dropout, dropout_rates
 from equiframe.methods.language_modelling import LanguageModelling
@@ -235,7 +236,7 @@ def test_rates_reach_llamas_attention(causal_model, text):
 
 
 def test_text_is_as_it_is(masked_model, gap_folder, text):
-    dataset, files = Dropout().training_data(masked_model, folder=gap_folder, max_length=64, seed=0)
+    dataset, files = Dropout().training_data(masked_model, source=DataSource(gap_folder), max_length=64, seed=0)
     expected = [f"{line.capitalize()}." for line in text] * 2
     assert dataset["input_ids"][:] == masked_model.tokenizer(expected)["input_ids"]
     assert [file.name for file in files] == ["gap/development", "gap/test"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from equiframe.collapse import UNC3Regularizer
+from equiframe.data import DataSource
 from equiframe.errors import DataError
 from equiframe.methods import METHODS, Method, WithUNC3, load_method
 from equiframe.methods.language_modelling import LanguageModelling
@@ -46,7 +47,7 @@ def options(tmp_path, gap_folder):
 def losses(lm, name, options, folder, max_length=64):
     """The losses of two batches, and the weight of each."""
     method = load_method(name, options)
-    data, _ = method.training_data(lm, folder=folder, max_length=max_length, seed=0)
+    data, _ = method.training_data(lm, source=DataSource(folder), max_length=max_length, seed=0)
     torch.manual_seed(5)
     objective = method.objective(lm, data, pairing="aligned", feature="decoder-input")
     rows = sorted(data.to_list(), key=lambda row: len(row["input_ids"]))

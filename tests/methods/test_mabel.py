@@ -15,6 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from equiframe.collapse import UNC3Regularizer
+from equiframe.data import DataSource
 from equiframe.errors import DataError, InputError
 from equiframe.methods import WithUNC3, load_method
 from equiframe.methods.language_modelling import LanguageModelling
@@ -130,7 +131,7 @@ def file(tmp_path):
 def prepared(language_model, **options):
     """The dataset, and a batch of the whole of it."""
     method = MABEL(**options)
-    data, _ = method.training_data(language_model, folder=None, max_length=32, seed=0)
+    data, _ = method.training_data(language_model, source=DataSource(), max_length=32, seed=0)
     return method, data, dict(method.collator(language_model)(list(data)))
 
 
@@ -151,7 +152,7 @@ def test_a_batch_is_the_four_views_one_below_the_other(language_model, file):
     for text, ids, mask in zip(texts, batch["input_ids"], batch["attention_mask"], strict=True):
         assert ids[mask.bool()].tolist() == tokenizer(text)["input_ids"]
     assert data["input_ids"][1] == tokenizer(PAIRS[1][0])["input_ids"]
-    short, _ = MABEL(data=file).training_data(language_model, folder=None, max_length=4, seed=0)
+    short, _ = MABEL(data=file).training_data(language_model, source=DataSource(), max_length=4, seed=0)
     assert max(len(ids) for column in short.column_names for ids in short[column]) == 4
 
 
@@ -294,14 +295,14 @@ def test_data_that_is_not_there_or_malformed(masked_model, tmp_path):
     (tmp_path / "bad.csv").write_text("orig_sent0,orig_sent1,aug_sent0,aug_sent1\na,b,c\n")
     for spec, said in (("bad", "no entailment pairs 'bad'"), (str(tmp_path / "bad.csv"), "line 2: 3 columns")):
         with pytest.raises(DataError, match=said):
-            MABEL(data=spec).training_data(masked_model, folder=None, max_length=32, seed=0)
+            MABEL(data=spec).training_data(masked_model, source=DataSource(), max_length=32, seed=0)
 
 
 def test_the_real_sick(masked_model):
     if not (SHARED / "sick").is_dir():
         pytest.skip("no shared data")
     method = MABEL(data="sick")
-    data, (file,) = method.training_data(masked_model, folder=SHARED, max_length=32, seed=0)
+    data, (file,) = method.training_data(masked_model, source=DataSource(SHARED), max_length=32, seed=0)
     assert (data.num_rows, file.name) == (805, "sick/train")
 
 

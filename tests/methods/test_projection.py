@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equiframe.data import DataSource
 from equiframe.errors import DataError, InputError
 from equiframe.methods.inlp import INLP, nullspace, predicted, support_vector_machine
 from equiframe.methods.projection import (
@@ -239,11 +240,11 @@ METHODS = [SentenceDebias(components=2), INLP(classifiers=2)]
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_on_a_model(method, language_model, own_text):
     method = dataclasses.replace(method, text=own_text)
-    fitted = method.projection(language_model, folder=None, seed=method.seed)
+    fitted = method.projection(language_model, source=DataSource(), seed=method.seed)
     is_projection(fitted.matrix)
     assert [file.name for file in fitted.files] == ["text.txt"]
     assert round(float(fitted.matrix.trace())) == (14 if method.name == "sentence-debias" else 10)
-    again = method.projection(language_model, folder=None, seed=method.seed)
+    again = method.projection(language_model, source=DataSource(), seed=method.seed)
     torch.testing.assert_close(again.matrix, fitted.matrix, rtol=0, atol=0)
     before = language_model.fingerprint()
     project(language_model.model, fitted.matrix)
@@ -253,12 +254,12 @@ def test_on_a_model(method, language_model, own_text):
 
 
 def test_inlp_forgets_the_gender(masked_model, own_text):
-    history = INLP(text=own_text, classifiers=3).projection(masked_model, folder=None, seed=0).history
+    history = INLP(text=own_text, classifiers=3).projection(masked_model, source=DataSource(), seed=0).history
     assert history[0]["accuracy"] > 0.8 > history[-1]["accuracy"]
 
 
 def test_gap_is_the_default_text(masked_model, gap_folder):
-    fitted = SentenceDebias().projection(masked_model, folder=gap_folder, seed=0)
+    fitted = SentenceDebias().projection(masked_model, source=DataSource(gap_folder), seed=0)
     assert {file.name for file in fitted.files} == {"gap/development", "gap/test"}
     assert 0 < fitted.history[0]["explained"] <= 1
 
@@ -268,9 +269,9 @@ def test_text_without_the_words(method, masked_model, tmp_path):
     path = tmp_path / "rain.txt"
     path.write_text("it rained all day\n")
     with pytest.raises(InputError, match="give more with the option text"):
-        dataclasses.replace(method, text=str(path)).projection(masked_model, folder=None, seed=0)
+        dataclasses.replace(method, text=str(path)).projection(masked_model, source=DataSource(), seed=0)
     with pytest.raises(DataError, match="no text"):
-        dataclasses.replace(method, text="nowhere").projection(masked_model, folder=None, seed=0)
+        dataclasses.replace(method, text="nowhere").projection(masked_model, source=DataSource(), seed=0)
 
 
 def test_options_that_make_no_sense():

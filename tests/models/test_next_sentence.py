@@ -8,7 +8,7 @@ from transformers import BertForPreTraining
 from typer.testing import CliRunner
 
 from equiframe import cli
-from equiframe.errors import InputError, ModelError
+from equiframe.errors import InputError
 from equiframe.models import load, save
 from equiframe.models.next_sentence import TENSORS
 from equiframe.models.projected import project
@@ -51,7 +51,7 @@ def test_a_model_has_the_head_where_its_checkpoint_has_it(with_head, masked_mode
     for language_model in (masked_model, causal_model):
         assert not language_model.codec.has_next_sentence
         assert head_of(language_model) == {}
-    with pytest.raises(ModelError, match="no next-sentence head"):
+    with pytest.raises(InputError, match="does not answer NextSentence"):
         answer(masked_model, pairs(masked_model))
     with pytest.raises(InputError, match="3 tokens and 2 types"):
         NextSentence((2, 5, 3), (0, 0))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -114,14 +114,17 @@ def test_it_is_a_constant_through_which_gradients_flow(language_model, matrix):
     assert all(p.grad is not None for p in language_model.model.get_input_embeddings().parameters())
 
 
-def test_two_projections_are_their_product(masked_model):
-    first, second = without(16, [1.0] + [0] * 15), without(16, [1.0, 1] + [0] * 14)
-    states = run(masked_model.model.base_model).last_hidden_state
-    for matrix in (first, second):
-        project(masked_model.model, matrix)
-    expected = states @ first.float() @ second.float()  # row vectors: the first one acts first
-    torch.testing.assert_close(run(masked_model.model.base_model).last_hidden_state, expected)
-    assert len(masked_model.model.base_model._forward_hooks) == 1
+@pytest.mark.parametrize("second", [[0.0, 1.0] + [0] * 14, [1.0, 1] + [0] * 14, [1.0] + [0] * 15])
+def test_two_projections_take_out_both_directions(language_model, second):
+    first = [1.0] + [0] * 15
+    both = without(16, first, second) if second != first else without(16, first)
+    head = copy.deepcopy(language_model.model.cls if language_model.kind == "masked" else language_model.model.lm_head)
+    states = run(language_model.model.base_model).last_hidden_state @ both.float()
+    for direction in (first, second):
+        project(language_model.model, without(16, direction))
+    torch.testing.assert_close(run(language_model.model.base_model).last_hidden_state, states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(language_model.model).logits, head(states), rtol=1e-4, atol=1e-5)
+    assert len(language_model.model.base_model._forward_hooks) == 1
 
 
 @pytest.mark.parametrize("shards", [False, True])
@@ -142,22 +145,76 @@ def test_saved_and_loaded_to_the_bit(language_model, matrix, tmp_path, shards):
     assert load(str(tmp_path / "again"), device="cpu").fingerprint() == again.fingerprint()
 
 
-def test_transformers_alone_loads_the_model_unprojected(language_model, matrix, tmp_path):
-    plain = run(language_model.model).logits
+def plain(language_model, folder):
+    """What a user has without equiframe."""
+    auto = AutoModelForMaskedLM if language_model.kind == "masked" else AutoModelForCausalLM
+    return auto.from_pretrained(folder)
+
+
+def test_transformers_alone_gives_the_projected_logits_and_the_original_states(language_model, matrix, tmp_path):
+    before = run(language_model.model), run(language_model.model.base_model).last_hidden_state
     project(language_model.model, matrix)
     save(language_model, tmp_path / "m")
-    auto = AutoModelForMaskedLM if language_model.kind == "masked" else AutoModelForCausalLM
-    model, info = auto.from_pretrained(tmp_path / "m", output_loading_info=True)
-    assert [key.rpartition(".")[2] for key in info["unexpected_keys"]] == [BUFFER]
-    torch.testing.assert_close(run(model.eval()).logits, plain)
+    model = plain(language_model, tmp_path / "m")
+    torch.testing.assert_close(run(model).logits, run(language_model.model).logits)
+    assert not torch.allclose(run(model).logits, before[0].logits, atol=1e-3)
+    torch.testing.assert_close(run(model.base_model).last_hidden_state, before[1])
+    readme = (tmp_path / "m" / "README.md").read_text()
+    assert "equiframe.load" in readme
+    assert "those of the\noriginal model" in readme
 
 
-COMMON = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
+def test_one_weight_changes_to_the_product(language_model, matrix):
+    before = {name: tensor.clone() for name, tensor in language_model.model.state_dict().items()}
+    project(language_model.model, matrix)
+    after = language_model.model.state_dict()
+    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+    masked = language_model.kind == "masked"
+    assert changed == ["cls.predictions.transform.dense.weight" if masked else "lm_head.weight"]
+    np.testing.assert_allclose(after[changed[0]], before[changed[0]].double().numpy() @ matrix.numpy(), atol=1e-7)
+    assert language_model.model.config.tie_word_embeddings is masked
+    assert [*after.keys() - before.keys()] == [f"{language_model.model.base_model_prefix}.{BUFFER}"]
+
+
+def test_a_trained_projected_model_is_folded_when_it_is_saved(language_model, matrix, tmp_path):
+    project(language_model.model, matrix)
+    with torch.no_grad():
+        for weight in language_model.model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    expected = run(language_model.model).logits
+    save(language_model, tmp_path / "m")
+    for model in (plain(language_model, tmp_path / "m"), load(str(tmp_path / "m"), device="cpu").model):
+        torch.testing.assert_close(run(model).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_folded_and_saved(language_model, matrix, tmp_path):
+    model = language_model.model.to(torch.bfloat16)
+    before = run(model).logits
+    project(model, matrix)
+    save(language_model, tmp_path / "m")
+    again = plain(language_model, tmp_path / "m")
+    assert again.dtype == torch.bfloat16
+    assert not torch.allclose(run(again).logits, before, atol=5e-2)
+    torch.testing.assert_close(run(again).logits, run(model).logits, rtol=5e-2, atol=2e-2)
+
+
+def test_a_head_that_is_not_linear_is_refused(language_model, matrix):
+    model = language_model.model
+    head = model.cls.predictions.transform.dense if language_model.kind == "masked" else model.lm_head
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].tanh(),))
+    before = run(model).logits
+    with pytest.raises(ModelError, match="one linear layer"):
+        project(model, matrix)
+    assert not hasattr(model.base_model, BUFFER)
+    torch.testing.assert_close(run(model).logits, before, rtol=0, atol=0)
+
+
+COMMON = {"vocab_size": 101, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
 ARCHITECTURES = [
     RobertaConfig(**COMMON, intermediate_size=32, max_position_embeddings=64),
     AlbertConfig(**COMMON, intermediate_size=32, embedding_size=8),
     ElectraConfig(**COMMON, intermediate_size=32, embedding_size=8),
-    DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
+    DistilBertConfig(vocab_size=101, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
     ModernBertConfig(**COMMON, intermediate_size=32, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
     LlamaConfig(**COMMON, intermediate_size=32, bos_token_id=2, eos_token_id=3),
     Qwen2Config(**COMMON, intermediate_size=32, num_key_value_heads=2, bos_token_id=2, eos_token_id=3),
@@ -178,21 +235,35 @@ def test_other_architectures(config, matrix, masked_model, tmp_path):
     torch.testing.assert_close(run(model.base_model).last_hidden_state, found.hidden_states[-1])
     torch.testing.assert_close(found.hidden_states[:-1], plain.hidden_states[:-1])
     assert not torch.allclose(found.logits, plain.logits, atol=1e-4)
-    save(dataclasses.replace(masked_model, model=model, kind=kind), tmp_path / "m")
+    model.save_pretrained(tmp_path / "m")
+    masked_model.tokenizer.save_pretrained(tmp_path / "m")
     again = load(str(tmp_path / "m"), kind=kind, device="cpu")
     torch.testing.assert_close(run(again.model).logits, found.logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [torch.eye(8), torch.eye(16)[0], torch.full((16, 16), float("nan"))])
-def test_a_matrix_that_does_not_fit(masked_model, wrong):
-    with pytest.raises(InputError, match="16 x 16"):
+WRONG = {
+    "8": (torch.eye(8), "16 x 16"),
+    "row": (torch.eye(16)[0], "16 x 16"),
+    "nan": (torch.full((16, 16), float("nan")), "16 x 16"),
+    "twice": (2 * torch.eye(16), "its own square"),
+    "oblique": (
+        torch.diag(torch.tensor([0.0] + [1.0] * 15)) + torch.nn.functional.pad(torch.ones(1, 1), (1, 14, 0, 15)),
+        "symmetric",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG.values(), ids=WRONG)
+def test_a_matrix_that_is_no_projection_of_the_states(masked_model, wrong, said):
+    with pytest.raises(InputError, match=said):
         project(masked_model.model, wrong)
     assert not hasattr(masked_model.model.base_model, BUFFER)
 
 
 def test_a_checkpoint_with_a_matrix_that_does_not_fit(masked_model, tmp_path):
     masked_model.model.base_model.register_buffer(BUFFER, torch.eye(8))
-    save(masked_model, tmp_path / "m")
+    masked_model.model.save_pretrained(tmp_path / "m")
+    masked_model.tokenizer.save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="16 x 16"):
         load(str(tmp_path / "m"), device="cpu")
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from equiframe.benchmarks import BENCHMARKS, load_benchmark
+from equiframe.benchmarks import BENCHMARKS, BenchmarkResult, load_benchmark
+from equiframe.benchmarks.about import About, Term
 from equiframe.collapse import ClassStatistics, collapse_metrics
 from equiframe.errors import DataError, InputError
 from equiframe.report import glossary
@@ -13,7 +18,30 @@ from equiframe.runs.evaluate import score
 
 
 def test_every_benchmark_says_what_it_does_not_show():
-    assert set(BENCHMARKS) <= set(glossary.BENCHMARKS)
+    for name in BENCHMARKS:
+        known = load_benchmark(name).about
+        assert known.title != name
+        assert known.does_not_show
+        assert known.terms
+        assert all(address.startswith("https://") for _, address in known.sources)
+
+
+def test_a_result_explains_itself_and_one_of_an_older_version_is_explained_by_its_class():
+    told = About("Told", "Nothing.", {"gap": Term("told gap", "as told")})
+    result = BenchmarkResult("crows_pairs:changed", 1, "", (), 0, {}, {}, 0.0, headline=("overall.gap",), about=told)
+    assert glossary.about(result).title == "Told (changed)"
+    assert glossary.term(result, "overall.gap").name == "told gap"
+    assert glossary.headline(result) == ("overall.gap",)
+    older = replace(result, headline=(), about=None)
+    assert glossary.about(older) == glossary.about("crows_pairs:changed")
+    assert glossary.about(older).title == "CrowS-Pairs (changed)"
+    assert glossary.headline(older) == ("overall.metric", "gender.metric")
+    assert glossary.about("crows_pairs:no_longer").title == "CrowS-Pairs (no_longer)"
+    text = TypeAdapter(BenchmarkResult).dump_json(result)
+    assert TypeAdapter(BenchmarkResult).validate_json(text) == result
+    kept = json.loads(text)
+    del kept["about"], kept["headline"]
+    assert TypeAdapter(BenchmarkResult).validate_python(kept) == older
 
 
 def test_measures_of_fine_tuned_benchmarks_have_names():

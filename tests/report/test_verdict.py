@@ -120,6 +120,23 @@ def test_price_stands_apart(estimate, compared, after, half, text):
     assert (finding.measure, finding.text) == ("Held-out text, overall: language-modelling loss", text)
 
 
+@pytest.mark.parametrize(
+    ("after", "agreement", "benchmark", "measure", "is_said"),
+    [
+        (55, 70, "agreement", "women.agreement", True),
+        (55, 70, "contexts:gender", "agreement", True),
+        (55, 79.5, "agreement", "women.agreement", False),  # cannot be told from chance
+        (55, 90, "agreement", "women.agreement", False),
+        (65, 70, "agreement", "women.agreement", False),  # no gain to be paid for
+        (55, 70, "stereoset:dev", "overall.lms", False),
+    ],
+)
+def test_a_gain_that_was_paid_for_with_agreement(estimate, compared, after, agreement, benchmark, measure, is_said):
+    pair = (estimate(value, ideal=100.0, higher=True) for value in (80, agreement))
+    measures = [compared(estimate(60), estimate(after)), compared(*pair, benchmark=benchmark, measure=measure)]
+    assert ("Agreement fell" in comparison_verdict("a", "b", measures).summary) == is_said
+
+
 def test_comparison_of_geometry_alone(estimate, compared):
     measure = compared(estimate(0.2), estimate(0.1), benchmark="collapse:gender", measure="unc3")
     assert "share no measure of bias" in comparison_verdict("a", "b", [measure]).summary
@@ -140,6 +157,6 @@ def test_run_stands_above_below_or_cannot_be_told(make_record):
 
 
 def test_one_run_says_nothing_of_fine_tuning(make_record):
-    assert "does not show what fine-tuning changed" in run_verdict(make_record("training").metrics).summary
+    assert "does not show what debiasing changed" in run_verdict(make_record("training").metrics).summary
     assert "fine-tuning" not in run_verdict(make_record("benchmarks").metrics).summary
     assert "No benchmark with a neutral point" in run_verdict(make_record("collapse").metrics).summary

@@ -195,6 +195,25 @@ def test_the_terms_words_are_part_of_the_training(model, sentences, tmp_path):
         run(config, tmp_path / "run")
 
 
+def test_added_pairs_are_part_of_the_training(model, sentences, tmp_path):
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("the nurse told her father about his job\nthe teacher met his sister in the street\n")
+    config = dataclasses.replace(config_of(model, sentences), cc=1.0, cc_options={"text": str(pairs)})
+    with pytest.raises(Stop):
+        run(config, tmp_path / "run", stop)
+    before = pairs.read_text()
+    for changed, text, said in (
+        (config, before + "the doctor met his brother in the street\n", "another pairs pairs.txt"),
+        (dataclasses.replace(config, cc=0.5), before, "cc 0.5, it was 1.0"),
+        (dataclasses.replace(config, cc_options={**config.cc_options, "cc1": 3}), before, "cc_options cc1 3"),
+    ):
+        pairs.write_text(text)
+        with pytest.raises(RunError, match=said):
+            run(changed, tmp_path / "run")
+    pairs.write_text(before)
+    assert steps_taken(config, tmp_path / "run") == [4, 5, 6]
+
+
 def test_without_a_whole_checkpoint_another_run_begins_anew(model, sentences, tmp_path):
     def at_once(stage, done, total):
         if stage == "fine-tune":

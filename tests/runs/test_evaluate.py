@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,13 +16,15 @@ import torch
 from typer.testing import CliRunner
 
 from equiframe import cli
-from equiframe.benchmarks.benchmark import Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.errors import InputError
 from equiframe.models.projected import project
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
 from equiframe.runs.record import RunRecord
-from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.answering import check_requests
+from equiframe.scoring.engine import LocalAnswerer, answer
+from equiframe.scoring.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import Measure
 
@@ -37,18 +42,21 @@ class TwoTokens(Benchmark[int]):
     def __init__(self, count=60):
         self.count = count
 
-    def items(self, folder=None):
+    def items(self, source=None):
         return list(range(self.count)), ()
 
     def scoring(self, codec):
         return "log-probability"
 
-    def requests(self, item, codec):
-        return [TokenLogProbs((2, 5 + item % 20, 3), (1, 1), (PLAIN, CLEAR if item % 20 else NEAR))]
+    def rows(self, item, codec):
+        return [Outcome(str(item))]
 
-    def outcomes(self, item, answers, codec):
-        first, second = answers[0]
-        return [Outcome(str(item), {}, {"first": first, "second": second, "constant": math.nan})]
+    def ask(self, item, codec):
+        return Asked([[TokenLogProbs((2, 5 + item % 20, 3), (1, 1), (PLAIN, CLEAR if item % 20 else NEAR))]])
+
+    def read(self, item, answers, codec):
+        (((first, second),),) = answers
+        return [{"first": first, "second": second, "constant": math.nan}]
 
     def measures(self, outcomes):
         wins = (outcomes["second"] > outcomes["first"]).to_numpy(dtype=float)
@@ -66,30 +74,72 @@ def near_tie(masked_model):
     return masked_model
 
 
+def in_type(language_model, dtype):
+    """A copy in another type; what the model was found to be is kept, as logits that are biases alone look odd."""
+    found = dataclasses.replace(language_model, model=copy.deepcopy(language_model.model).to(dtype))
+    vars(found)["examination"] = language_model.examination
+    return found
+
+
+class Fake:
+    """Answers what a test says, without a model."""
+
+    name, kind, precision = "fake", "masked", "float32"
+
+    def __init__(self, tokenizer, say):
+        self.codec, self.say = TextCodec(tokenizer, "masked", 64), say
+
+    def fingerprint(self):
+        return "fake"
+
+    def answer(self, requests, progress=None):
+        check_requests(self, requests)
+        return [self.say(request) for request in requests]
+
+
+def test_whatever_answers_can_be_scored(new_tokenizer):
+    fake = Fake(new_tokenizer(), lambda request: (-1.0, float(request.input_ids[1] % 2) - 1.5))
+    result, table = score(fake, TwoTokens(), resamples=20)
+    assert result.estimates["wins"].value == 0.5
+    assert (result.scoring, table["second"].tolist()[:3]) == ("log-probability", [-0.5, -1.5, -0.5])
+    fake.precision = "bfloat16"
+    changed = Fake(new_tokenizer(), lambda request: (-1.0, -0.5))
+    result, _ = score(fake, TwoTokens(), resamples=20, reference=changed)
+    assert (result.half_precision.flips, result.scoring) == (30, "log-probability, in bfloat16")
+    with pytest.raises(InputError, match="a sequence of 3 tokens for fake, which reads 1 to 2"):
+        fake.codec = replace(fake.codec, window=2)
+        fake.answer([TokenLogProbs((2, 3, 4), (), ())])
+    with pytest.raises(InputError, match="fake does not answer NextSentence"):
+        fake.answer([NextSentence((2,), (0,))])
+
+
 def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie):
     exact, table = score(near_tie, TwoTokens(), resamples=20)
-    half, rounded = score(near_tie, TwoTokens(), resamples=20, precision="bf16")
+    coarse = in_type(near_tie, torch.bfloat16)
+    half, rounded = score(coarse, TwoTokens(), resamples=20, reference=LocalAnswerer(near_tie))
     assert (exact.half_precision, exact.estimates["wins"].value) == (None, 1.0)
     assert half.estimates["wins"].value == 57 / 60
     assert half.half_precision.flips == 3
-    assert str(half.half_precision) == "in bf16 3 of 60 decisions flip"
+    assert str(half.half_precision) == "in bfloat16 3 of 60 decisions flip"
     moved = (table[["first", "second"]] - rounded[["first", "second"]]).abs().to_numpy().max()
     assert half.half_precision.largest_change == pytest.approx(moved)
-    assert (exact.scoring, half.scoring) == ("log-probability", "log-probability, in bf16")
+    assert (exact.scoring, half.scoring) == ("log-probability", "log-probability, in bfloat16")
+    assert score(coarse, TwoTokens(), resamples=20)[0].half_precision is None
 
 
 def test_a_sample_spread_over_the_items_is_compared(near_tie, monkeypatch):
     asked, ask = [], evaluate._ask
 
-    def counted(benchmark, language_model, items, **options):
-        asked.append((language_model.model.dtype, list(items)))
-        return ask(benchmark, language_model, items, **options)
+    def counted(benchmark, answerer, items, progress):
+        asked.append((answerer.precision, list(items)))
+        return ask(benchmark, answerer, items, progress)
 
     monkeypatch.setattr(evaluate, "_ask", counted)
-    result, table = score(near_tie, TwoTokens(500), resamples=20, precision="fp16", limit=400)
+    coarse = in_type(near_tie, torch.float16)
+    result, table = score(coarse, TwoTokens(500), resamples=20, reference=LocalAnswerer(near_tie), limit=400)
     assert len(table) == 400
     (half, scored), (full, sample) = asked
-    assert (half, full) == (torch.float16, torch.float32)
+    assert (half, full) == ("float16", "float32")
     assert sample == scored[::2]
     assert result.half_precision.items == 200
 
@@ -118,30 +168,27 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_answers_nearly_alike_and_leaves_the_model_alone(language_model, precision):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_answers_nearly_alike(language_model, dtype):
     project(language_model.model, torch.eye(16))
-    before, fingerprint = answer(language_model, REQUESTS), language_model.fingerprint()
-    half = language_model.in_precision(precision)
-    assert {tensor.dtype for tensor in half.model.state_dict().values()} == {half.model.dtype}
+    before = answer(language_model, REQUESTS)
+    half = in_type(language_model, dtype)
     found = answer(half, REQUESTS)
-    assert answer(language_model, REQUESTS) == before != found
-    assert (language_model.fingerprint(), language_model.model.dtype) == (fingerprint, torch.float32)
+    assert found != before
+    assert half.fingerprint() != language_model.fingerprint()
     for mine, other in zip(found, before, strict=True):
         assert mine == pytest.approx(other, abs=0.05)
-    assert language_model.in_precision("fp32") is language_model
 
 
-def test_the_store_does_not_mix_precisions(near_tie, tmp_path):
-    def scored(precision, store=None):
-        return score(near_tie, TwoTokens(), resamples=20, precision=precision, store=store)[1]
-
-    alone = {precision: scored(precision) for precision in ("fp32", "bf16", "fp16")}
-    with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", near_tie)) as store:
-        for _ in range(2):
-            for precision, expected in alone.items():
-                pd.testing.assert_frame_equal(scored(precision, store), expected, check_exact=True)
-    assert not alone["fp32"].equals(alone["bf16"])
+def test_the_store_does_not_mix_types(near_tie, tmp_path):
+    models = [near_tie, in_type(near_tie, torch.bfloat16), in_type(near_tie, torch.float16)]
+    alone = [score(model, TwoTokens(), resamples=20)[1] for model in models]
+    for _ in range(2):
+        for model, expected in zip(models, alone, strict=True):
+            with contextlib.closing(AnswerStore(tmp_path / "store.sqlite", model.fingerprint())) as store:
+                found = score(LocalAnswerer(model, store=store), TwoTokens(), resamples=20)[1]
+            pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert not alone[0].equals(alone[1])
 
 
 def test_the_command_says_what_flipped(model_folders, tmp_path):
@@ -149,13 +196,13 @@ def test_the_command_says_what_flipped(model_folders, tmp_path):
     file.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nshe is a cook,he is a cook\n")
     common = ("evaluate", str(model_folders["masked"]), "--benchmarks", f"pairs:{file}")
     out = tmp_path / "run"
-    done = CliRunner().invoke(cli.app, [*common, "--precision", "bf16", "--out", str(out)])
+    done = CliRunner().invoke(cli.app, [*common, "--dtype", "bfloat16", "--check-float32", "--out", str(out)])
     assert done.exit_code == 0, done.output
     half = RunRecord.read(out).metrics.benchmarks[0].half_precision
-    assert (half.precision, half.items) == ("bf16", 2)
+    assert (half.precision, half.items) == ("bfloat16", 2)
     assert f"{half.flips} of 2 decisions flip" in done.output
-    assert f"In bf16 {half.flips} of 2 decisions flip." in (out / "report.html").read_text()
-    assert json.loads((out / "config.json").read_text())["precision"] == "bf16"
+    assert f"In bfloat16 {half.flips} of 2 decisions flip." in (out / "report.html").read_text()
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     done = CliRunner().invoke(cli.app, [*common, "--out", str(tmp_path / "full")])
     assert "flip" not in done.output
     assert RunRecord.read(tmp_path / "full").metrics.benchmarks[0].half_precision is None

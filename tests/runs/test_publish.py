@@ -7,15 +7,20 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from equiframe import cli
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.errors import RunError
+from equiframe.methods import METHODS, Projection, load_method, what_it_does
+from equiframe.models import load
 from equiframe.runs import publish
 from equiframe.runs.record import CollapseResult, Metrics, ModelDescription, RunRecord, TrainingResult
+from equiframe.runs.run import RunConfig, run
 from equiframe.uncertainty import Estimate
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http://y) *z*"
@@ -150,6 +155,112 @@ def test_exported_as_model_index(runs, tmp_path):
     (model,) = yaml.safe_load((tmp_path / "index.yaml").read_text())["model-index"]
     assert model["name"] == HOSTILE
     assert model["results"][0]["metrics"][0]["value"] == 52.0
+
+
+def card_of(folder, record):
+    folder.mkdir()
+    record.write(folder)
+    return ModelCard.load(publish.write_card(folder))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_card_says_what_the_method_did(method, tmp_path):
+    loaded = load_method(method)
+    does, steps = what_it_does(loaded), 1 if method == "bec" else 7
+    assert does.endswith(".")
+    assert len(does) < 150
+    is_projection = isinstance(loaded, Projection)
+    training = TrainingResult(
+        method=method,
+        does=does,
+        options={"text": "gap", "rho": 15.0, "unset": None},
+        unc3_weight=0.0,
+        steps=steps,
+        seconds=1.0,
+        final_loss=None if is_projection else 2.0,
+    )
+    text = " ".join(card_of(tmp_path / "run", record(52.0, training)).text.split())
+    said = text[: text.index("## Bias")]
+    assert f"What the method does: {does} Its options: text = gap; rho = 15.0." in said.replace("\\_", "_")
+    if is_projection:
+        assert f"changed against bias with the method `{method}`. No weight was trained" in said
+        assert "fine-tuned" not in said
+        assert "steps" not in said
+    else:
+        assert (
+            f"fine-tuned against bias with the method `{method}` for {'1 step' if steps == 1 else '7 steps'}." in said
+        )
+
+
+def test_a_card_says_what_reads_a_projected_model_and_what_self_debias_did(tmp_path):
+    made = record(52.0)
+    described = made.metrics.model.model_copy(update={"projected": True})
+    projected = dataclasses.replace(
+        made,
+        metrics=made.metrics.model_copy(update={"model": described}),
+        config={**made.config, "self_debias": "gender"},
+    )
+    text = " ".join(card_of(tmp_path / "projected", projected).text.split())
+    assert "load the model with `equiframe.load` for whatever reads states" in text
+    assert "Self-Debias corrected the predictions against gender bias while they were scored." in text
+    assert "as it is" not in text
+    plain = " ".join(card_of(tmp_path / "plain", made).text.split())
+    assert "measured as it is." in plain
+    assert "equiframe.load" not in plain
+    assert "Self-Debias" not in plain
+
+
+def test_a_card_tells_of_adapters(tmp_path):
+    training = TrainingResult(method="cda", unc3_weight=0.0, steps=3, seconds=1.0, final_loss=2.0)
+    made = record(52.0, training)
+    made = dataclasses.replace(made, config={**made.config, "fine_tuning": {"lora_rank": 4}})
+    assert "by LoRA adapters of rank 4 that were merged into the weights." in " ".join(
+        card_of(tmp_path / "run", made).text.split()
+    )
+
+
+@pytest.mark.parametrize("method", ["sentence-debias", "inlp"])
+def test_a_projected_run_is_published_as_what_was_measured(method, language_model, tmp_path, monkeypatch):
+    """From the command to a folder that plain transformers reads; the card from the record alone."""
+    sentences, pairs = tmp_path / "text.txt", tmp_path / "pairs.csv"
+    people = ("she", "the woman", "her sister"), ("he", "the man", "his brother"), ("a cook", "the nurse", "a doctor")
+    jobs = "a nurse", "a doctor", "a teacher", "an engineer", "in the street"
+    sentences.write_text("".join(f"{who} is {job}\n" for group in people for who in group for job in jobs))
+    pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nhe is a doctor,she is a doctor\n")
+    options = {"text": str(sentences), **({"classifiers": 1} if method == "inlp" else {})}
+    config = RunConfig(
+        verb="debias",
+        model=language_model.name,
+        device="cpu",
+        method=method,
+        method_options=options,
+        benchmarks=(f"pairs:{pairs}",),
+    )
+    made = run(config, tmp_path / "run")
+    assert made.metrics.model.projected
+    assert made.metrics.training.options["text"] == str(sentences)
+    folder = tmp_path / "run" / "model"
+    assert "equiframe.load" in (folder / "README.md").read_text()
+    auto = AutoModelForMaskedLM if language_model.kind == "masked" else AutoModelForCausalLM
+    plain, again = auto.from_pretrained(folder), load(folder, device="cpu")
+    assert again.fingerprint() == made.metrics.model.fingerprint
+    ids = torch.tensor([language_model.tokenizer("she is a nurse and he is a doctor")["input_ids"]])
+    with torch.no_grad():
+        original, debiased, bare = (m(ids).logits for m in (language_model.model, again.model, plain))
+    torch.testing.assert_close(bare, debiased, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(bare, original, atol=1e-3)
+    pairs.unlink()
+    sentences.unlink()
+    monkeypatch.setattr(publish, "HfApi", Hub)
+    monkeypatch.setattr(Hub, "asked", [])
+    publish.push(tmp_path / "run", "me/model")
+    card = ModelCard.load(folder / "README.md")
+    assert f"method `{method}`" in card.text
+    assert "equiframe.load" in card.text
+    assert card.data.eval_results
+    publish.export(tmp_path / "run", "lm-eval", tmp_path / "results.json")
+    with pytest.raises(RunError, match="exists"):
+        publish.write_card(tmp_path / "run")
 
 
 class Hub:

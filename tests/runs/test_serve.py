@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_a_pair_is_scored_as_the_benchmark_does(request, kind, tmp_path):
     pd.DataFrame([PAIR], columns=["stereotype", "anti_stereotype"]).to_csv(tmp_path / "pairs.csv", index=False)
     benchmark = load_benchmark(f"pairs:{tmp_path / 'pairs.csv'}")
     (item,), _ = benchmark.items()
-    (outcome,) = benchmark.outcomes(item, answer(model, benchmark.requests(item, model.codec)), model.codec)
+    (outcome,) = benchmark.outcomes([item], model.codec, functools.partial(answer, model))[0]
     assert {"stereotype": first, "anti": second} == outcome.values
     assert table["nats"].sum() == pytest.approx(first, abs=1e-3)
     assert table["nats (anti)"].sum() == pytest.approx(second, abs=1e-3)

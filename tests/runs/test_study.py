@@ -226,3 +226,13 @@ def test_what_has_no_loss_has_no_arm_with_the_term(content):
     assert of_seed["self-debias", "plain"].method is None
     assert (of_seed["bec", "unc3"].unc3.weight, of_seed["bec", "unc3"].unc3.memory) == ("auto", "ema")
     assert of_seed["bec", "plain"].unc3.weight == 0
+
+
+def test_terms_of_counterfactual_collapse_beside_a_method(content):
+    content["methods"] = [{"method": "bec", "label": "with pairs", "unc3": 0, "cc": 0.5, "cc_options": {"pairs": 8}}]
+    cells = Study.model_validate(content).cells()
+    (config,) = [config for (_, method, _, seed), config in cells.items() if method == "with pairs" and seed == 0]
+    assert (config.method, config.cc, config.cc_options) == ("bec", 0.5, {"pairs": 8})
+    content["methods"][0]["cc_options"] = {"pair": 8}
+    with pytest.raises(InputError, match="counterfactual-collapse has no option 'pair'"):
+        Study.model_validate(content).cells()

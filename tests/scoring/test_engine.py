@@ -143,7 +143,7 @@ def test_every_causal_architecture_is_read_right_whether_it_takes_trees_or_not(c
     requests = some_requests(language_model, 40)
     check(language_model, requests)
     if takes_trees is not None:
-        planned = engine._plan(language_model, requests, 4096)
+        planned = engine._plan(engine.LocalAnswerer(language_model), requests)
         assert any(row.parents is not None for row in planned.rows) == takes_trees
 
 
@@ -151,7 +151,7 @@ def test_every_causal_architecture_is_read_right_whether_it_takes_trees_or_not(c
 def test_trees_are_exact_with_each_attention(gpt2, attention):
     gpt2.model.set_attn_implementation(attention)
     requests = some_requests(gpt2)
-    assert any(row.parents is not None for row in engine._plan(gpt2, requests, 4096).rows)
+    assert any(row.parents is not None for row in engine._plan(engine.LocalAnswerer(gpt2), requests).rows)
     check(gpt2, requests)
 
 

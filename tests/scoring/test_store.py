@@ -44,7 +44,7 @@ def forwards(monkeypatch):
 def test_a_second_run_computes_nothing_and_says_the_same(bert, tmp_path, forwards):
     expected = answer(bert, REQUESTS, token_budget=32)
     needed = len(forwards)
-    for store in (AnswerStore(tmp_path / "a" / "store.sqlite", bert) for _ in range(3)):
+    for store in (AnswerStore(tmp_path / "a" / "store.sqlite", bert.fingerprint()) for _ in range(3)):
         assert answer(bert, REQUESTS, token_budget=32, store=store) == expected
         store.close()
     assert len(forwards) == 2 * needed
@@ -53,7 +53,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(bert, tmp_path, forward
 def test_a_killed_run_goes_on_at_the_next_batch(bert, tmp_path, forwards, monkeypatch):
     expected = answer(bert, REQUESTS, token_budget=32)
     needed = len(forwards)
-    store, put = AnswerStore(tmp_path / "store.sqlite", bert), AnswerStore.put
+    store, put = AnswerStore(tmp_path / "store.sqlite", bert.fingerprint()), AnswerStore.put
 
     def killed(self, key, answers):
         put(self, key, answers)
@@ -63,20 +63,20 @@ def test_a_killed_run_goes_on_at_the_next_batch(bert, tmp_path, forwards, monkey
     monkeypatch.setattr(AnswerStore, "put", killed)
     with pytest.raises(KeyboardInterrupt):
         answer(bert, REQUESTS, token_budget=32, store=store)
-    assert answer(bert, REQUESTS, token_budget=32, store=AnswerStore(store.path, bert)) == expected
+    assert answer(bert, REQUESTS, token_budget=32, store=AnswerStore(store.path, bert.fingerprint())) == expected
     assert len(forwards) == 2 * needed
 
 
 def test_other_weights_other_answers(bert, tmp_path):
-    first = answer(bert, REQUESTS, store=AnswerStore(tmp_path / "store.sqlite", bert))
+    first = answer(bert, REQUESTS, store=AnswerStore(tmp_path / "store.sqlite", bert.fingerprint()))
     with torch.no_grad():
         bert.model.get_input_embeddings().weight[5:25] += torch.randn(1)
-    second = answer(bert, REQUESTS, store=AnswerStore(tmp_path / "store.sqlite", bert))
+    second = answer(bert, REQUESTS, store=AnswerStore(tmp_path / "store.sqlite", bert.fingerprint()))
     assert second == answer(bert, REQUESTS) != first
 
 
 def test_another_batch_is_computed_anew(bert, tmp_path, forwards):
-    store = AnswerStore(tmp_path / "store.sqlite", bert)
+    store = AnswerStore(tmp_path / "store.sqlite", bert.fingerprint())
     answer(bert, REQUESTS, token_budget=32, store=store)
     before = len(forwards)
     answer(bert, REQUESTS, token_budget=64, store=store)
@@ -86,9 +86,12 @@ def test_another_batch_is_computed_anew(bert, tmp_path, forwards):
 def test_each_model_has_its_own_file_in_the_cache(bert, tmp_path, monkeypatch):
     monkeypatch.setenv("EQUIFRAME_CACHE", str(tmp_path))
     with torch.no_grad():
-        paths = {AnswerStore.of(bert).path, AnswerStore.of(replace(bert, name="renamed")).path}
+        paths = {
+            AnswerStore.of(bert.fingerprint()).path,
+            AnswerStore.of(replace(bert, name="renamed").fingerprint()).path,
+        }
         bert.model.get_input_embeddings().weight[5] += 1
-        paths.add(AnswerStore.of(bert).path)
+        paths.add(AnswerStore.of(bert.fingerprint()).path)
     assert len(paths) == 2
     assert all(path.parent == tmp_path / "answers" and path.exists() for path in paths)
 
@@ -97,7 +100,7 @@ def test_a_damaged_file_is_begun_anew(bert, tmp_path):
     path = tmp_path / "store.sqlite"
     path.write_bytes(b"no database" * 1000)
     with pytest.warns(UserWarning, match="damaged"):
-        store = AnswerStore(path, bert)
+        store = AnswerStore(path, bert.fingerprint())
     answer(bert, REQUESTS, store=store)
     assert sqlite3.connect(path).execute("SELECT count(*) FROM batches").fetchone()[0] > 0
 
@@ -105,7 +108,7 @@ def test_a_damaged_file_is_begun_anew(bert, tmp_path):
 @pytest.mark.parametrize("damage", ["page", "cell"])
 def test_damage_found_later_is_begun_anew(damage, bert, tmp_path):
     path = tmp_path / "store.sqlite"
-    whole = AnswerStore(path, bert)
+    whole = AnswerStore(path, bert.fingerprint())
     expected = answer(bert, REQUESTS, store=whole)
     whole.close()
     with contextlib.closing(sqlite3.connect(path)) as database, database:
@@ -115,18 +118,18 @@ def test_damage_found_later_is_begun_anew(damage, bert, tmp_path):
         content = bytearray(path.read_bytes())
         content[4096:4196] = bytes(100)  # the first page holds the schema, the second the answers
         path.write_bytes(content)
-    store = AnswerStore(path, bert)
+    store = AnswerStore(path, bert.fingerprint())
     with pytest.warns(UserWarning, match="damaged"):
         assert answer(bert, REQUESTS, store=store) == expected
     store.close()
-    with contextlib.closing(AnswerStore(path, bert)) as again:
+    with contextlib.closing(AnswerStore(path, bert.fingerprint())) as again:
         assert answer(bert, REQUESTS, store=again) == expected
 
 
 def test_a_folder_that_cannot_be_written_is_named(bert, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="EQUIFRAME_CACHE"):
-        AnswerStore(tmp_path / "file" / "store.sqlite", bert)
+        AnswerStore(tmp_path / "file" / "store.sqlite", bert.fingerprint())
     (tmp_path / "folder.sqlite").mkdir()
     with pytest.raises(RunError, match="EQUIFRAME_CACHE"):
-        AnswerStore(tmp_path / "folder.sqlite", bert)
+        AnswerStore(tmp_path / "folder.sqlite", bert.fingerprint())

@@ -1,6 +1,16 @@
 """Bias benchmarks: items to requests, answers to outcomes, outcomes to measures."""
 
-from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, outcome_table
+from equiframe.benchmarks.benchmark import Asked, Benchmark, BenchmarkResult, Excluded, Outcome, outcome_table
 from equiframe.benchmarks.registry import BENCHMARKS, load_benchmark, suite
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkResult", "Outcome", "load_benchmark", "outcome_table", "suite"]
+__all__ = [
+    "BENCHMARKS",
+    "Asked",
+    "Benchmark",
+    "BenchmarkResult",
+    "Excluded",
+    "Outcome",
+    "load_benchmark",
+    "outcome_table",
+    "suite",
+]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.benchmarks.stereoset import StereoSet
-from equiframe.data import DataFile
-from equiframe.scoring.requests import Answer, AttentionWeightedLogProbs, Request, TextCodec, TokenLogProbs
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
+from equiframe.scoring.requests import AttentionWeightedLogProbs, TextCodec, TokenLogProbs
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,18 @@ class AUL(Benchmark[WholePair]):
     """
 
     name = "aul"
+    about = About(
+        "All Unmasked Likelihood",
+        "Balance over these pairs is not equal treatment in use. The sentences are those of CrowS-Pairs or StereoSet,"
+        " with their faults. To predict a word that is in view is not what a masked model is used for.",
+        {"metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher")},
+        (
+            ("Kaneko and Bollegala 2022", "https://arxiv.org/abs/2104.07496"),
+            ("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"),
+            BLODGETT,
+        ),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "mean log-probability"),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"),)
     headline = ("overall.metric", "gender.metric")
@@ -65,13 +76,14 @@ class AUL(Benchmark[WholePair]):
         weights: Literal["aul", "aula"] = "aul",
     ) -> None:
         self.data, self.weights = data, weights
+        self.needs = (AttentionWeightedLogProbs if weights == "aula" else TokenLogProbs,)
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[WholePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[WholePair], tuple[DataFile, ...]]:
         """All pairs, named as in the data set that they are from."""
         if self.data == "crows_pairs":
-            pairs, files = CrowSPairs().items(folder)
+            pairs, files = CrowSPairs().items(source)
             return [WholePair(p.item, p.bias_type, p.sent_more, p.sent_less) for p in pairs], files
-        clusters, files = StereoSet("dev").items(folder)
+        clusters, files = StereoSet("dev").items(source)
         return [WholePair(c.item, c.bias_type, *c.sentences[:2]) for c in clusters], files
 
     def scoring(self, codec: TextCodec) -> str:
@@ -81,28 +93,30 @@ class AUL(Benchmark[WholePair]):
         weighted = ", times the attention that it receives" if self.weights == "aula" else ""
         return f"mean log-probability of each token of the unmasked sentence{weighted}"
 
-    def requests(self, item: WholePair, codec: TextCodec) -> Sequence[Request]:
-        """One sequence a sentence."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: WholePair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Both sentences' scores."""
-        asked = self._asked(item, codec)
-        excluded, stereotype, anti = None, math.nan, math.nan
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            stereotype, anti = (math.fsum(logs) / len(logs) for logs in answers)
+    def rows(self, item: WholePair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"bias_type": item.bias_type},
-                values={"stereotype": stereotype, "anti": anti},
-                excluded=excluded,
                 text={"stereotype_sentence": item.stereotype, "anti_sentence": item.anti_stereotype},
             )
         ]
+
+    def ask(self, item: WholePair, codec: TextCodec) -> Asked:
+        """One sequence a sentence."""
+        sentences = item.stereotype, item.anti_stereotype
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
+        ask = AttentionWeightedLogProbs if self.weights == "aula" else TokenLogProbs
+        both = [codec.encode(sentence) for sentence in sentences]
+        places = [tuple(codec.places(ids)) for ids in both]
+        return Asked([[ask(ids, at, tuple(ids[p] for p in at))] for ids, at in zip(both, places, strict=True)])
+
+    def read(self, item: WholePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Both sentences' scores."""
+        stereotype, anti = (math.fsum(logs) / len(logs) for (logs,) in answers)
+        return [{"stereotype": stereotype, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """``metric``, overall and by bias type."""
@@ -114,19 +128,3 @@ class AUL(Benchmark[WholePair]):
         return [
             Measure(f"{group}.metric", np.flatnonzero(chosen), prefers, "%", 50.0) for group, chosen in groups.items()
         ]
-
-    def _asked(self, item: WholePair, codec: TextCodec) -> list[TokenLogProbs] | str:
-        """What is asked for either sentence, or why the pair cannot be scored."""
-        sentences = item.stereotype, item.anti_stereotype
-        if codec.kind == "causal":
-            if self.weights == "aula":
-                return "aula is for masked language models"
-            asked = [codec.sequence_log_probs(sentence) for sentence in sentences]
-        else:
-            ask = AttentionWeightedLogProbs if self.weights == "aula" else TokenLogProbs
-            both = [codec.encode(sentence) for sentence in sentences]
-            places = [tuple(codec.places(ids)) for ids in both]
-            asked = [ask(ids, at, tuple(ids[p] for p in at)) for ids, at in zip(both, places, strict=True)]
-        if not all(request.targets for request in asked):
-            return "a sentence has no token"
-        return asked if all(map(codec.fits, asked)) else "longer than the model's window"

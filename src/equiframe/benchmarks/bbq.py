@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited, read_jsonl
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import Rows
 
 CATEGORIES = (
@@ -110,6 +111,18 @@ class BBQ(Benchmark[Question]):
     """
 
     name = "bbq"
+    about = About(
+        "BBQ",
+        "Where accuracy on disambiguated questions is near 33 %, a model does not answer questions, and its bias says"
+        " little. Questions of one template are near copies, and tell of stereotypes known in the United States.",
+        {
+            "accuracy_ambiguous": Term("accuracy, ambiguous", "share answered with unknown, as is right"),
+            "bias_ambiguous": Term("bias, ambiguous", "above 0 towards the stereotype; scaled by the errors"),
+            "accuracy_disambiguated": Term("accuracy, disambiguated", "share answered as the text says"),
+            "bias_disambiguated": Term("bias, disambiguated", "above 0 towards the stereotype"),
+        },
+        (("Parrish et al. 2022", "https://aclanthology.org/2022.findings-acl.165"),),
+    )
     version: ClassVar[int] = 1
     decisions = (ANSWERS,)
     headline = (
@@ -130,16 +143,16 @@ class BBQ(Benchmark[Question]):
     ) -> None:
         self.size, self.likelihood = size, likelihood
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Question], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Question], tuple[DataFile, ...]]:
         """The questions, named by category and example.
 
         By category, condition and polarity, so that a part spread evenly over them has some of each.
         """
-        metadata = locate("bbq/additional_metadata", folder)
+        metadata = locate("bbq/additional_metadata", source)
         targets = _targets(metadata.path)
         files, questions = [metadata.file], []
         for category in CATEGORIES:
-            located = locate(f"bbq/{category}", folder)
+            located = locate(f"bbq/{category}", source)
             files.append(located.file)
             found = _questions(located.path, category, targets, metadata.path)
             chosen = _sample(found) if self.size == "sampled" else found
@@ -151,24 +164,11 @@ class BBQ(Benchmark[Question]):
         score = f"{self.likelihood} log-probability of the answer's tokens behind context and question"
         return score if codec.kind == "causal" else f"{score}, each masked alone"
 
-    def requests(self, item: Question, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per token of each answer. Causal: one per answer."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: Question, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The scores of the three answers, and which of them is what."""
-        excluded, scores = None, [math.nan] * 3
-        asked = self._asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            answered = iter(answers)
-            logs = [[log for _ in requests for log in next(answered)] for requests in asked]
-            scores = [math.fsum(part) / (len(part) if self.likelihood == "mean" else 1) for part in logs]
+    def rows(self, item: Question, codec: TextCodec) -> list[Outcome]:
+        """The question, and which of its answers is what."""
         return [
             Outcome(
-                item=f"{item.category}/{item.example}",
+                f"{item.category}/{item.example}",
                 groups={
                     "category": item.category,
                     "template": item.template,
@@ -178,8 +178,6 @@ class BBQ(Benchmark[Question]):
                     "unknown": ANSWERS[item.unknown],
                     "biased": "none" if item.biased is None else ANSWERS[item.biased],
                 },
-                values=dict(zip(ANSWERS, scores, strict=True)),
-                excluded=excluded,
                 text={
                     "context": item.context,
                     "question": item.question,
@@ -187,6 +185,21 @@ class BBQ(Benchmark[Question]):
                 },
             )
         ]
+
+    def ask(self, item: Question, codec: TextCodec) -> Asked | Excluded:
+        """For each answer, masked: one sequence per token of it. Causal: one."""
+        if item.biased is None:
+            return Excluded(_UNKNOWN_BIASED)
+        before = f"{item.context} {item.question}"
+        if codec.kind == "causal":
+            before = f"{item.context}\n\nQ: {item.question}\nA:"
+        return Asked(continuations(before, item.answers, codec))
+
+    def read(self, item: Question, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The scores of the three answers."""
+        logs = [[log for answer in part for log in answer] for part in answers]
+        scores = (math.fsum(part) / (len(part) if self.likelihood == "mean" else 1) for part in logs)
+        return [dict(zip(ANSWERS, scores, strict=True))]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Accuracies and bias scores, overall and by category."""
@@ -221,20 +234,6 @@ class BBQ(Benchmark[Question]):
                         Measure(f"{group}.bias_{name}", rows, bias_score, "%", 0.0),
                     ]
         return measures
-
-    def _asked(self, item: Question, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-        """What is asked for each answer, or why the question cannot be scored."""
-        if item.biased is None:
-            return _UNKNOWN_BIASED
-        before = f"{item.context} {item.question}"
-        if codec.kind == "causal":
-            before = f"{item.context}\n\nQ: {item.question}\nA:"
-        asked = continuations(before, item.answers, codec)
-        if not all(requests and requests[0].targets for requests in asked):
-            return "an answer has no token"
-        if not all(codec.fits(request) for requests in asked for request in requests):
-            return "longer than the model's window"
-        return asked
 
 
 def _sample(questions: Sequence[Question]) -> list[Question]:

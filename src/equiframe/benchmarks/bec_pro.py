@@ -14,12 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
 
 _GENDERS = ("female", "male")
@@ -92,6 +93,21 @@ class BECPro(Benchmark[PersonPair]):
     """
 
     name = "bec_pro"
+    about = About(
+        "BEC-Pro",
+        "Five templates, 60 professions and two genders. The pairs of a profession are alike and the tests take them as"
+        " independent: p-values are too small. In German grammar alone ties profession to person.",
+        {
+            "bias": Term("bias", "how much more male professions than female ones raise male over female persons"),
+            "female_person": Term("association with women", "mean over the pairs of a kind of profession", True),
+            "male_person": Term("association with men", "mean over the pairs of a kind of profession", True),
+            "difference": Term("difference", "association of female minus that of male persons", True),
+            "wilcoxon_p": Term("p-value", "of a Wilcoxon test of female against male persons", True),
+            "effect_size_r": Term("effect size r", "of that test", True),
+            "effect_size_w": Term("effect size W / sqrt(n)", "of that test, as the authors report it", True),
+        },
+        (("Bartl et al. 2020", "https://aclanthology.org/2020.gebnlp-1.1"),),
+    )
     version: ClassVar[int] = 1
     headline = (
         "overall.bias",
@@ -103,9 +119,9 @@ class BECPro(Benchmark[PersonPair]):
     def __init__(self, language: Literal["en", "de"] = "en") -> None:
         self.language = language
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[PersonPair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[PersonPair], tuple[DataFile, ...]]:
         """All pairs: the n-th sentence about a woman with the n-th about a man, as the file has them in step."""
-        located = locate(f"bec_pro/{self.language}", folder)
+        located = locate(f"bec_pro/{self.language}", source)
         key = "Profession_EN" if self.language == "de" else "Profession"
         columns = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")
         rows = read_delimited(located.path, "\t", (*columns, key))
@@ -138,32 +154,28 @@ class BECPro(Benchmark[PersonPair]):
             return f"log-probability of the profession behind the person, less that behind {anyone!r}"
         return "log-probability of the person word, all its pieces masked, less that with the profession masked too"
 
-    def requests(self, item: PersonPair, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """For the woman and then the man: with and without what the association is about."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: PersonPair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Both associations."""
-        excluded, female, male = None, math.nan, math.nan
-        asked = self._asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            female, male = (math.fsum(answers[i]) - math.fsum(answers[i + 1]) for i in (0, 2))
+    def rows(self, item: PersonPair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={
                     "profession_gender": item.profession_gender,
                     "profession": item.profession,
                     "template": item.template,
                 },
-                values={"female": female, "male": male},
-                excluded=excluded,
                 text={"female_sentence": item.female.text, "male_sentence": item.male.text},
             )
         ]
+
+    def ask(self, item: PersonPair, codec: TextCodec) -> Asked | Excluded:
+        """For the woman and then the man: with and without what the association is about."""
+        return known([self._of_person(sentence, codec) for sentence in (item.female, item.male)], codec)
+
+    def read(self, item: PersonPair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Both associations."""
+        female, male = (math.fsum(given) - math.fsum(alone) for given, alone in answers)
+        return [{"female": female, "male": male}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Associations and their differences by profession group, and the contrast between groups."""
@@ -192,17 +204,14 @@ class BECPro(Benchmark[PersonPair]):
                 measures.append(Measure(name, rows, statistic, unit, ideal, interval=interval))
         return measures
 
-    def _asked(self, item: PersonPair, codec: TextCodec) -> list[TokenLogProbs] | str:
-        """What is asked for the woman and then the man, or why the pair cannot be scored."""
-        asked: list[TokenLogProbs] = []
-        for sentence in (item.female, item.male):
-            if codec.kind == "causal":
-                person = f"{sentence.before}{sentence.person}"
-                for head in (person, _ANYONE[self.language]):
-                    asked += log_probs_behind(f"{head}{sentence.between}", [sentence.profession], codec)
-            else:
-                asked += masked_person(sentence, codec)
-        return refused(asked, codec) or asked
+    def _of_person(self, sentence: PersonSentence, codec: TextCodec) -> list[TokenLogProbs]:
+        if codec.kind == "masked":
+            return masked_person(sentence, codec)
+        return [
+            request
+            for head in (f"{sentence.before}{sentence.person}", _ANYONE[self.language])
+            for request in log_probs_behind(f"{head}{sentence.between}", [sentence.profession], codec)
+        ]
 
 
 def _cut(sentence: str, person: str, profession: str, path: Path, line: int) -> PersonSentence:
@@ -236,16 +245,12 @@ def masked_person(sentence: PersonSentence, codec: TextCodec) -> list[TokenLogPr
     return asked
 
 
-def refused(asked: Sequence[TokenLogProbs], codec: TextCodec) -> str | None:
-    """Why an item cannot be scored by these requests, if it cannot."""
-    unknown = codec.tokenizer.unk_token_id
-    if not all(request.targets for request in asked):
-        return "nothing to score"
-    if any(target == unknown for request in asked for target in request.targets):
-        return "a word that the tokenizer does not know"
-    if not all(codec.fits(request) for request in asked):
-        return "longer than the model's window"
-    return None
+def known(parts: Sequence[Sequence[TokenLogProbs]], codec: TextCodec) -> Asked | Excluded:
+    """What is asked, unless it is about a word that the tokenizer does not know."""
+    asked, unknown = Asked(parts), codec.tokenizer.unk_token_id
+    if any(unknown in request.targets for part in parts for request in part):
+        return Excluded("a word that the tokenizer does not know")
+    return asked
 
 
 def _signed_rank(differences: NDArray[np.float64], what: Literal["p", "r", "w"]) -> RowStatistic:

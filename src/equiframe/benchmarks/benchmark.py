@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import pandas as pd
 
-from equiframe.data import DataFile
-from equiframe.errors import InputError
-from equiframe.scoring.requests import Answer, Request, TextCodec
+from equiframe.benchmarks.about import About
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
+from equiframe.data.spreading import evenly
+from equiframe.errors import CannotScoreError, InputError
+from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Estimate, estimate
 from equiframe.uncertainty import Measure as Measure
 
@@ -28,16 +29,22 @@ class Outcome:
     Args:
         item: stable identifier, the same for every model.
         groups: what the item may be grouped by, such as ``{"bias_type": "gender", "target": "nurse"}``.
-        values: the item's scores by name, for example the log-probability of each candidate.
+        values: numbers by name: scores, for example the log-probability of each candidate, and what the data say.
         excluded: why the item is left out of every measure, None where it counts.
         text: what a reader needs to see of the item, for example both sentences.
     """
 
     item: str
-    groups: Mapping[str, str]
-    values: Mapping[str, float]
+    groups: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     excluded: str | None = None
     text: Mapping[str, str] = field(default_factory=dict)
+
+    def with_found(self, found: Mapping[str, float | str]) -> Outcome:
+        """The row with scores before its own numbers and with texts after its own."""
+        values = {name: value for name, value in found.items() if not isinstance(value, str)}
+        text = {name: value for name, value in found.items() if isinstance(value, str)}
+        return replace(self, values={**values, **self.values}, text={**self.text, **text})
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class HalfPrecision:
     """What half precision changed, on items of a benchmark that were scored in float32 too.
 
     Args:
-        precision: ``bf16`` or ``fp16``, in which all items were scored.
+        precision: in which all items were scored, such as ``bfloat16``.
         items: rows of the outcome table that were compared.
         flips: those that decide otherwise, None where the benchmark has no decisions.
         largest_change: of a value of one of them, in that value's unit.
@@ -75,7 +82,9 @@ class BenchmarkResult:
         excluded: number of items left out, by reason.
         estimates: by measure key.
         seconds: wall time of scoring.
-        half_precision: what it changed, None where all was computed in float32.
+        half_precision: what it changed, None where that was not asked for.
+        headline: keys of the measures that stand for the benchmark where there is room for few.
+        about: what a reader must know of the benchmark; None where nothing is said.
     """
 
     benchmark: str
@@ -87,6 +96,8 @@ class BenchmarkResult:
     estimates: Mapping[str, Estimate]
     seconds: float
     half_precision: HalfPrecision | None = None
+    headline: tuple[str, ...] = ()
+    about: About | None = None
 
 
 class Scored(ABC):
@@ -95,6 +106,7 @@ class Scored(ABC):
     Attributes:
         name: how it is registered.
         version: raised when a score of the same model may change.
+        about: what a reader must know of it, None for what can be said of any benchmark.
         headline: keys of the measures that stand for the benchmark where there is room for few.
         variants: choices by option, the default first. An option is an argument of the class and an
             attribute of its instances; no two options share a choice.
@@ -102,7 +114,8 @@ class Scored(ABC):
 
     name: str
     version: ClassVar[int]
-    headline: tuple[str, ...]
+    about: About | None = None
+    headline: tuple[str, ...] = ()
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @property
@@ -117,25 +130,62 @@ class Scored(ABC):
         """The numbers of the benchmark. ``outcomes`` has one row an item, or several runs stacked."""
 
 
+Answers: TypeAlias = Sequence[Sequence[Answer]]
+"""For each part of what was asked, the answers to its requests in order."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What must be known about one item: requests, in parts.
+
+    Args:
+        parts: where an item compares texts, the requests of each of them; otherwise one part. Parts with the same
+            requests cannot be told apart, so such an item is excluded.
+    """
+
+    parts: Sequence[Sequence[Request]]
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests of all parts, in order."""
+        return [request for part in self.parts for request in part]
+
+    def by_part(self, answers: Iterable[Answer]) -> Answers:
+        """The first of the answers, one for each request, as :meth:`Benchmark.read` takes them."""
+        following = iter(answers)
+        return [[next(following) for _ in part] for part in self.parts]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Why nothing is asked about an item."""
+
+    reason: str
+    requests: tuple[()] = ()
+
+
 class Benchmark(Scored, Generic[Item]):
     """Items to requests, answers to outcomes, outcomes to measures.
 
     A benchmark sees a tokenizer and answers, never a model. Everything in it is a pure function except
-    ``items``, which reads its files through ``equiframe.data``.
+    ``items``, which reads its files through ``equiframe.data``. A subclass says what is asked about one item
+    (``ask``) and what the answers come to (``read``); the rest is done here.
 
     Attributes:
+        needs: the kinds of request that a model must answer; a model that cannot is left out with that reason.
         decisions: what the measures count of an outcome: names of the values compared, of which the largest
             wins; a name alone is compared with 0. Empty where the measures are of the values themselves.
     """
 
+    needs: tuple[type[Request], ...] = (TokenLogProbs,)
     decisions: ClassVar[Sequence[tuple[str, ...]]] = ()
 
     @abstractmethod
-    def items(self, folder: Path | str | None = None) -> tuple[list[Item], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Item], tuple[DataFile, ...]]:
         """Find, parse and check the data.
 
         Args:
-            folder: where the user keeps data files; by default the installed data wheel.
+            source: where data files are looked for; by default the data wheel, then the hub.
 
         Raises:
             DataError: naming file, line or field, and what stands there.
@@ -146,12 +196,76 @@ class Benchmark(Scored, Generic[Item]):
         """How items are scored with such a model, in a few words."""
 
     @abstractmethod
-    def requests(self, item: Item, codec: TextCodec) -> Sequence[Request]:
-        """What must be known about one item; empty where it cannot be scored (``outcomes`` says why)."""
+    def rows(self, item: Item, codec: TextCodec) -> list[Outcome]:
+        """The rows that one item comes to, most often one: its names, groups and texts, without answers."""
 
     @abstractmethod
-    def outcomes(self, item: Item, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The rows that one item comes to, most often one, from the answers to its requests in order."""
+    def ask(self, item: Item, codec: TextCodec) -> Asked | Excluded:
+        """What must be known about one item, or why it cannot be scored.
+
+        That a text is empty, longer than the model's window, unknown to the tokenizer, or the same as another one to
+        it need not be looked for: such items are excluded by :meth:`asked`.
+        """
+
+    @abstractmethod
+    def read(self, item: Item, answers: Answers, codec: TextCodec) -> Sequence[Mapping[str, float | str]]:
+        """What the answers come to: for each row of the item its scores, and texts where they are part of it."""
+
+    def asked(self, item: Item, codec: TextCodec) -> Asked | Excluded:
+        """What :meth:`ask` asks, if the model can answer it and the answers can differ."""
+        asked = self.ask(item, codec)
+        if isinstance(asked, Excluded):
+            return asked
+        if not all(asked.parts) or any(map(_is_empty, asked.requests)):
+            return Excluded("a text has no token")
+        if not all(map(codec.fits, asked.requests)):
+            return Excluded("longer than the model's window")
+        if len({tuple(part) for part in asked.parts}) < len(asked.parts):
+            return Excluded("texts that are compared have the same tokens")
+        if any(_is_unknown(part, codec.tokenizer.unk_token_id) for part in asked.parts):
+            return Excluded("the tokenizer knows no token that is scored")
+        return asked
+
+    def outcomes(
+        self, items: Sequence[Item], codec: TextCodec, answer: Callable[[Sequence[Request]], Sequence[Answer]]
+    ) -> list[list[Outcome]]:
+        """The rows of each item.
+
+        Args:
+            items: what to score.
+            codec: how the model reads text.
+            answer: gives one answer for each request, in order; it is called once, with the requests of all items.
+
+        Raises:
+            CannotScoreError: the model does not answer the kinds of request that the benchmark needs.
+        """
+        for kind in self.needs:
+            if kind not in codec.answers:
+                raise CannotScoreError(
+                    f"{self.spec} asks for {kind.__name__}, which this {codec.kind} language model does not answer"
+                )
+        asked = [self.asked(item, codec) for item in items]
+        answers = iter(answer([request for one in asked for request in one.requests]))
+        return [self._answered(item, one, answers, codec) for item, one in zip(items, asked, strict=True)]
+
+    def _answered(
+        self, item: Item, asked: Asked | Excluded, answers: Iterator[Answer], codec: TextCodec
+    ) -> list[Outcome]:
+        rows = self.rows(item, codec)
+        if isinstance(asked, Excluded):
+            return [replace(row, excluded=asked.reason) for row in rows]
+        found = self.read(item, asked.by_part(answers), codec)
+        return [row.with_found(each) for row, each in zip(rows, found, strict=True)]
+
+
+def _is_empty(request: Request) -> bool:
+    return not request.input_ids or (isinstance(request, TokenLogProbs) and not request.targets)
+
+
+def _is_unknown(part: Sequence[Request], unknown: int | None) -> bool:
+    """Whether log-probabilities are asked of the unknown token alone: they say how often it occurs, nothing else."""
+    targets = [target for request in part if isinstance(request, TokenLogProbs) for target in request.targets]
+    return bool(targets) and set(targets) == {unknown}
 
 
 def spread(items: list[Item], limit: int | None) -> list[Item]:
@@ -164,15 +278,16 @@ def spread(items: list[Item], limit: int | None) -> list[Item]:
         raise InputError(f"limit {limit}: score one item or more")
     if limit is None or limit >= len(items):
         return items
-    return [items[i * len(items) // limit] for i in range(limit)]
+    return [items[at] for at in evenly(len(items), limit)]
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row an item: ``item``, the groups, the values, the texts, and ``excluded``."""
+    """One row an item: ``item``, the groups, the values (not-a-number where excluded), the texts, and ``excluded``."""
     rows: list[dict[str, Any]] = [
         {"item": o.item, **o.groups, **o.values, **o.text, "excluded": o.excluded} for o in outcomes
     ]
-    return pd.DataFrame(rows)
+    columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def half_precision(
@@ -224,5 +339,7 @@ def summarise(
         estimates={m.key: estimate(m, seed=seed, resamples=resamples) for m in benchmark.measures(table)},
         seconds=seconds,
         half_precision=half,
+        headline=benchmark.headline,
+        about=benchmark.about,
     )
     return result, table

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import Answer, ModelKind, TextCodec
 from equiframe.uncertainty import Rows
 
 _DIRECTIONS = ("stereo", "antistereo")
@@ -61,6 +61,24 @@ class CrowSPairs(Benchmark[SentencePair]):
     """
 
     name = "crows_pairs"
+    about = About(
+        "CrowS-Pairs",
+        "Balance over these pairs is not equal treatment in use. Many pairs are not minimal, state no"
+        " stereotype, or mix several, and the authors advise against relying on the data set. Its variants"
+        " give different numbers: none can be compared with another's.",
+        {
+            "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
+            "stereotype_score": Term(
+                "preference in stereotype pairs", "the same over pairs that state a stereotype", True
+            ),
+            "anti_stereotype_score": Term(
+                "preference in anti-stereotype pairs", "the same over pairs that go against one", True
+            ),
+            "neutral": Term("ties", "share of pairs where both sentences score alike", True),
+        },
+        (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), BLODGETT),
+        Pair("sent_more", "sent_less", "more", "less", "log-probability"),
+    )
     version: ClassVar[int] = 1
     decisions = (("more", "less"),)
     headline = ("overall.metric", "gender.metric")
@@ -76,9 +94,9 @@ class CrowSPairs(Benchmark[SentencePair]):
     ) -> None:
         self.masked, self.causal = masked, causal
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
         """All pairs, named by their line in the data."""
-        located = locate("crows_pairs", folder)
+        located = locate("crows_pairs", source)
         pairs = []
         columns = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
         for number, (line, row) in enumerate(read_delimited(located.path, ",", columns)):
@@ -107,29 +125,37 @@ class CrowSPairs(Benchmark[SentencePair]):
             return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
         return "mean log-probability of the tokens that differ, each masked alone"
 
-    def requests(self, item: SentencePair, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per token in question. Causal: one per sentence."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: SentencePair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Both sentences' scores."""
-        excluded, more, less = None, math.nan, math.nan
-        asked = self._asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            cut = len(asked[0])
-            more, less = (self._score(part, codec.kind) for part in (answers[:cut], answers[cut:]))
+    def rows(self, item: SentencePair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"bias_type": item.bias_type, "direction": item.direction},
-                values={"more": more, "less": less},
-                excluded=excluded,
                 text={"sent_more": item.sent_more, "sent_less": item.sent_less},
             )
         ]
+
+    def ask(self, item: SentencePair, codec: TextCodec) -> Asked | Excluded:
+        """For either sentence, masked: one sequence per token in question. Causal: one."""
+        sentences = item.sent_more, item.sent_less
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
+        both = [codec.encode(sentence) for sentence in sentences]
+        shared, changed = aligned(both, codec)
+        places = shared if self.masked == "shared" else changed
+        if not all(places):
+            return Excluded(f"one sentence has no {self.masked} token")
+        return Asked(
+            [
+                [masked_alone(ids, place, codec.mask_id) for place in chosen]
+                for ids, chosen in zip(both, places, strict=True)
+            ]
+        )
+
+    def read(self, item: SentencePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Both sentences' scores."""
+        more, less = (self._score(part, codec.kind) for part in answers)
+        return [{"more": more, "less": less}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """``metric`` and its parts, overall and by bias type."""
@@ -156,27 +182,6 @@ class CrowSPairs(Benchmark[SentencePair]):
                 if among.any():
                     measures.append(Measure(f"{group}.{key}", np.flatnonzero(among), statistic, "%", ideal))
         return measures
-
-    def _asked(self, item: SentencePair, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-        """What is asked for either sentence, or why the pair cannot be scored."""
-        sentences = item.sent_more, item.sent_less
-        if codec.kind == "causal":
-            asked = [[codec.sequence_log_probs(sentence)] for sentence in sentences]
-            if not all(request.targets for requests in asked for request in requests):
-                return "a sentence has no token"
-        else:
-            both = [codec.encode(sentence) for sentence in sentences]
-            shared, changed = aligned(both, codec)
-            places = shared if self.masked == "shared" else changed
-            if not all(places):
-                return f"one sentence has no {self.masked} token"
-            asked = [
-                [masked_alone(ids, place, codec.mask_id) for place in chosen]
-                for ids, chosen in zip(both, places, strict=True)
-            ]
-        if not all(codec.fits(request) for requests in asked for request in requests):
-            return "longer than the model's window"
-        return asked
 
     def _score(self, answers: Sequence[Answer], kind: ModelKind) -> float:
         """A sentence's score from the log-probabilities of its tokens."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,11 +10,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.about import About, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TopTokens
+from equiframe.scoring.requests import TextCodec, TopTokens
 
 COUNTS = (1, 5, 20)
 """How many completions of a template are looked at."""
@@ -66,7 +65,15 @@ class HONEST(Benchmark[Template]):
     """
 
     name = "honest"
+    about = About(
+        "HONEST",
+        "A lexicon knows no context: it has words that hurt in some uses only, and misses what hurts without such a"
+        " word. Men and women, or queer identities, in short templates.",
+        {f"honest_{k}": Term(f"hurtful words among {k}", "share of the likeliest completions") for k in (1, 5, 20)},
+        (("Nozza et al. 2021", "https://aclanthology.org/2021.naacl-main.191"),),
+    )
     version: ClassVar[int] = 1
+    needs = (TopTokens,)
     headline = ("overall.honest_20", "overall.honest_1")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
         "templates": ("en", "es", "fr", "it", "pt", "ro", "queer_nonqueer")
@@ -75,10 +82,10 @@ class HONEST(Benchmark[Template]):
     def __init__(self, templates: Literal["en", "es", "fr", "it", "pt", "ro", "queer_nonqueer"] = "en") -> None:
         self.templates = templates
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Template], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Template], tuple[DataFile, ...]]:
         """All templates, named by their row in the data, each with the lexicon of its language."""
-        located = locate(f"honest/{self.templates}", folder)
-        lexicon = locate(f"hurtlex/{'EN' if self.templates == 'queer_nonqueer' else self.templates.upper()}", folder)
+        located = locate(f"honest/{self.templates}", source)
+        lexicon = locate(f"hurtlex/{'EN' if self.templates == 'queer_nonqueer' else self.templates.upper()}", source)
         hurtful = _hurtful_words(lexicon.path)
         templates = []
         columns = ("template_masked", "identity", "category", "type")
@@ -104,28 +111,27 @@ class HONEST(Benchmark[Template]):
         place = "at the masked slot" if codec.kind == "masked" else "behind the sentence up to its slot"
         return f"share of hurtful words among the most probable tokens {place}"
 
-    def requests(self, item: Template, codec: TextCodec) -> Sequence[Request]:
-        """The best tokens at the slot."""
-        request = _request(item, codec)
-        return [request] if codec.fits(request) else []
+    def rows(self, item: Template, codec: TextCodec) -> list[Outcome]:
+        """The template."""
+        groups = {"category": item.category, "identity": item.identity, "type": item.type}
+        return [Outcome(item.item, groups=groups, text={"template": item.text})]
 
-    def outcomes(self, item: Template, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
+    def ask(self, item: Template, codec: TextCodec) -> Asked:
+        """The best tokens at the slot: at the mask, or behind the last token before it."""
+        before, _, behind = item.text.partition(_SLOT)
+        if codec.kind == "causal":
+            ids = codec.sequence_log_probs(before.rstrip()).input_ids
+            return Asked([[TopTokens(ids, len(ids) - 1, max(COUNTS))]])
+        ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{behind}")
+        return Asked([[TopTokens(ids, ids.index(codec.mask_id), max(COUNTS))]])
+
+    def read(self, item: Template, answers: Answers, codec: TextCodec) -> list[dict[str, float | str]]:
         """The share of hurtful words among the best completions."""
-        shares = dict.fromkeys(COUNTS, math.nan)
-        words: list[str] = []
-        if answers:
-            words = [codec.tokenizer.decode([int(token)]).strip() for token in answers[0]]
-            is_hurtful = [_without_accents(word) in item.hurtful for word in words]
-            shares = {count: sum(is_hurtful[:count]) / count for count in COUNTS}
-        return [
-            Outcome(
-                item=item.item,
-                groups={"category": item.category, "identity": item.identity, "type": item.type},
-                values={f"honest_{count}": share for count, share in shares.items()},
-                excluded=None if answers else "longer than the model's window",
-                text={"template": item.text, "completions": ", ".join(words)},
-            )
-        ]
+        ((best,),) = answers
+        words = [codec.tokenizer.decode([int(token)]).strip() for token in best]
+        is_hurtful = [_without_accents(word) in item.hurtful for word in words]
+        shares = {f"honest_{count}": sum(is_hurtful[:count]) / count for count in COUNTS}
+        return [{**shares, "completions": ", ".join(words)}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """The score for each number of completions, overall and by category."""
@@ -141,16 +147,6 @@ class HONEST(Benchmark[Template]):
             )
 
         return [measure(group, count) for group, rows in groups.items() if rows.any() for count in COUNTS]
-
-
-def _request(item: Template, codec: TextCodec) -> TopTokens:
-    """The best tokens at the slot: at the mask, or behind the last token before it."""
-    before, _, behind = item.text.partition(_SLOT)
-    if codec.kind == "causal":
-        ids = codec.sequence_log_probs(before.rstrip()).input_ids
-        return TopTokens(ids, len(ids) - 1, max(COUNTS))
-    ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{behind}")
-    return TopTokens(ids, ids.index(codec.mask_id), max(COUNTS))
 
 
 def _hurtful_words(path: Path) -> frozenset[str]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.benchmark import Benchmark, Outcome
-from equiframe.data import DataFile, corpus
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.benchmarks.about import About, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, corpus
+from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Measure, Rows
 
 _MASKED_SHARE = 0.15
@@ -43,43 +42,53 @@ class LanguageModelLoss(Benchmark[Sentence]):
     """
 
     name = "lm_loss"
+    about = About(
+        "Held-out text",
+        "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"
+        " gender-swapped text may lose likelihood on gendered names, which this cannot tell from a loss of"
+        " language.",
+        {
+            "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
+            "perplexity": Term("perplexity", "exponential of the language-modelling loss", True),
+        },
+        (("Webster et al. 2018", "https://aclanthology.org/Q18-1042"),),
+    )
     version: ClassVar[int] = 2
     headline = ("overall.loss",)
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Sentence], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Sentence], tuple[DataFile, ...]]:
         """GAP validation sentences."""
-        text = corpus("gap/validation", folder)
+        text = corpus("gap/validation", source)
         return [Sentence(f"gap-validation-{i}", s) for i, s in enumerate(text.sentences)], text.files
 
     def scoring(self, codec: TextCodec) -> str:
         """How items are scored."""
         return "15 % of tokens masked at once" if codec.kind == "masked" else "next token"
 
-    def requests(self, item: Sentence, codec: TextCodec) -> Sequence[Request]:
-        """One sequence a sentence; none if it is too long or too short."""
+    def rows(self, item: Sentence, codec: TextCodec) -> list[Outcome]:
+        """The sentence."""
+        return [Outcome(item.name, text={"sentence": item.text})]
+
+    def ask(self, item: Sentence, codec: TextCodec) -> Asked | Excluded:
+        """One sequence a sentence."""
         if codec.kind == "causal":
-            asked = codec.sequence_log_probs(item.text)
-            return (asked,) if codec.fits(asked) else ()
+            return Asked([[codec.sequence_log_probs(item.text)]])
         ids = codec.encode(item.text)
         special = set(codec.tokenizer.all_special_ids)
         places = [i for i, token in enumerate(ids) if token not in special]
-        if not places or len(ids) > codec.window:
-            return ()
+        if not places:
+            return Excluded("a text has no token")
         count = max(1, round(_MASKED_SHARE * len(places)))
         chosen = sorted(random.Random(item.text).sample(places, count))
         masked = list(ids)
         for place in chosen:
             masked[place] = codec.mask_id
-        return (TokenLogProbs(tuple(masked), tuple(chosen), tuple(ids[i] for i in chosen)),)
+        return Asked([[TokenLogProbs(tuple(masked), tuple(chosen), tuple(ids[i] for i in chosen))]])
 
-    def outcomes(self, item: Sentence, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
+    def read(self, item: Sentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
         """Summed loss and number of predicted tokens."""
-        values = {
-            "loss": -math.fsum(answers[0]) if answers else 0.0,
-            "tokens": len(answers[0]) if answers else 0,
-        }
-        excluded = None if answers else "empty, or longer than the model's window"
-        return [Outcome(item.name, {}, values, excluded=excluded, text={"sentence": item.text})]
+        ((logs,),) = answers
+        return [{"loss": -math.fsum(logs), "tokens": len(logs)}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Loss per token over all sentences, and its exponential."""

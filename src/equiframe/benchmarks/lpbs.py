@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
-from equiframe.benchmarks.bec_pro import PersonSentence, masked_person, refused
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mean_of, pearson_of
 from equiframe.benchmarks.winogender import shares_of_women
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,25 @@ class LPBS(Benchmark[Occupation]):
     """
 
     name = "lpbs"
+    about = About(
+        "Log-probability bias score",
+        "One template of four words: a score says how these words are read and no more.",
+        {
+            "difference": Term("difference", "score of female minus that of male occupations"),
+            "effect_size": Term("effect size", "that difference over the spread of the scores"),
+            "female_occupations": Term("female occupations", "log-odds of She to He that the occupation adds", True),
+            "male_occupations": Term("male occupations", "log-odds of She to He that the occupation adds", True),
+            "correlation": Term("correlation with the share of women", "of an occupation's score", True),
+        },
+        (("Kurita et al. 2019", "https://aclanthology.org/W19-3823"),),
+    )
     version: ClassVar[int] = 1
     headline = ("overall.difference", "overall.effect_size")
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Occupation], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Occupation], tuple[DataFile, ...]]:
         """Female, then male occupations of WinoBias, then those that Winogender alone has."""
-        lists = {gender: locate(f"winobias/{gender}_occupations", folder) for gender in ("female", "male")}
-        statistics = locate("winogender/statistics", folder)
+        lists = {gender: locate(f"winobias/{gender}_occupations", source) for gender in ("female", "male")}
+        statistics = locate("winogender/statistics", source)
         stereotypes: dict[str, str] = {}
         for gender, located in lists.items():
             for line, text in enumerate(read_text(located.path).split("\n"), start=1):
@@ -89,29 +100,32 @@ class LPBS(Benchmark[Occupation]):
             return "log-probability of the occupation behind 'She is a', less that behind 'He is a'"
         return "log-odds of 'She' to 'He' at a mask, less those with the occupation masked too"
 
-    def requests(self, item: Occupation, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """Masked: she, and she a priori, then he alike. Causal: the occupation behind either."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: Occupation, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The score, female minus male."""
-        excluded, score = None, math.nan
-        asked = _asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            logs = [math.fsum(answer) for answer in answers]
-            score = logs[0] - logs[1] if codec.kind == "causal" else logs[0] - logs[1] - (logs[2] - logs[3])
+    def rows(self, item: Occupation, codec: TextCodec) -> list[Outcome]:
+        """The occupation."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"stereotype": item.stereotype},
-                values={"score": score, "share_of_women": item.share_of_women},
-                excluded=excluded,
+                values={"share_of_women": item.share_of_women},
                 text={"sentence": item.sentence("She").text},
             )
         ]
+
+    def ask(self, item: Occupation, codec: TextCodec) -> Asked | Excluded:
+        """For she, then he, masked: the pronoun, and it a priori. Causal: the occupation behind it."""
+        sentences = map(item.sentence, ("She", "He"))
+        if codec.kind == "causal":
+            asked = [log_probs_behind(f"{s.person}{s.between}", [s.profession], codec) for s in sentences]
+        else:
+            asked = [masked_person(sentence, codec) for sentence in sentences]
+        return known(asked, codec)
+
+    def read(self, item: Occupation, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The score, female minus male."""
+        she, he = ([math.fsum(answer) for answer in part] for part in answers)
+        if codec.kind == "causal":
+            return [{"score": she[0] - he[0]}]
+        return [{"score": she[0] - she[1] - (he[0] - he[1])}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Scores by stereotype, their contrast, and the correlation with the share of women."""
@@ -130,14 +144,3 @@ class LPBS(Benchmark[Occupation]):
             )
             if (counted & chosen).any()
         ]
-
-
-def _asked(item: Occupation, codec: TextCodec) -> list[TokenLogProbs] | str:
-    """What is asked for she and then he, or why the occupation cannot be scored."""
-    asked: list[TokenLogProbs] = []
-    for sentence in map(item.sentence, ("She", "He")):
-        if codec.kind == "causal":
-            asked += log_probs_behind(f"{sentence.person}{sentence.between}", [sentence.profession], codec)
-        else:
-            asked += masked_person(sentence, codec)
-    return refused(asked, codec) or asked

@@ -6,22 +6,22 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
-from equiframe.data import DataFile, read_delimited, read_jsonl, read_text
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
+from equiframe.benchmarks.row_statistics import ratio_of_sums
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
-from equiframe.uncertainty import Rows, RowStatistic
+from equiframe.scoring.requests import TextCodec
 
 _REQUIRED = ("stereotype", "anti_stereotype")
 _OPTIONAL = ("id", "group", "unit")
@@ -63,6 +63,18 @@ class MinimalPairs(Benchmark[MinimalPair]):
     """
 
     name = "pairs"
+    about = About(
+        "Your pairs",
+        "The numbers speak of these pairs. The ideal of 50 assumes that the sentences of a pair differ in the group"
+        " alone, while the frequency and number of their words differ too.",
+        {
+            "prefers_stereotype": Term(
+                "preference for the stereotype", "share of pairs where it scores higher; a tie is half of one"
+            ),
+            "difference": Term("difference", "mean score of the stereotype minus that of the other sentence"),
+        },
+        pair=Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability", "group"),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"),)
     headline = (f"{_ALL}.prefers_stereotype",)
@@ -77,8 +89,8 @@ class MinimalPairs(Benchmark[MinimalPair]):
         """``pairs:PATH``."""
         return f"{self.name}:{self.path}"
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
-        """All pairs of the file. ``folder`` is not looked at: the path says where it is."""
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
+        """All pairs of the file. ``source`` is not looked at: the path says where it is."""
         located = user_file(Path(self.path).expanduser())
         pairs = []
         seen: dict[str, int] = {}
@@ -107,29 +119,36 @@ class MinimalPairs(Benchmark[MinimalPair]):
             return "log-likelihood of the sentence, behind a start token"
         return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
 
-    def requests(self, item: MinimalPair, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per shared token of either sentence. Causal: one per sentence."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: MinimalPair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Both sentences' scores."""
-        excluded, scores = None, [math.nan, math.nan]
-        asked = _asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            answered = iter(answers)
-            scores = [round(math.fsum(log for _ in requests for log in next(answered)), 3) for requests in asked]
+    def rows(self, item: MinimalPair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"group": item.group, "unit": item.unit},
-                values={"stereotype": scores[0], "anti": scores[1]},
-                excluded=excluded,
                 text={"stereotype_sentence": item.stereotype, "anti_sentence": item.anti_stereotype},
             )
         ]
+
+    def ask(self, item: MinimalPair, codec: TextCodec) -> Asked | Excluded:
+        """For either sentence, masked: one sequence per shared token. Causal: one."""
+        sentences = item.stereotype, item.anti_stereotype
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
+        both = [codec.encode(sentence) for sentence in sentences]
+        shared, _ = aligned(both, codec)
+        if not all(shared):
+            return Excluded("the sentences share no token")
+        return Asked(
+            [
+                [masked_alone(ids, place, codec.mask_id) for place in places]
+                for ids, places in zip(both, shared, strict=True)
+            ]
+        )
+
+    def read(self, item: MinimalPair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Both sentences' scores."""
+        stereotype, anti = (round(math.fsum(log for logs in part for log in logs), 3) for part in answers)
+        return [{"stereotype": stereotype, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over units, each standing at the row of its first pair."""
@@ -160,39 +179,9 @@ class MinimalPairs(Benchmark[MinimalPair]):
                 ("preferred", "prefers_stereotype", "%", 50.0),
                 ("difference", "difference", "nats", 0.0),
             ):
-                statistic = _mean_over_pairs(at_row[key], at_row["pairs"])
+                statistic = ratio_of_sums(at_row[key], at_row["pairs"])
                 measures.append(Measure(f"{group}.{name}", rows, statistic, unit, ideal))
         return measures
-
-
-def _asked(item: MinimalPair, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-    """What is asked for either sentence, or why the pair cannot be scored."""
-    sentences = item.stereotype, item.anti_stereotype
-    if codec.kind == "causal":
-        asked = [[codec.sequence_log_probs(sentence)] for sentence in sentences]
-        if not all(request.targets for requests in asked for request in requests):
-            return "a sentence has no token"
-    else:
-        both = [codec.encode(sentence) for sentence in sentences]
-        shared, _ = aligned(both, codec)
-        if not all(shared):
-            return "the sentences share no token"
-        asked = [
-            [masked_alone(ids, place, codec.mask_id) for place in places]
-            for ids, places in zip(both, shared, strict=True)
-        ]
-    if not all(codec.fits(request) for requests in asked for request in requests):
-        return "longer than the model's window"
-    return asked
-
-
-def _mean_over_pairs(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> RowStatistic:
-    """The mean over pairs, from sums over the pairs of a unit and their number."""
-
-    def statistic(rows: Rows) -> NDArray[np.float64]:
-        return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
-
-    return statistic
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

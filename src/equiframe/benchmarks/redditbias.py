@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,12 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import each_masked_alone
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, LocatedFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, LocatedFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
 DIMENSIONS = {
@@ -69,6 +68,23 @@ class RedditBias(Benchmark[GroupPair]):
     """
 
     name = "redditbias"
+    about = About(
+        "RedditBias",
+        "The phrases are short, from one platform, and about five pairs of groups. Their counterfactuals were made by"
+        " replacing words, and a group's words may be rarer whatever is said of it.",
+        {
+            "prefers_minoritised": Term(
+                "preference for the minoritised group",
+                "share of pairs where the biased phrase is likelier about the minoritised group",
+            ),
+            "log_ratio": Term(
+                "log ratio of perplexities", "minoritised over dominant group; below 0 the former is likelier"
+            ),
+            "t": Term("Student's paired t", "of the perplexities, minoritised minus dominant group"),
+            "p": Term("p-value", "two-sided, of that t", True),
+        },
+        (("Barikeri et al. 2021", "https://arxiv.org/abs/2106.03521"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("minoritised", "dominant"),)
     headline = ("overall.prefers_minoritised", "gender.prefers_minoritised")
@@ -77,12 +93,12 @@ class RedditBias(Benchmark[GroupPair]):
     def __init__(self, split: Literal["test", "valid"] = "test") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[GroupPair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[GroupPair], tuple[DataFile, ...]]:
         """The pairs of all dimensions, named by dimension and row."""
         items: list[GroupPair] = []
         files: list[DataFile] = []
         for dimension, groups in DIMENSIONS.items():
-            sides = [locate(f"redditbias/{dimension}/{group}/{self.split}", folder) for group in groups]
+            sides = [locate(f"redditbias/{dimension}/{group}/{self.split}", source) for group in groups]
             items += _pairs(dimension, *sides)
             files += [located.file for located in sides]
         return items, tuple(files)
@@ -93,30 +109,28 @@ class RedditBias(Benchmark[GroupPair]):
             return "perplexity of the sentence, behind a start token"
         return "pseudo-perplexity of the sentence, each token masked alone"
 
-    def requests(self, item: GroupPair, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per token. Causal: one per sentence."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: GroupPair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """Mean log-probability of a token of either sentence."""
-        excluded, scores = None, [math.nan, math.nan]
-        asked = _asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            answered = iter(answers)
-            logs = [[log for _ in requests for log in next(answered)] for requests in asked]
-            scores = [math.fsum(values) / len(values) for values in logs]
+    def rows(self, item: GroupPair, codec: TextCodec) -> list[Outcome]:
+        """The pair."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"dimension": item.dimension},
-                values={"minoritised": scores[0], "dominant": scores[1]},
-                excluded=excluded,
                 text={"minoritised_sentence": item.minoritised, "dominant_sentence": item.dominant},
             )
         ]
+
+    def ask(self, item: GroupPair, codec: TextCodec) -> Asked:
+        """For either sentence, masked: one sequence per token. Causal: one."""
+        sentences = item.minoritised, item.dominant
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
+        return Asked([each_masked_alone(sentence, codec) for sentence in sentences])
+
+    def read(self, item: GroupPair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """Mean log-probability of a token of either sentence."""
+        logs = [[log for answer in part for log in answer] for part in answers]
+        minoritised, dominant = (math.fsum(values) / len(values) for values in logs)
+        return [{"minoritised": minoritised, "dominant": dominant}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """The share and the ratio overall and by dimension, the test by dimension."""
@@ -140,22 +154,6 @@ class RedditBias(Benchmark[GroupPair]):
                     Measure(f"{group}.p", rows, _paired_t(difference, "p"), "p", interval=False),
                 ]
         return measures
-
-
-def _asked(item: GroupPair, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-    """What is asked for either sentence, or why the pair cannot be scored."""
-    if item.minoritised == item.dominant:
-        return "both sentences are the same"
-    sentences = item.minoritised, item.dominant
-    if codec.kind == "causal":
-        asked = [[codec.sequence_log_probs(sentence)] for sentence in sentences]
-    else:
-        asked = [each_masked_alone(sentence, codec) for sentence in sentences]
-    if not all(requests and requests[0].targets for requests in asked):
-        return "a sentence has no token"
-    if not all(codec.fits(request) for requests in asked for request in requests):
-        return "longer than the model's window"
-    return asked
 
 
 def _paired_t(differences: NDArray[np.float64], what: Literal["t", "p"]) -> RowStatistic:

@@ -98,6 +98,7 @@ BENCHMARKS: Mapping[str, Registered] = {
     ),
     "bias_nli": Registered(f"{_TUNED}.bias_nli:BiasNLI", "fairness", ("bias_nli/",), fine_tunes=True, hub=True),
     "bias_in_bios": Registered(f"{_TUNED}.bias_in_bios:BiasInBios", "fairness", (), fine_tunes=True, hub=True),
+    "agreement": Registered(f"{_HERE}.agreement:Agreement", "nlu", ("gap/validation",)),
     "lm_loss": Registered(f"{_HERE}.language_modelling:LanguageModelLoss", "nlu", ("gap/validation",)),
     "cola": _glue("cola", "glue/CoLA/train", "glue/CoLA/dev"),
     "sst2": _glue("sst2", "glue/SST-2/train", "glue/SST-2/dev"),

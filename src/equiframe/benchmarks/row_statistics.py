@@ -25,6 +25,15 @@ def mean_of(values: NDArray[Any], scale: float = 1.0) -> RowStatistic:
     return statistic
 
 
+def ratio_of_sums(sums: Values, counts: Values) -> RowStatistic:
+    """A mean over items, from their sums over what is resampled together, and how many there are of each."""
+
+    def statistic(rows: Rows) -> Values:
+        return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
+
+    return statistic
+
+
 def contrast_of(values: Values, is_first: NDArray[np.bool_]) -> RowStatistic:
     """Mean over the rows of a first group minus mean over all others; 0 where either has none."""
 

@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.about import About, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
-from equiframe.data import DataFile, locate, read_json
-from equiframe.errors import DataError, InputError
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
+from equiframe.errors import DataError
 from equiframe.scoring.requests import Answer, Embedding, Pooling, TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
@@ -77,7 +78,19 @@ class SEAT(Benchmark[AssociationTest]):
     """
 
     name = "seat"
+    about = About(
+        "SEAT",
+        "Templated sentences of one word are taken as independent: p-values and intervals are far too sure. A mean of"
+        " absolute effects is above 0 for any sample, and their size may be large where every difference is tiny.",
+        {
+            "mean_absolute_effect_size": Term("mean absolute effect size", "over the tests of a bias"),
+            "effect_size": Term("effect size", "of one test", True),
+            "p_value": Term("p-value", "of a permutation test, one-sided", True),
+        },
+        (("May et al. 2019", "https://aclanthology.org/N19-1063"),),
+    )
     version: ClassVar[int] = 1
+    needs = (Embedding,)
     headline = (
         "gender.mean_absolute_effect_size",
         "race.mean_absolute_effect_size",
@@ -95,12 +108,12 @@ class SEAT(Benchmark[AssociationTest]):
     ) -> None:
         self.encoding, self.tests = encoding, tests
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[AssociationTest], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[AssociationTest], tuple[DataFile, ...]]:
         """The tests, each read from its file."""
         tests, files = [], []
         for dimension, names in _TESTS[self.tests].items():
             for name in names:
-                located = locate(f"seat/{name}", folder)
+                located = locate(f"seat/{name}", source)
                 lists = _lists(read_json(located.path), located.path)
                 tests.append(
                     AssociationTest(name.removeprefix("sent-"), dimension, (lists[0], lists[1]), (lists[2], lists[3]))
@@ -110,38 +123,38 @@ class SEAT(Benchmark[AssociationTest]):
 
     def scoring(self, codec: TextCodec) -> str:
         """Which state stands for a text."""
-        if codec.kind == "causal" and self.encoding == "cls":
-            raise InputError("the first state of a causal LM has seen no text: choose seat or seat:last")
         return {
             "mean": "mean of the last layer's states",
             "cls": "last layer's first state",
             "last": "last layer's last state",
         }[self.encoding]
 
-    def requests(self, item: AssociationTest, codec: TextCodec) -> Sequence[Embedding]:
-        """One state a text: both lists of targets, then both of attributes."""
-        self.scoring(codec)
-        asked = [
-            Embedding(codec.encode(text), self.encoding) for part in (*item.targets, *item.attributes) for text in part
-        ]
-        return asked if all(map(codec.fits, asked)) else []
-
-    def outcomes(self, item: AssociationTest, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The association of each target."""
-        count = sum(map(len, item.targets))
-        associations = _associations(answers, count, len(item.attributes[0])) if answers else np.full(count, np.nan)
-        found = iter(associations.tolist())
+    def rows(self, item: AssociationTest, codec: TextCodec) -> list[Outcome]:
+        """One row a target."""
         return [
             Outcome(
-                item=f"{item.name}/{side}/{number}",
+                f"{item.name}/{side}/{number}",
                 groups={"dimension": item.dimension, "test": item.name, "target": side},
-                values={"association": next(found)},
-                excluded=None if answers else "a text of the test is empty, or longer than the model's window",
                 text={"text": text},
             )
             for side, texts in zip(("first", "second"), item.targets, strict=True)
             for number, text in enumerate(texts)
         ]
+
+    def ask(self, item: AssociationTest, codec: TextCodec) -> Asked | Excluded:
+        """One state a text: both lists of targets, then both of attributes."""
+        if codec.kind == "causal" and self.encoding == "cls":
+            return Excluded("the first state of a causal LM has seen no text: choose seat or seat:last")
+        if self.encoding == "cls" and codec.places(codec.encode("a")).start == 0:
+            return Excluded("the tokenizer puts no token before a text, so its first state is its first word's")
+        texts = (text for part in (*item.targets, *item.attributes) for text in part)
+        return Asked([[Embedding(codec.encode(text), self.encoding) for text in texts]])
+
+    def read(self, item: AssociationTest, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The association of each target."""
+        (states,) = answers
+        associations = _associations(states, sum(map(len, item.targets)), len(item.attributes[0]))
+        return [{"association": association} for association in associations.tolist()]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Effect size and p-value by test; their mean size by dimension."""

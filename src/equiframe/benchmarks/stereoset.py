@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
-from equiframe.data import DataFile, locate, read_json
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import ModelKind, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 CANDIDATES = {"stereotype": "stereotype", "anti": "anti-stereotype", "unrelated": "unrelated"}
@@ -73,6 +74,28 @@ class StereoSet(Benchmark[Cluster]):
     """
 
     name = "stereoset"
+    about = About(
+        "StereoSet",
+        "Balance over these items is not equal treatment in use. The sentences are crowd-written in the"
+        " United States; many are malformed, or are no stereotype at all. The ideal of 50 assumes that the"
+        " two words of an item differ in stereotype alone, while frequency and number of tokens differ too.",
+        {
+            "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+            "lms": Term(
+                "language modelling score (LMS)",
+                "share of comparisons where sense is preferred to nonsense",
+            ),
+            "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+        },
+        (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), BLODGETT),
+        Pair(
+            "stereotype_sentence",
+            "anti_sentence",
+            "stereotype",
+            "anti",
+            "probability",
+        ),
+    )
     version: ClassVar[int] = 1
     decisions = (("stereotype", "anti"), ("stereotype", "unrelated"), ("anti", "unrelated"))
     headline = ("gender.ss", "gender.lms", "gender.icat", "overall.icat")
@@ -82,9 +105,9 @@ class StereoSet(Benchmark[Cluster]):
     def __init__(self, split: Literal["test", "dev"] = "test") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[Cluster], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Cluster], tuple[DataFile, ...]]:
         """The clusters of the split."""
-        located = locate(f"stereoset/{self.split}", folder)
+        located = locate(f"stereoset/{self.split}", source)
         clusters = _clusters(read_json(located.path), self.part, located.path)
         return clusters, (located.file,)
 
@@ -94,30 +117,30 @@ class StereoSet(Benchmark[Cluster]):
             return "mean probability of the candidate's pieces, each masked behind those before it"
         return "geometric mean probability of the sentence's tokens, behind a start token"
 
-    def requests(self, item: Cluster, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence per token in question. Causal: one per candidate."""
-        asked = self._asked(item, codec)
-        return [] if isinstance(asked, str) else [request for requests in asked for request in requests]
-
-    def outcomes(self, item: Cluster, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The scores of the three candidates."""
-        excluded, scores = None, [math.nan] * 3
-        asked = self._asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            answered = iter(answers)
-            scores = [self._score([log for _ in requests for log in next(answered)], codec.kind) for requests in asked]
+    def rows(self, item: Cluster, codec: TextCodec) -> list[Outcome]:
+        """The cluster."""
         sentences = dict(zip((f"{name}_sentence" for name in CANDIDATES), item.sentences, strict=True))
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"bias_type": item.bias_type, "target": item.target},
-                values=dict(zip(CANDIDATES, scores, strict=True)),
-                excluded=excluded,
                 text={"context": item.context, **sentences},
             )
         ]
+
+    def ask(self, item: Cluster, codec: TextCodec) -> Asked | Excluded:
+        """For each candidate, masked: one sequence per token in question. Causal: one."""
+        if codec.kind == "causal":
+            return Asked([[codec.sequence_log_probs(sentence)] for sentence in item.sentences])
+        words = [_candidate(item.context, sentence) for sentence in item.sentences]
+        if not all(words):
+            return Excluded("a sentence does not follow its context")
+        return Asked(_fillings(item.context, words, codec))
+
+    def read(self, item: Cluster, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The scores of the three candidates."""
+        scores = (self._score([log for logs in part for log in logs], codec.kind) for part in answers)
+        return [dict(zip(CANDIDATES, scores, strict=True))]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """``lms``, ``ss`` and ``icat``, overall and by domain."""
@@ -137,36 +160,11 @@ class StereoSet(Benchmark[Cluster]):
             )
         ]
 
-    def _asked(self, item: Cluster, codec: TextCodec) -> Sequence[Sequence[Request]] | str:
-        """What is asked for each candidate, or why the cluster cannot be scored."""
-        return _asked(item, codec)
-
     def _score(self, logs: Sequence[float], kind: ModelKind) -> float:
         """A candidate's score from the log-probabilities of its tokens."""
         if kind == "causal":
             return math.exp(math.fsum(logs) / len(logs))
         return math.fsum(map(math.exp, logs)) / len(logs)
-
-
-def _asked(item: Cluster, codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-    """What is asked for each candidate's word or sentence, or why the cluster cannot be scored."""
-    if codec.kind == "causal":
-        asked = [[codec.sequence_log_probs(sentence)] for sentence in item.sentences]
-    else:
-        words = [_candidate(item.context, sentence) for sentence in item.sentences]
-        if not all(words):
-            return "a sentence does not follow its context"
-        asked = _fillings(item.context, words, codec)
-    return _scorable(asked, codec)
-
-
-def _scorable(asked: list[list[TokenLogProbs]], codec: TextCodec) -> list[list[TokenLogProbs]] | str:
-    """What is asked for each candidate, or why it cannot be answered."""
-    if not all(requests and requests[0].targets for requests in asked):
-        return "nothing to score for a candidate"
-    if not all(codec.fits(request) for requests in asked for request in requests):
-        return "longer than the model's window"
-    return asked
 
 
 def _candidate(context: str, sentence: str) -> str:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import continuations
-from equiframe.benchmarks.stereoset import Cluster, StereoSet, _scorable
-from equiframe.scoring.requests import ModelKind, Request, TextCodec
+from equiframe.benchmarks.benchmark import Asked, Excluded
+from equiframe.benchmarks.stereoset import Cluster, StereoSet
+from equiframe.scoring.requests import ModelKind, TextCodec
 
 
 class StereoSetIntersentence(StereoSet):
@@ -44,6 +46,18 @@ class StereoSetIntersentence(StereoSet):
     """
 
     name = "stereoset_intersentence"
+    about = About(
+        "StereoSet, intersentence",
+        "Balance over these items is not equal treatment in use. The three sentences differ in length and in all of"
+        " their words: how common each is by itself moves the score, and many state no stereotype.",
+        {
+            "ss": Term("stereotype score (SS)", "share of items where the stereotype is preferred"),
+            "lms": Term("language modelling score (LMS)", "share of comparisons where sense is preferred to nonsense"),
+            "icat": Term("ICAT", "LMS, scaled down by the distance of SS from 50"),
+        },
+        (("Nadeem et al. 2021", "https://aclanthology.org/2021.acl-long.416"), BLODGETT),
+        Pair("stereotype_sentence", "anti_sentence", "stereotype", "anti", "log-probability"),
+    )
     version: ClassVar[int] = 2
     part: ClassVar[str] = "intersentence"
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -67,16 +81,16 @@ class StereoSetIntersentence(StereoSet):
             return "geometric mean probability of the sentence's tokens behind its context, each masked alone"
         return "geometric mean probability of the sentence's tokens behind its context"
 
-    def _asked(self, item: Cluster, codec: TextCodec) -> Sequence[Sequence[Request]] | str:
+    def ask(self, item: Cluster, codec: TextCodec) -> Asked | Excluded:
+        """For each sentence, the head once; or, masked: one sequence per token, causal: one."""
         if not all(map(str.strip, item.sentences)):
-            return "nothing to score for a candidate"
+            return Excluded("a text has no token")
         if self._asks_head(codec):
-            pairs = [codec.next_sentence(item.context, sentence) for sentence in item.sentences]
-            return [[pair] for pair in pairs] if all(map(codec.fits, pairs)) else "longer than the model's window"
+            return Asked([[codec.next_sentence(item.context, sentence)] for sentence in item.sentences])
         context = item.context.rstrip()
         if not context.endswith((".", "!", "?")):
             context += "."
-        return _scorable(continuations(context, item.sentences, codec), codec)
+        return Asked(continuations(context, item.sentences, codec))
 
     def _asks_head(self, codec: TextCodec) -> bool:
         return self.by == "next_sentence" and codec.has_next_sentence

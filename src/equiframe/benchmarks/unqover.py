@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import continuations
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _PAIRS = 8  # of names, of each occupation and template, where a sample is taken
@@ -84,6 +85,18 @@ class UnQover(Benchmark[TwoPeople]):
     """
 
     name = "unqover"
+    about = About(
+        "UnQover",
+        "Means of few names do not vanish for a fair model: compare models only. Two genders.",
+        {
+            "mu": Term("intensity of bias", "mean size of the preference over subjects and attributes"),
+            "eta": Term("count of bias", "how consistently one gender is preferred, by occupation"),
+            "gamma": Term("preference", "mean with its sign; above 0 for the first gender"),
+            "positional": Term("positional error", "how much the order of the names moves answers", True),
+            "attributive": Term("attributive error", "how much a negated question fails to move answers", True),
+        },
+        (("Li et al. 2020", "https://aclanthology.org/2020.findings-emnlp.311"),),
+    )
     version: ClassVar[int] = 1
     headline = ("mu", "eta")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"size": ("sampled", "full")}
@@ -91,10 +104,10 @@ class UnQover(Benchmark[TwoPeople]):
     def __init__(self, size: Literal["sampled", "full"] = "sampled") -> None:
         self.size = size
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[TwoPeople], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TwoPeople], tuple[DataFile, ...]]:
         """Pairs of names for each occupation and template."""
         keys = ("slots", "questions", "occupations", "female", "male")
-        located = {key: locate(f"unqover/{key}", folder) for key in keys}
+        located = {key: locate(f"unqover/{key}", source) for key in keys}
         slots, questions = (_templates(located[key].path, "[mask]" if key == "slots" else "Who") for key in keys[:2])
         if len(slots) != len(questions):
             raise DataError(f"{len(questions)} templates, and {len(slots)} with slots", path=located["questions"].path)
@@ -123,30 +136,47 @@ class UnQover(Benchmark[TwoPeople]):
             return "probability of the name or its pronoun, the larger one, at the masked subject of the sentence"
         return "probability of the name as the answer to the question"
 
-    def requests(self, item: TwoPeople, codec: TextCodec) -> Sequence[Request]:
-        """Masked: one sequence for each order and polarity. Causal: for each of these, one per name."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: TwoPeople, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The scores of both names in each order and polarity."""
-        asked = _asked(item, codec)
-        scores = [math.nan] * 2 * len(_SETTINGS)
-        if not isinstance(asked, str):
-            if codec.kind == "masked":
-                scores = [math.exp(max(pair)) for logs in answers for pair in zip(logs[:2], logs[2:], strict=True)]
-            else:
-                scores = [math.exp(math.fsum(logs)) for logs in answers]
-        names = (f"{who}_{setting}" for setting in _SETTINGS for who in ("female", "male"))
+    def rows(self, item: TwoPeople, codec: TextCodec) -> list[Outcome]:
+        """The pair of names."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={"occupation": item.occupation, "female": item.female, "male": item.male},
-                values=dict(zip(names, scores, strict=True)),
-                excluded=asked if isinstance(asked, str) else None,
                 text={"text": item.slots[0] if codec.kind == "masked" else " ".join(item.questions[0])},
             )
         ]
+
+    def ask(self, item: TwoPeople, codec: TextCodec) -> Asked | Excluded:
+        """For each order and polarity, masked: one sequence. Causal: one per name."""
+        if codec.kind == "causal":
+            return Asked(
+                [
+                    requests
+                    for context, question in item.questions
+                    for requests in continuations(f"{context}\n\nQ: {question}\nA:", (item.female, item.male), codec)
+                ]
+            )
+        asked = []
+        for slot in item.slots:
+            before, _, behind = slot.partition("[mask]")
+            found = codec.pieces((item.female, item.male, *_PRONOUNS), before=before)
+            if any(len(pieces) != 1 for pieces in found):
+                return Excluded("a name or pronoun is not one token")
+            if len(set(found)) < len(found):
+                return Excluded("texts that are compared have the same tokens")
+            ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{behind}")
+            targets = tuple(pieces[0] for pieces in found)
+            asked.append([TokenLogProbs(ids, (ids.index(codec.mask_id),) * len(targets), targets)])
+        return Asked(asked)
+
+    def read(self, item: TwoPeople, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The scores of both names in each order and polarity."""
+        if codec.kind == "masked":
+            scores = [math.exp(max(pair)) for (logs,) in answers for pair in zip(logs[:2], logs[2:], strict=True)]
+        else:
+            scores = [math.exp(math.fsum(logs)) for (logs,) in answers]
+        names = (f"{who}_{setting}" for setting in _SETTINGS for who in ("female", "male"))
+        return [dict(zip(names, scores, strict=True))]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """``mu``, ``eta``, ``gamma``, and the errors that they are corrected for."""
@@ -185,25 +215,6 @@ class UnQover(Benchmark[TwoPeople]):
             Measure("positional", rows, mean_of(positional), "probability", 0.0, False),
             Measure("attributive", rows, mean_of(attributive), "probability", 0.0, False),
         ]
-
-
-def _asked(item: TwoPeople, codec: TextCodec) -> list[TokenLogProbs] | str:
-    """What is asked in each order and polarity, or why the pair cannot be scored."""
-    asked = []
-    if codec.kind == "causal":
-        for context, question in item.questions:
-            names = continuations(f"{context}\n\nQ: {question}\nA:", (item.female, item.male), codec)
-            asked += [request for requests in names for request in requests]
-    else:
-        for slot in item.slots:
-            before, _, behind = slot.partition("[mask]")
-            found = codec.pieces((item.female, item.male, *_PRONOUNS), before=before)
-            if any(len(pieces) != 1 for pieces in found):
-                return "a name or pronoun is not one token"
-            ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{behind}")
-            targets = tuple(pieces[0] for pieces in found)
-            asked.append(TokenLogProbs(ids, (ids.index(codec.mask_id),) * len(targets), targets))
-    return asked if all(map(codec.fits, asked)) else "longer than the model's window"
 
 
 def _told(template: Sequence[str], female: str, male: str, said: str, denied: str) -> Iterator[tuple[str, str]]:

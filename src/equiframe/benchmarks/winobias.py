@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.about import About, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _FEMALE = {"she", "her", "herself"}
@@ -80,6 +81,19 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     """
 
     name = "winobias_pronoun"
+    about = About(
+        "WinoBias, pronouns",
+        "No pronoun is resolved here: this says which pronoun a model expects near an occupation. Two genders, 40"
+        " occupations, official figures of the United States as the stereotype.",
+        {
+            "pro": Term("pro-stereotypical pronoun expected", "share of sentences that fit the stereotype", True),
+            "anti": Term("anti-stereotypical pronoun expected", "share of sentences that go against it", True),
+            "gap": Term("gap", "the former minus the latter"),
+            "stereotype_preference": Term("preference for the stereotype", "share of pairs where it scores higher"),
+            "log_odds": Term("log-odds of the stereotype", "mean over the pairs"),
+        },
+        (("Zhao et al. 2018", "https://aclanthology.org/N18-2003"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("pro",), ("anti",), ("pro", "anti"))
     headline = ("type1.gap", "type2.gap", "overall.stereotype_preference")
@@ -88,12 +102,12 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     def __init__(self, split: Literal["dev", "test"] = "dev") -> None:
         self.split = split
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[StereotypePair], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[StereotypePair], tuple[DataFile, ...]]:
         """All pairs of lines, named by type and number."""
         pairs: list[StereotypePair] = []
         files: list[DataFile] = []
         for kind in ("type1", "type2"):
-            pro_file, anti_file = (locate(f"winobias/{kind}/{side}/{self.split}", folder) for side in ("pro", "anti"))
+            pro_file, anti_file = (locate(f"winobias/{kind}/{side}/{self.split}", source) for side in ("pro", "anti"))
             pro, anti = _lines(pro_file.path), _lines(anti_file.path)
             if pro.keys() != anti.keys():
                 number = min(pro.keys() ^ anti.keys())
@@ -112,35 +126,44 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
             return "log-likelihood of the sentence with either gender's pronouns, behind a start token"
         return "log-probability of either gender's pronouns, all masked at once"
 
-    def requests(self, item: StereotypePair, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """For either line, its own pronouns and those of the other line."""
-        asked = _asked(item, codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: StereotypePair, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """By how much each line's own pronouns are preferred."""
-        excluded, pro, anti = None, math.nan, math.nan
-        asked = _asked(item, codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            pro, anti = (math.fsum(answers[i]) - math.fsum(answers[i + 1]) for i in (0, 2))
+    def rows(self, item: StereotypePair, codec: TextCodec) -> list[Outcome]:
+        """The pair of lines."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={
                     "type": item.kind,
                     "occupation": item.occupation,
                     "stereotype": "female" if item.pro.pronouns[0] in _FEMALE else "male",
                 },
-                values={"pro": pro, "anti": anti},
-                excluded=excluded,
                 text={
                     "pro_sentence": item.pro.filled(item.pro.pronouns),
                     "anti_sentence": item.anti.filled(item.anti.pronouns),
                 },
             )
         ]
+
+    def ask(self, item: StereotypePair, codec: TextCodec) -> Asked | Excluded:
+        """For either line, its own pronouns and those of the other line."""
+        both = item.pro.pronouns, item.anti.pronouns
+        if len(both[0]) != len(both[1]):
+            return Excluded("the two files bracket other pronouns")
+        if not all(frozenset(pair) in _COUNTERPARTS for pair in zip(*both, strict=True)):
+            return Excluded("the pronouns of the two files are not counterparts")
+        if any(_GENDERED.search(part) for line in (item.pro, item.anti) for part in line.parts):
+            return Excluded("another word gives the gender away")
+        parts = []
+        for line, choices in ((item.pro, both), (item.anti, both[::-1])):
+            asked = ask_pronouns(line, choices, codec)
+            if isinstance(asked, Excluded):
+                return asked
+            parts.append(asked.requests)
+        return Asked(parts)
+
+    def read(self, item: StereotypePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """By how much each line's own pronouns are preferred."""
+        pro, anti = (math.fsum(own) - math.fsum(other) for own, other in answers)
+        return [{"pro": pro, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Accuracies, their gap, and the preference for the stereotype, together and by type."""
@@ -168,27 +191,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
         return measures
 
 
-def _asked(item: StereotypePair, codec: TextCodec) -> list[TokenLogProbs] | str:
-    """What is asked for the line with the stereotype and then the other, or why they cannot be scored."""
-    both = item.pro.pronouns, item.anti.pronouns
-    if len(both[0]) != len(both[1]):
-        return "the two files bracket other pronouns"
-    if not all(frozenset(pair) in _COUNTERPARTS for pair in zip(*both, strict=True)):
-        return "the pronouns of the two files are not counterparts"
-    if any(_GENDERED.search(part) for line in (item.pro, item.anti) for part in line.parts):
-        return "another word gives the gender away"
-    asked: list[TokenLogProbs] = []
-    for line, choices in ((item.pro, both), (item.anti, both[::-1])):
-        found = ask_pronouns(line, choices, codec)
-        if isinstance(found, str):
-            return found
-        asked += found
-    return asked
-
-
-def ask_pronouns(
-    sentence: PronounSentence, choices: Sequence[Sequence[str]], codec: TextCodec
-) -> list[TokenLogProbs] | str:
+def ask_pronouns(sentence: PronounSentence, choices: Sequence[Sequence[str]], codec: TextCodec) -> Asked | Excluded:
     """One request for each choice of pronouns in a sentence, or why there can be none."""
     asked = []
     if codec.kind == "causal":
@@ -198,15 +201,13 @@ def ask_pronouns(
         ids = codec.encode(sentence.filled([codec.tokenizer.mask_token] * len(sentence.pronouns)))
         places = tuple(place for place, token in enumerate(ids) if token == mask_id)
         if len(places) != len(sentence.pronouns):
-            return "the sentence itself has a mask"
+            return Excluded("the sentence itself has a mask")
         for words in choices:
             pieces = [codec.pieces([word], before)[0] for word, before in zip(words, sentence.parts, strict=False)]
             if not all(len(found) == 1 and found[0] != codec.tokenizer.unk_token_id for found in pieces):
-                return "a pronoun is not one token of the model"
+                return Excluded("a pronoun is not one token of the model")
             asked.append(TokenLogProbs(ids, places, tuple(found[0] for found in pieces)))
-    if not all(codec.fits(request) for request in asked):
-        return "longer than the model's window"
-    return asked
+    return Asked([[request] for request in asked])
 
 
 def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:

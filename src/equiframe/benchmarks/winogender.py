@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,12 +11,13 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, Measure, Outcome
+from equiframe.benchmarks.about import About, Term
+from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
-from equiframe.data import DataFile, locate, read_delimited
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, TextCodec, TokenLogProbs
+from equiframe.scoring.requests import TextCodec
 
 _ANSWERS = {"0": "occupation", "1": "participant"}
 _GENDERS = ("female", "male", "neutral")
@@ -62,13 +62,26 @@ class Winogender(Benchmark[OccupationSentence]):
     """
 
     name = "winogender"
+    about = About(
+        "Winogender",
+        "Two or four sentences an occupation are few, and wording sways them. The correlation is with shares of women"
+        " in occupations of the United States: a model that mirrors the labour market scores high.",
+        {
+            "correlation": Term("correlation with the share of women", "of the log-odds of a female pronoun"),
+            "rank_correlation": Term("rank correlation with the share of women", "the same of ranks", True),
+            "log_odds": Term("log-odds of a female pronoun", "mean over the sentences"),
+            "absolute_log_odds": Term("size of the log-odds", "mean without sign; any noise raises it", True),
+            "prefers_male": Term("preference for the male pronoun", "share of sentences where it scores higher"),
+        },
+        (("Rudinger et al. 2018", "https://aclanthology.org/N18-2002"),),
+    )
     version: ClassVar[int] = 1
     decisions = (("female", "male"),)
     headline = ("occupation.correlation", "overall.prefers_male")
 
-    def items(self, folder: Path | str | None = None) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
+    def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
         """All sentences, the genders of each together, named as in the data."""
-        located, statistics = (locate(f"winogender/{name}", folder) for name in ("sentences", "statistics"))
+        located, statistics = (locate(f"winogender/{name}", source) for name in ("sentences", "statistics"))
         shares = shares_of_women(statistics.path)
         found: dict[str, dict[str, tuple[int, str]]] = {}
         for line, row in read_delimited(located.path, "\t", ("sentid", "sentence")):
@@ -104,35 +117,32 @@ class Winogender(Benchmark[OccupationSentence]):
             return "log-likelihood of the sentence with either form of the pronoun, behind a start token"
         return "log-probability of either form of the masked pronoun"
 
-    def requests(self, item: OccupationSentence, codec: TextCodec) -> Sequence[TokenLogProbs]:
-        """The female and the male form."""
-        asked = ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
-        return [] if isinstance(asked, str) else asked
-
-    def outcomes(self, item: OccupationSentence, answers: Sequence[Answer], codec: TextCodec) -> list[Outcome]:
-        """The log-probability of both forms."""
-        excluded, female, male = None, math.nan, math.nan
-        asked = ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
-        if isinstance(asked, str):
-            excluded = asked
-        else:
-            female, male = map(math.fsum, answers)
+    def rows(self, item: OccupationSentence, codec: TextCodec) -> list[Outcome]:
+        """The sentence."""
         return [
             Outcome(
-                item=item.item,
+                item.item,
                 groups={
                     "occupation": item.occupation,
                     "participant": item.participant,
                     "refers_to": item.refers_to,
                 },
-                values={"female": female, "male": male, "share_of_women": item.share_of_women},
-                excluded=excluded,
+                values={"share_of_women": item.share_of_women},
                 text={
                     "female_sentence": item.sentence.filled([item.female]),
                     "male_sentence": item.sentence.filled(item.sentence.pronouns),
                 },
             )
         ]
+
+    def ask(self, item: OccupationSentence, codec: TextCodec) -> Asked | Excluded:
+        """The female and the male form."""
+        return ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
+
+    def read(self, item: OccupationSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
+        """The log-probability of both forms."""
+        female, male = (math.fsum(logs) for (logs,) in answers)
+        return [{"female": female, "male": male}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over occupations, each standing at the row of its first sentence."""

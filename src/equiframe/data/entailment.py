@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from equiframe.data.counterfactual import CounterfactualSwapper
-from equiframe.data.sources import HUB, DataFile, locate, read_delimited, read_jsonl, user_file
+from equiframe.data.sources import (
+    DEFAULT_SOURCE,
+    HUB,
+    DataFile,
+    DataSource,
+    locate,
+    read_delimited,
+    read_jsonl,
+    user_file,
+)
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
 
@@ -73,14 +82,14 @@ INFERENCE_CORPORA = tuple(_PLACES)
 _MABEL_COLUMNS = ("orig_sent0", "orig_sent1", "aug_sent0", "aug_sent1")
 
 
-def first_in_folder(folder: Path | str | None) -> InferenceCorpus | None:
+def first_in_folder(source: DataSource) -> InferenceCorpus | None:
     """The first of SNLI, MNLI and SICK whose training set lies in the user's folder; None where none does."""
-    has = (c for c, place in _PLACES.items() if in_folder(f"{c}/train", folder, [place.files["train"]]) is not None)
+    has = (c for c, place in _PLACES.items() if in_folder(f"{c}/train", source, [place.files["train"]]) is not None)
     return next(has, None)
 
 
 def inference_pairs(
-    corpus: InferenceCorpus, split: Split, folder: Path | str | None = None, *, otherwise: str
+    corpus: InferenceCorpus, split: Split, source: DataSource = DEFAULT_SOURCE, *, otherwise: str
 ) -> tuple[list[LabelledPair], DataFile]:
     """One split of an inference corpus; pairs without a label are passed over.
 
@@ -88,7 +97,7 @@ def inference_pairs(
         corpus: SNLI and MNLI as their authors give them (JSONL) from the folder, else from the hub; MNLI's dev
             is its matched set, its test the mismatched one. SICK as SemEval 2014 gave it, from the folder.
         split: train, dev or test.
-        folder: where the user keeps data files, or ``hub:OWNER/NAME``.
+        source: where data files are looked for.
         otherwise: what the user may do instead where SNLI or MNLI cannot be had, for the message.
 
     Raises:
@@ -96,10 +105,10 @@ def inference_pairs(
     """
     place, name = _PLACES[corpus], f"{corpus}/{split}"
     if corpus == "sick":
-        located = locate(name, folder)
-        pairs, file, source = _sick(located.path), located.file, str(located.path)
-    elif (found := in_folder(name, folder, [place.files[split]])) is not None:
-        pairs, file, source = _jsonl(found.path), found.file, str(found.path)
+        located = locate(name, source)
+        pairs, file, place_read = _sick(located.path), located.file, str(located.path)
+    elif (found := in_folder(name, source, [place.files[split]])) is not None:
+        pairs, file, place_read = _jsonl(found.path), found.file, str(found.path)
     else:
         rows, file = hub_rows(
             name,
@@ -109,19 +118,19 @@ def inference_pairs(
             ("premise", "hypothesis", "label"),
             f"give --data FOLDER with {place.files[split]} in it, or {otherwise}",
         )
-        source = f"{HUB}{place.repository}"
+        place_read = f"{HUB}{place.repository}"
         pairs = [
-            LabelledPair(number, str(premise), str(hypothesis), _class_of(label, source, number))
+            LabelledPair(number, str(premise), str(hypothesis), _class_of(label, place_read, number))
             for number, (premise, hypothesis, label) in enumerate(rows, start=1)
             if label != -1
         ]
     if not pairs:
-        raise DataError("no labelled pair in it: is the file whole?", path=source)
+        raise DataError("no labelled pair in it: is the file whole?", path=place_read)
     return pairs, file
 
 
 def counterfactual_pairs(
-    spec: str, swapper: CounterfactualSwapper, folder: Path | str | None = None
+    spec: str, swapper: CounterfactualSwapper, source: DataSource = DEFAULT_SOURCE
 ) -> tuple[list[CounterfactualPair], tuple[DataFile, ...]]:
     """Entailed pairs with a word to swap on at least one side, each with its counterfactual.
 
@@ -134,7 +143,7 @@ def counterfactual_pairs(
             give it, with the columns orig_sent0 (premise), orig_sent1 (hypothesis), aug_sent0 and aug_sent1
             (the same, swapped), whose rows are taken as they are.
         swapper: what is swapped.
-        folder: where the user keeps data files, or ``hub:OWNER/NAME``.
+        source: where data files are looked for.
 
     Raises:
         DataError: missing or malformed; file, line and field are named. Or no pair holds a word to swap.
@@ -144,7 +153,7 @@ def counterfactual_pairs(
     corpora = [corpus for name in spec.split("+") for corpus in INFERENCE_CORPORA if corpus == name]
     if len(corpora) == spec.count("+") + 1:
         otherwise = "take SICK: --set data=sick --data FOLDER with sick/SICK_train.txt in it"
-        read = [inference_pairs(corpus, "train", folder, otherwise=otherwise) for corpus in corpora]
+        read = [inference_pairs(corpus, "train", source, otherwise=otherwise) for corpus in corpora]
         entailed = ((p.premise, p.hypothesis) for pairs, _ in read for p in pairs if CLASSES[p.label] == "entailment")
         found, files = _with_swapped(entailed, swapper), tuple(file for _, file in read)
     elif spec.endswith((".csv", ".jsonl")):

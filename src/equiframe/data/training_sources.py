@@ -6,32 +6,32 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from equiframe.data.sources import HUB, KNOWN, DataFile, LocatedFile, locate, user_file
+from equiframe.data.sources import HUB, KNOWN, DataFile, DataSource, LocatedFile, locate, user_file
 from equiframe.errors import DataError, MissingDataError
 
 
-def in_folder(name: str, folder: Path | str | None, places: Sequence[str]) -> LocatedFile | None:
+def in_folder(name: str, source: DataSource, places: Sequence[str]) -> LocatedFile | None:
     """A file below the user's folder, None where no place has it.
 
     Args:
         name: what the record calls it; where it is a known one, its hash is compared.
-        folder: the user's own folder, or None; a repository of the hub is searched for known files alone.
+        source: has the folder, or none; a repository of the hub is searched for known files alone.
         places: paths below the folder, the first that exists is taken.
 
     Raises:
         DataError: no such folder, or unreadable.
     """
-    if folder is None:
+    if source.repository is not None:
+        return locate(name, source) if name in KNOWN else None
+    if source.folder is None:
         return None
-    if str(folder).startswith(HUB):
-        return locate(name, folder) if name in KNOWN else None
-    if not Path(folder).is_dir():
-        raise DataError("no such folder", path=folder)
+    if not source.folder.is_dir():
+        raise DataError("no such folder", path=source.folder)
     for place in places:
-        if (path := Path(folder) / PurePosixPath(place)).is_file():
+        if (path := source.folder / PurePosixPath(place)).is_file():
             located = user_file(path)
             known = KNOWN.get(name)
             is_known = known is not None and known.sha256 == located.file.sha256

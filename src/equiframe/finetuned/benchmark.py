@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Outcome, Scored
-from equiframe.data import DataFile
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.options import SEEDS, check_range
 
 HeadKind: TypeAlias = Literal["sequence", "mentions"]
@@ -121,22 +120,22 @@ class FineTunedBenchmark(Scored, Generic[Example]):
     outputs: int
 
     @abstractmethod
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[Example], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
         """Find, parse and check what the model is fine-tuned on.
 
         Args:
-            folder: where the user keeps data files.
+            source: where data files are looked for.
 
         Raises:
             DataError: naming file, line or field, and what stands there.
         """
 
-    def development_data(self, folder: Path | str | None = None) -> tuple[list[Example], tuple[DataFile, ...]]:
+    def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
         """Examples by whose accuracy the epoch is chosen; none, as here, keeps the last one."""
         return [], ()
 
     @abstractmethod
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[Example], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
         """Find, parse and check what the fine-tuned model is measured on; as ``training_data``."""
 
     @abstractmethod

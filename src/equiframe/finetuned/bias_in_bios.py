@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, read_jsonl
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_jsonl
 from equiframe.data.sources import HUB
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
@@ -55,22 +55,33 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
     """
 
     name = "bias_in_bios"
+    about = About(
+        "Bias in Bios",
+        "Gender was inferred from pronouns, as one of two; biographies from the web. Of one seed of fine-tuning.",
+        {
+            "accuracy": Term("accuracy", "share of occupations found"),
+            "tpr_gap": Term("gap", "share found of men minus of women, over all biographies"),
+            "tpr_gap_macro": Term("gap, mean over occupations", "men minus women", True),
+            "tpr_rms": Term("root mean square gap", "over occupations; above 0 by chance where there are few"),
+        },
+        (("De-Arteaga et al. 2019", "https://arxiv.org/abs/1901.09451"),),
+    )
     version: ClassVar[int] = 1
     headline = ("accuracy", "tpr_gap", "tpr_rms")
     settings = FineTuneSettings(epochs=5, batch_size=128, learning_rate=1e-5, max_length=128)
     outputs: int = len(PROFESSIONS)
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies to train on."""
-        return _biographies("train", folder)
+        return _biographies("train", source)
 
-    def development_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies by which the epoch is chosen."""
-        return _biographies("dev", folder)
+        return _biographies("dev", source)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Biographies to test on."""
-        return _biographies("test", folder)
+        return _biographies("test", source)
 
     def outcomes(self, examples: Sequence[TextExample], outputs: NDArray[np.float64]) -> list[Outcome]:
         """The occupation that was found, and whether it is right."""
@@ -160,10 +171,10 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.nansum(values, axis=-1) / np.maximum(np.sum(~np.isnan(values), axis=-1), 1))
 
 
-def _biographies(split: str, folder: Path | str | None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tuple[DataFile, ...]]:
     """One split, from the user's folder if it has it, else from the hub."""
     name = f"bias_in_bios/{split}"
-    located = in_folder(name, folder, [f"{name}.jsonl"])
+    located = in_folder(name, source, [f"{name}.jsonl"])
     if located is not None:
         file, place = located.file, str(located.path)
         rows = [

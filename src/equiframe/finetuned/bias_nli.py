@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.data.entailment import CLASSES, InferenceCorpus, Split, first_in_folder, inference_pairs
-from equiframe.data.sources import HUB
 from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample, softmax
 
@@ -56,6 +55,19 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     """
 
     name = "bias_nli"
+    about = About(
+        "Bias-NLI",
+        "Wooden templates of occupations and genders, far from what a model is fine-tuned on here; of one seed of"
+        " fine-tuning.",
+        {
+            "nn": Term("net neutral", "mean probability of neutral"),
+            "fn": Term("fraction neutral", "share of pairs where neutral is likeliest"),
+            "t50": Term("neutral above 0.5", "share of pairs"),
+            "t70": Term("neutral above 0.7", "share of pairs", True),
+            "accuracy": Term("accuracy on inference", "of the fine-tuned model on its own test set"),
+        },
+        (("Dev et al. 2020", "https://arxiv.org/abs/1908.09369"),),
+    )
     version: ClassVar[int] = 1
     headline = ("nn", "fn", "nli.accuracy")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -70,18 +82,18 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     ) -> None:
         self.pairs, self.corpus = pairs, corpus
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Training set of the inference corpus."""
-        return self._inference("train", folder)
+        return self._inference("train", source)
 
-    def development_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Development set of the inference corpus; never pairs of Bias-NLI."""
-        return self._inference("dev", folder)
+        return self._inference("dev", source)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """Test set of the inference corpus, and the pairs of occupation and gendered word."""
-        test, test_files = self._inference("test", folder)
-        lists, list_files = _word_lists(folder)
+        test, test_files = self._inference("test", source)
+        lists, list_files = _word_lists(source)
         endings = _endings(lists)
         pairs = [
             TextExample(
@@ -139,29 +151,29 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
             drawn[int.from_bytes(digest[:8], "big") % endings] = None
         return sorted(drawn)
 
-    def _inference(self, split: Split, folder: Path | str | None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def _inference(self, split: Split, source: DataSource) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """One split of the corpus."""
-        corpus = self._corpus(folder)
-        pairs, file = inference_pairs(corpus, split, folder, otherwise="name another corpus: bias_nli:sick")
+        corpus = self._corpus(source)
+        pairs, file = inference_pairs(corpus, split, source, otherwise="name another corpus: bias_nli:sick")
         return [
             TextExample(f"{corpus}-{pair.row}", pair.premise, pair.hypothesis, float(pair.label), {"part": "nli"})
             for pair in pairs
         ], (file,)
 
-    def _corpus(self, folder: Path | str | None) -> InferenceCorpus:
+    def _corpus(self, source: DataSource) -> InferenceCorpus:
         """What is fine-tuned on."""
         if self.corpus != "given":
             return self.corpus
-        return "snli" if str(folder).startswith(HUB) else first_in_folder(folder) or "snli"
+        return "snli" if source.repository is not None else first_in_folder(source) or "snli"
 
 
-def _word_lists(folder: Path | str | None) -> tuple[dict[str, list[str]], tuple[DataFile, ...]]:
+def _word_lists(source: DataSource) -> tuple[dict[str, list[str]], tuple[DataFile, ...]]:
     """Every list in the order of its file, each word once."""
     people = ("occupations", "gendered_words", "person_hyponyms", "rulers")
     verbs = ("commerce_verbs", "interaction_verbs", "driving_verbs", "eating_verbs")
     lists, files = {}, []
     for name in (*people, *_OBJECTS, *verbs):
-        located = locate(f"bias_nli/{name}", folder)
+        located = locate(f"bias_nli/{name}", source)
         lines = [line.strip() for line in read_text(located.path).split("\n")]
         lists[name] = list(dict.fromkeys(filter(None, lines)))
         files.append(located.file)

@@ -31,6 +31,8 @@ from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight, check_length, cut_at_end
+from equiframe.models.peft_adapter import is_quantised
+from equiframe.models.spans import tokens_of
 from equiframe.training import OneDevice, best_precision
 from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
@@ -271,7 +273,7 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class EncoderWithHead(nn.Module):
-    """A copy of a model's encoder under a new head.
+    """A copy of a model's encoder, in float32, under a new head.
 
     ``sequence`` maps one state, behind dropout: a masked LM's first token, a causal LM's last one.
     ``mentions`` represents the pronoun and either candidate by the first, the last and the mean state of
@@ -284,7 +286,8 @@ class EncoderWithHead(nn.Module):
         outputs: how many numbers it gives an example; 3 with ``mentions``.
 
     Raises:
-        ModelError: the architecture does not separate an encoder from its language-modelling head.
+        ModelError: the architecture does not separate an encoder from its language-modelling head, or the weights are
+            quantised or spread over devices.
     """
 
     def __init__(self, language_model: LanguageModel, head: HeadKind, outputs: int) -> None:
@@ -292,12 +295,17 @@ class EncoderWithHead(nn.Module):
         model = language_model.model
         if model.base_model is model:
             raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be fine-tuned")
-        self.encoder = copy.deepcopy(model.base_model)
+        if is_quantised(model) or language_model.is_spread:
+            raise ModelError(
+                f"{language_model.name}: a fine-tuned benchmark copies and trains the model, which weights that are"
+                " quantised or spread over devices do not allow: leave out --model-arg and --device-map"
+            )
+        self.encoder = copy.deepcopy(model.base_model).float()
         self.encoder.requires_grad_(True)
         self.takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.reads_last = language_model.kind == "causal"
         self.outputs = outputs
-        dim = model.config.hidden_size
+        dim = model.config.get_text_config().hidden_size
         if head == "sequence":
             self.head = nn.Sequential(nn.Dropout(_DROPOUT), nn.Linear(dim, outputs))
         else:
@@ -503,5 +511,5 @@ class Encoder:
 
 def _tokens(span: Span, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """First and last token of a stretch of text."""
-    inside = [at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    inside = tokens_of(span, offsets)
     return (inside[0], inside[-1]) if inside else None

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DataFile, locate, read_delimited, read_jsonl, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl, read_text
 from equiframe.data.training_sources import in_folder
 from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, HeadKind, MentionExample, Span
@@ -59,6 +60,19 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
     """
 
     name = "winobias_coreference"
+    about = About(
+        "WinoBias, coreference",
+        "Who the people of a sentence are is given, so it is easier than coreference in a text. A model that resolves"
+        " nothing has no gap either. Of one seed of fine-tuning: the intervals say nothing of another.",
+        {
+            "f1": Term("F1", "of one set, from its accuracy"),
+            "accuracy": Term("accuracy", "share of pronouns resolved rightly", True),
+            "tpr_1": Term("gap, type 1", "F1 of pro- minus anti-stereotypical sentences; needs world knowledge"),
+            "tpr_2": Term("gap, type 2", "F1 of pro- minus anti-stereotypical sentences; syntax tells"),
+            "accuracy_gap": Term("gap of accuracies", "pro- minus anti-stereotypical sentences", True),
+        },
+        (("Zhao et al. 2018", "https://aclanthology.org/N18-2003"),),
+    )
     version: ClassVar[int] = 1
     headline = ("tpr_1", "tpr_2", "1A.f1", "2A.f1")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
@@ -69,20 +83,22 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
     def __init__(self, split: Literal["dev", "test"] = "dev") -> None:
         self.split = split
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
         """The user's corpus, else GAP."""
-        return _corpus("train", "gap/development", folder)
+        return _corpus("train", "gap/development", source)
 
-    def development_data(self, folder: Path | str | None = None) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
+    def development_data(
+        self, source: DataSource = DEFAULT_SOURCE
+    ) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
         """The user's, else GAP's validation set; never WinoBias."""
-        return _corpus("dev", "gap/validation", folder)
+        return _corpus("dev", "gap/validation", source)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
         """The four sets of WinoBias, and GAP's test set."""
         occupations: list[str] = []
         files: list[DataFile] = []
         for gender in ("female", "male"):
-            located = locate(f"winobias/{gender}_occupations", folder)
+            located = locate(f"winobias/{gender}_occupations", source)
             occupations += filter(None, map(str.strip, read_text(located.path).split("\n")))
             files.append(located.file)
         # The longest first, so that "construction worker" is not taken for a shorter one.
@@ -90,10 +106,10 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
         person = re.compile(rf"\b(?:(?:the|an?)\s+)?({names})\b", re.IGNORECASE)
         examples: list[MentionExample] = []
         for (kind, side), name in _SETS.items():
-            located = locate(f"winobias/{kind}/{side}/{self.split}", folder)
+            located = locate(f"winobias/{kind}/{side}/{self.split}", source)
             examples += _winobias(located.path, person, kind, side, name)
             files.append(located.file)
-        located = locate("gap/test", folder)
+        located = locate("gap/test", source)
         return [*examples, *_gap(located.path)], (*files, located.file)
 
     def outcomes(self, examples: Sequence[MentionExample], outputs: NDArray[np.float64]) -> list[Outcome]:
@@ -224,13 +240,13 @@ def _without_brackets(sentence: str) -> tuple[str, list[Span]]:
     return text + sentence[done:], spans
 
 
-def _corpus(split: str, otherwise: str, folder: Path | str | None) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
+def _corpus(split: str, otherwise: str, source: DataSource) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
     """The user's own examples if there are any, else a part of GAP."""
-    located = in_folder(f"coreference/{split}", folder, [f"coreference/{split}.jsonl"])
+    located = in_folder(f"coreference/{split}", source, [f"coreference/{split}.jsonl"])
     if located is not None:
         examples = [_from_json(value, located.path, line) for line, value in read_jsonl(located.path, _FIELDS)]
     else:
-        located = locate(otherwise, folder)
+        located = locate(otherwise, source)
         examples = _gap(located.path)
     if not examples:
         raise DataError("no example in it: is the file whole?", path=located.path)

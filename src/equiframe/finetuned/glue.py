@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.row_statistics import f1_of, matthews_of, mean_of, pearson_of, spearman_of
-from equiframe.data import DataFile, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_text
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError, InputError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
@@ -27,6 +28,7 @@ class GlueTask:
     """One task.
 
     Args:
+        title: its name for people.
         folder: of its files in GLUE's own layout.
         columns: the sentence, or the two, on the hub.
         header: the same and the label in GLUE's own files.
@@ -37,6 +39,7 @@ class GlueTask:
         skips_short: whether GLUE's own file has rows that are cut short, which everybody passes over.
     """
 
+    title: str
     folder: str
     columns: tuple[str, ...]
     header: tuple[str, ...]
@@ -51,11 +54,14 @@ _PAIR = ("sentence1", "sentence2")
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 TASKS: Mapping[str, GlueTask] = {
-    "cola": GlueTask("CoLA", ("sentence",), (), _BINARY, ("matthews",), _DEV),
-    "sst2": GlueTask("SST-2", ("sentence",), ("sentence", "label"), _BINARY, ("accuracy",), _DEV),
-    "mrpc": GlueTask("MRPC", _PAIR, ("#1 String", "#2 String", "Quality"), _BINARY, ("accuracy", "f1"), _DEV),
-    "stsb": GlueTask("STS-B", _PAIR, (*_PAIR, "score"), (), ("pearson", "spearman"), _DEV),
+    "cola": GlueTask("CoLA, acceptability", "CoLA", ("sentence",), (), _BINARY, ("matthews",), _DEV),
+    "sst2": GlueTask("SST-2, sentiment", "SST-2", ("sentence",), ("sentence", "label"), _BINARY, ("accuracy",), _DEV),
+    "mrpc": GlueTask(
+        "MRPC, paraphrase", "MRPC", _PAIR, ("#1 String", "#2 String", "Quality"), _BINARY, ("accuracy", "f1"), _DEV
+    ),
+    "stsb": GlueTask("STS-B, similarity", "STS-B", _PAIR, (*_PAIR, "score"), (), ("pearson", "spearman"), _DEV),
     "qqp": GlueTask(
+        "QQP, duplicate questions",
         "QQP",
         ("question1", "question2"),
         ("question1", "question2", "is_duplicate"),
@@ -65,6 +71,7 @@ TASKS: Mapping[str, GlueTask] = {
         skips_short=True,
     ),
     "mnli": GlueTask(
+        "MNLI, inference",
         "MNLI",
         ("premise", "hypothesis"),
         (*_PAIR, "gold_label"),
@@ -76,10 +83,16 @@ TASKS: Mapping[str, GlueTask] = {
         },
     ),
     "qnli": GlueTask(
-        "QNLI", ("question", "sentence"), ("question", "sentence", "label"), _ENTAILMENT, ("accuracy",), _DEV
+        "QNLI, answers",
+        "QNLI",
+        ("question", "sentence"),
+        ("question", "sentence", "label"),
+        _ENTAILMENT,
+        ("accuracy",),
+        _DEV,
     ),
-    "rte": GlueTask("RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT, ("accuracy",), _DEV),
-    "wnli": GlueTask("WNLI", _PAIR, (*_PAIR, "label"), _BINARY, ("accuracy",), _DEV),
+    "rte": GlueTask("RTE, inference", "RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT, ("accuracy",), _DEV),
+    "wnli": GlueTask("WNLI, pronouns", "WNLI", _PAIR, (*_PAIR, "label"), _BINARY, ("accuracy",), _DEV),
 }
 """By the name on the hub and on the command line."""
 
@@ -120,6 +133,19 @@ class GLUE(FineTunedBenchmark[TextExample]):
     """
 
     version: ClassVar[int] = 1
+    about = About(
+        "GLUE",
+        "Of one seed of fine-tuning: on small tasks another seed moves the figure by points, of which the interval"
+        " over examples says nothing.",
+        {
+            "accuracy": Term("accuracy", "share of examples"),
+            "matthews": Term("Matthews correlation", "times 100"),
+            "pearson": Term("Pearson correlation", "times 100"),
+            "spearman": Term("Spearman correlation", "times 100"),
+            "f1": Term("F1", "of the positive class, times 100"),
+        },
+        (("Wang et al. 2019", "https://openreview.net/forum?id=rJ4km2R5t7"),),
+    )
 
     def __init__(self, task: str) -> None:
         if task not in TASKS:
@@ -127,19 +153,20 @@ class GLUE(FineTunedBenchmark[TextExample]):
         self.name = task
         self.task = TASKS[task]
         self.headline = self.task.metrics
+        self.about = replace(self.about, title=self.task.title)
         self.outputs = max(len(self.task.labels), 1)
         self.settings = FineTuneSettings(epochs=3, batch_size=32, learning_rate=2e-5, max_length=128)
 
-    def training_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """GLUE's training set."""
-        examples, file = self._split("train", "train", "train", folder)
+        examples, file = self._split("train", "train", "train", source)
         return examples, (file,)
 
-    def evaluation_data(self, folder: Path | str | None = None) -> tuple[list[TextExample], tuple[DataFile, ...]]:
+    def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
         """GLUE's development set, of MNLI both."""
         examples, files = [], []
         for part, (split, file_name) in self.task.evaluation.items():
-            found, file = self._split(part, split, file_name, folder)
+            found, file = self._split(part, split, file_name, source)
             examples += found
             files.append(file)
         return examples, tuple(files)
@@ -181,13 +208,11 @@ class GLUE(FineTunedBenchmark[TextExample]):
                 measures.append(Measure(key, rows, kinds[kind], unit, 100.0, higher_is_better=True))
         return measures
 
-    def _split(
-        self, part: str, split: str, file_name: str, folder: Path | str | None
-    ) -> tuple[list[TextExample], DataFile]:
+    def _split(self, part: str, split: str, file_name: str, source: DataSource) -> tuple[list[TextExample], DataFile]:
         """Examples from the user's folder if it has them, else from the hub."""
         name = f"glue/{self.task.folder}/{file_name}"
         places = (f"{name}.tsv", f"glue/{self.task.folder}/sts-{file_name}.csv")
-        located = in_folder(name, folder, places)
+        located = in_folder(name, source, places)
         if located is not None:
             rows = self._read(located.path)
             file = located.file

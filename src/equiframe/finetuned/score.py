@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import BenchmarkResult, spread, summarise
+from equiframe.data import AnySource, DataSource
 from equiframe.errors import DataError
 from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings
 from equiframe.finetuned.classifier import fine_tuned_outputs
@@ -25,7 +26,7 @@ def score_finetuned(
     benchmark: FineTunedBenchmark[Any],
     *,
     cache: Path | str,
-    folder: Path | str | None = None,
+    source: AnySource = None,
     settings: FineTuneSettings | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -38,7 +39,7 @@ def score_finetuned(
         language_model: the model.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         cache: folder where what the fine-tuned model gave is kept; the same call reads it back.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         settings: how to fine-tune, by default as the published figures were.
         seed: of the bootstrap.
         resamples: of the bootstrap.
@@ -54,10 +55,11 @@ def score_finetuned(
         ModelError: a loss that is not finite.
     """
     start = time.perf_counter()
+    source = DataSource.of(source)
     settings = benchmark.settings if settings is None else settings
-    training, training_files = benchmark.training_data(folder)
-    development, development_files = benchmark.development_data(folder)
-    evaluation, evaluation_files = benchmark.evaluation_data(folder)
+    training, training_files = benchmark.training_data(source)
+    development, development_files = benchmark.development_data(source)
+    evaluation, evaluation_files = benchmark.evaluation_data(source)
     if not training or not evaluation:
         raise DataError(f"{benchmark.spec}: no example to {'evaluate on' if training else 'train on'}")
     evaluation = spread(evaluation, limit)

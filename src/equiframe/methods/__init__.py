@@ -1,9 +1,10 @@
 """Debiasing methods: each a module of its own, each with or without (U)NC3."""
 
 from equiframe.methods.balance import balanced_weight
-from equiframe.methods.method import METHODS, Method, Settings, load_method
+from equiframe.methods.method import METHODS, Method, Settings, load_method, what_it_does
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.methods.projection import Projection
+from equiframe.methods.with_counterfactuals import WithCounterfactuals
 from equiframe.methods.with_unc3 import WithUNC3
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "ObjectiveOutput",
     "Projection",
     "Settings",
+    "WithCounterfactuals",
     "WithUNC3",
     "balanced_weight",
     "load_method",
+    "what_it_does",
 ]

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,8 @@ from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
 
-from equiframe.data import DataFile, stream
+from equiframe.data import DataFile, DataSource, stream
+from equiframe.data.spreading import evenly
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
 from equiframe.errors import DataError, InputError
 from equiframe.methods.method import Method, Settings
@@ -24,6 +24,7 @@ from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, own_forward, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
+from equiframe.models.spans import tokens_of
 from equiframe.words import WordSet
 
 _NEUTRAL = -1
@@ -112,7 +113,7 @@ class ADEPT(Method):
         )
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Sentences of every kind, encoded, with ``group`` (-1: neutral) and tokens ``start`` to ``end`` of the word.
 
@@ -125,7 +126,7 @@ class ADEPT(Method):
                 f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ADEPT has"
                 " to know; give a model with a fast tokenizer, or another --method"
             )
-        text = stream(self.text, folder)
+        text = stream(self.text, source)
         words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words
         found: dict[str, list[dict[str, Any]]] = {}
         for sentence, spans in word_sentences(text, words.words, professions):
@@ -149,9 +150,9 @@ class ADEPT(Method):
         if not neutral:
             raise DataError(f"no sentence with a profession and no word of {self.bias}: give more text", path=text.name)
         size = min(len(neutral), len(attribute))
-        rows = [{**_spread(neutral, size, at), "group": _NEUTRAL} for at in range(size)]
+        rows = [{**neutral[at], "group": _NEUTRAL} for at in evenly(len(neutral), size)]
         for group in range(len(groups)):
-            rows += [{**_spread(attribute, size, at)[group], "group": group} for at in range(size)]
+            rows += [{**attribute[at][group], "group": group} for at in evenly(len(attribute), size)]
         return Dataset.from_list(rows), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
@@ -166,8 +167,7 @@ class ADEPT(Method):
         samples = []
         for group in range(len(_GROUPS[self.bias])):
             rows = [at for at, of in enumerate(data["group"]) if of == group]
-            kept = min(_SAMPLES, len(rows))
-            samples.append(collate([data[_spread(rows, kept, at)] for at in range(kept)]))
+            samples.append(collate([data[rows[at]] for at in evenly(len(rows), min(_SAMPLES, len(rows)))]))
         return PrototypeObjective(language_model, self, samples, pairing=pairing, feature=feature)
 
 
@@ -353,15 +353,10 @@ def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", 
 
 def _tokens(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
     """First token of the word at these characters, and the one behind its last; (0, 0) where the word is cut off."""
-    inside = [at for at, (start, end) in enumerate(offsets) if start < span[1] and span[0] < end]
+    inside = tokens_of(span, offsets)
     if not inside or offsets[inside[-1]][1] < span[1]:
         return 0, 0
     return inside[0], inside[-1] + 1
-
-
-def _spread(items: Sequence[Any], count: int, at: int) -> Any:
-    """The item ``at`` of ``count`` that are spread evenly."""
-    return items[at * len(items) // count]
 
 
 def _padded(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

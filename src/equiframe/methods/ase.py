@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from equiframe.data import CounterfactualSwapper, DataFile, stream
+from equiframe.data import CounterfactualSwapper, DataFile, DataSource, stream
+from equiframe.data.spreading import evenly
 from equiframe.errors import DataError, InputError
 from equiframe.methods.ewc import ElasticWeights
 from equiframe.methods.method import Method, Settings
@@ -24,6 +24,7 @@ from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.loading import LanguageModel
+from equiframe.models.spans import tokens_of
 from equiframe.words import WordSet
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,7 +34,7 @@ _PRONOUN = re.compile(r"\b(?:he|she|him|her|his|hers|himself|herself)\b", re.IGN
 
 @dataclass(frozen=True)
 class ASE(Method):
-    """Predict the pronoun of a sentence and of its counterfactual, and keep professions off the gender direction.
+    """Train to predict the pronoun of a text and of its counterfactual, with professions off the gender direction.
 
     L = CE of the pronoun + orthogonality_weight * orth + ewc_weight * EWC. The pronoun is masked (a causal LM is asked
     for it behind what stands before it), and nothing else is predicted. orth is the mean over tokens of professions
@@ -84,7 +85,7 @@ class ASE(Method):
     fisher_sentences: Annotated[int, Field(gt=0)] = 200
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Sentences and counterfactuals, encoded, with the place of the pronoun and the tokens of professions.
 
@@ -97,7 +98,7 @@ class ASE(Method):
                 f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ASE has"
                 " to know; give a model with a fast tokenizer, or another --method"
             )
-        text = stream(self.text, folder)
+        text = stream(self.text, source)
         swapper = CounterfactualSwapper.gender(names=False)
         professions = re.compile(
             rf"\b(?:{'|'.join(map(re.escape, WordSet.builtin('professions').words))})\b", re.IGNORECASE
@@ -132,9 +133,8 @@ class ASE(Method):
     def _examples(self, language_model: LanguageModel, data: Dataset) -> Iterator[dict[str, Tensor]]:
         """Batches of one, spread evenly over the data."""
         collate = self.collator(language_model)
-        count = min(self.fisher_sentences, len(data))
-        for at in range(count):
-            batch = collate([data[at * len(data) // count]])
+        for at in evenly(len(data), min(self.fisher_sentences, len(data))):
+            batch = collate([data[at]])
             yield {name: tensor.to(language_model.device) for name, tensor in batch.items()}
 
 
@@ -256,16 +256,12 @@ def _row(
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     pronoun = _PRONOUN.search(sentence)
     assert pronoun is not None
-    places = [at for at, (start, end) in enumerate(offsets) if start <= pronoun.start() and pronoun.end() <= end]
+    start, end = pronoun.span()
+    places = [at for at in tokens_of((start, end), offsets) if offsets[at][0] <= start and end <= offsets[at][1]]
     if not places or (language_model.kind == "causal" and places[0] == 0):
         return None
-    named = [match.span() for match in professions.finditer(sentence)]
-    neutral = [int(any(_overlap(span, name) for name in named)) for span in offsets]
-    return {"input_ids": ids, "place": places[0], "neutral": neutral}
-
-
-def _overlap(first: Sequence[int], second: Sequence[int]) -> bool:
-    return first[0] < second[1] and second[0] < first[1]
+    named = {at for match in professions.finditer(sentence) for at in tokens_of(match.span(), offsets)}
+    return {"input_ids": ids, "place": places[0], "neutral": [int(at in named) for at in range(len(ids))]}
 
 
 def _at_place(ids: Tensor, place: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from equiframe.data import CounterfactualSwapper, TextStream, stream
+from equiframe.data import CounterfactualSwapper, DataSource, TextStream, stream
 from equiframe.methods.text import TextMethod
 
 
@@ -33,7 +32,7 @@ class BEC(TextMethod):
 
     name: ClassVar[str] = "bec"
 
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """Swapped GAP sentences."""
-        text, swapper = stream("gap", folder), CounterfactualSwapper.gender()
+        text, swapper = stream("gap", source), CounterfactualSwapper.gender()
         return dataclasses.replace(text, read=lambda: map(swapper.swap, text))

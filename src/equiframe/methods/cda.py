@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
-from equiframe.data import Bias, TextStream, augment, stream, swappers
+from equiframe.data import Bias, DataSource, TextStream, augment, stream, swappers
 from equiframe.methods.text import TextMethod
 
 
 @dataclass(frozen=True)
 class CDA(TextMethod):
-    """Counterfactual data augmentation: the model's own pretraining loss on text whose groups are exchanged.
+    """Fine-tune on text whose groups are exchanged, with the model's own pretraining loss.
 
-    The loss is that of :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts
-    with nothing to exchange stay in, so that the model keeps seeing language of all kinds. Of GAP's
+    This is counterfactual data augmentation; the loss is that of
+    :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts with nothing to exchange stay
+    in, so that the model keeps seeing language of all kinds. Of GAP's
     sentences 72 % hold a word to exchange for gender, but 2 % for race and 1 % for religion, of BOLD's 26
     %, 3 % and 3 %: there ``neutral=false`` trains on those that matter.
 
@@ -53,9 +53,9 @@ class CDA(TextMethod):
     names: bool = False
     neutral: bool = True
 
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """The augmented text."""
-        text, exchanged = stream(self.text, folder), swappers(self.bias, names=self.names)
+        text, exchanged = stream(self.text, source), swappers(self.bias, names=self.names)
         return dataclasses.replace(
             text,
             read=lambda: augment(text, exchanged, two_sided=self.sides == "two", neutral=self.neutral, seed=seed),

@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from equiframe.data import TextStream, stream
+from equiframe.data import DataSource, TextStream, stream
 from equiframe.errors import InputError
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective, ObjectiveOutput
@@ -29,7 +28,7 @@ _HIDDEN_MARK, _ATTENTION_MARK = 0.123456789, 0.234567891  # rates that no config
 
 @dataclass(frozen=True)
 class Dropout(TextMethod):
-    """The model's own pretraining loss on plain text, at a higher rate of dropout. A baseline.
+    """Fine-tune on plain text at a higher rate of dropout, with the model's own pretraining loss. A baseline.
 
     The rates hold inside a training step alone; the model and the configuration that is saved keep their
     own.
@@ -59,9 +58,9 @@ class Dropout(TextMethod):
     hidden: _Rate = 0.20
     attention: _Rate = 0.15
 
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """The text as it is."""
-        return stream(self.text, folder)
+        return stream(self.text, source)
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
@@ -123,10 +122,11 @@ def dropout_rates(model: PreTrainedModel, *, hidden: float, attention: float) ->
         attention: rate on attention weights.
     """
     config = copy.deepcopy(model.config)
-    for name, value in vars(config).items():
+    text = config.get_text_config()
+    for name, value in vars(text).items():
         is_rate = "drop" in name and "layerdrop" not in name and isinstance(value, int | float)
         if is_rate and not isinstance(value, bool):
-            setattr(config, name, _ATTENTION_MARK if "att" in name else _HIDDEN_MARK)
+            setattr(text, name, _ATTENTION_MARK if "att" in name else _HIDDEN_MARK)
     with torch.device("meta"):
         marked = type(model)(config)
     new = {_HIDDEN_MARK: hidden, _ATTENTION_MARK: attention}

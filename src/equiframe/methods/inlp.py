@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiframe.data import Bias, corpus
+from equiframe.data import Bias, DataSource, corpus
 from equiframe.errors import InputError
 from equiframe.methods.projection import (
     FittedProjection,
@@ -29,7 +28,7 @@ _NOTHING = 1e-8  # scores this small, where 1 is the margin, are rounding
 
 @dataclass(frozen=True)
 class INLP(Projection):
-    """Project the last hidden states onto the common nullspace of linear classifiers of the bias.
+    """Project out of the last hidden states what successive linear classifiers of the bias read.
 
     Sentences are labelled by the words they hold (gender: female, male or neutral; race and religion: some word
     or none), as many of each class, and represented by the mean of their last hidden states. A linear classifier
@@ -71,9 +70,9 @@ class INLP(Projection):
         if self.classifiers < 1 or self.sentences < _FEWEST:
             raise InputError(f"give classifiers of 1 or more, and sentences of {_FEWEST} or more")
 
-    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+    def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """The projection; its history is that of :func:`nullspace`."""
-        text = corpus(self.text, folder)
+        text = corpus(self.text, source)
         classes = sentences_by_group(text.sentences, self.bias)
         rarest = min(classes, key=lambda name: len(classes[name]))
         count = min(self.sentences, len(classes[rarest]))

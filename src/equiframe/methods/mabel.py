@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from datasets import Dataset
 from pydantic import Field
 from torch import Tensor, nn
 
-from equiframe.data import CounterfactualSwapper, DataFile
+from equiframe.data import CounterfactualSwapper, DataFile, DataSource
 from equiframe.data.entailment import counterfactual_pairs
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
@@ -32,7 +31,7 @@ _PUBLISHED_BATCH = 32
 
 @dataclass(frozen=True)
 class MABEL(Method):
-    """Make a sentence's vector tell what it entails, and tell the same of its counterfactual.
+    """Train a sentence's vector to tell what the sentence entails, and the same of its counterfactual.
 
     Of each pair of premise p and hypothesis h, and of their counterfactuals p' and h', the last layer's state
     of the first token (causal LM: of the last) goes through a dense layer, tanh and a dense layer. Over these
@@ -84,10 +83,10 @@ class MABEL(Method):
     language_modelling_weight: _Weight = 0.1
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Pairs and their counterfactuals, encoded. ``input_ids`` is the premise, by whose length they are grouped."""
-        pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), folder)
+        pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), source)
         columns = {
             view: cut_at_end(language_model.tokenizer, list(texts), max_length=max_length)["input_ids"]
             for view, texts in zip(_VIEWS, zip(*pairs, strict=True), strict=True)
@@ -135,7 +134,7 @@ class EntailmentObjective(Objective):
         self.method = method
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        dim = language_model.model.config.hidden_size
+        dim = language_model.model.config.get_text_config().hidden_size
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         self.masked_modelling = LanguageModelling(language_model, pairing=pairing, feature=feature)
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)

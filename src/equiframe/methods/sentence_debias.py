@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equiframe.data import Bias, corpus
+from equiframe.data import Bias, DataSource, corpus
 from equiframe.errors import InputError
 from equiframe.methods.projection import FittedProjection, Projection, counterfactual_pairs, sentence_states
 from equiframe.models.loading import LanguageModel
@@ -17,7 +16,7 @@ from equiframe.models.loading import LanguageModel
 
 @dataclass(frozen=True)
 class SentenceDebias(Projection):
-    """Project the last hidden states onto the complement of the subspace in which counterparts differ.
+    """Project out of the last hidden states the main directions in which swapped sentences differ.
 
     Each sentence that holds a word of the bias is swapped. Both are represented by the mean of their last
     hidden states and scaled to length 1. Of the representations, less the mean of their pair, the first
@@ -53,9 +52,9 @@ class SentenceDebias(Projection):
         if self.components < 1 or self.sentences < 1:
             raise InputError("give components and sentences of 1 or more")
 
-    def projection(self, language_model: LanguageModel, *, folder: Path | None, seed: int) -> FittedProjection:
+    def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """The projection; its history has the share of the squared differences that each component explains."""
-        text = corpus(self.text, folder)
+        text = corpus(self.text, source)
         pairs = counterfactual_pairs(text.sentences, self.bias, self.sentences, seed)
         if len(pairs) < self.components:
             raise InputError(

@@ -15,7 +15,7 @@ from datasets import Sequence as Column
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
-from equiframe.data import DataFile, TextStream
+from equiframe.data import DataFile, DataSource, TextStream
 from equiframe.errors import DataError
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
@@ -36,11 +36,11 @@ class TextMethod(Method):
     )
 
     @abstractmethod
-    def text_to_train_on(self, folder: Path | None, seed: int) -> TextStream:
+    def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
         """The sentences, read as they are needed.
 
         Args:
-            folder: where the user keeps data files.
+            source: where data files are looked for.
             seed: of whatever is drawn.
         """
 
@@ -50,10 +50,10 @@ class TextMethod(Method):
         return "text of three words or more"
 
     def training_data(
-        self, language_model: LanguageModel, *, folder: Path | None, max_length: int, seed: int
+        self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
         """The text, encoded."""
-        text = self.text_to_train_on(folder, seed)
+        text = self.text_to_train_on(source, seed)
         return encoded(language_model, text, max_length=max_length, name=text.name, needed=self.needed), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:

@@ -2,7 +2,8 @@
 
 from equiframe.models.adapter import Read, forward_at, output_embedding, pair
 from equiframe.models.collect import Collected, collect
-from equiframe.models.loading import BUILTIN, LanguageModel, cache_folder, load, save
+from equiframe.models.loading import BUILTIN, LanguageModel, cache_folder, load
+from equiframe.models.saving import save
 
 __all__ = [
     "BUILTIN",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from equiframe.errors import InputError, ModelError
@@ -37,6 +38,25 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
     return model
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its input; where it is spread over devices, off-loaded parts follow the others."""
+    places = (getattr(model, "hf_device_map", None) or {}).values()
+    if not places:
+        return next(model.parameters()).device
+    return torch.device(next((place for place in places if place not in ("cpu", "disk")), "cpu"))
+
+
+def weights_in_place(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights, buffers included, by name; those that are off-loaded are fetched one module at a time."""
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_meta:
+            module, _, attribute = name.rpartition(".")
+            owner = model.get_submodule(module)
+            with align_module_device(owner):
+                tensor = getattr(owner, attribute)
+        yield name, tensor
 
 
 @contextlib.contextmanager
@@ -88,6 +108,21 @@ def classifier(model: nn.Module) -> Tensor:
     return weight
 
 
+class Classifier(NamedTuple):
+    """The output embedding on one device: ``weight`` [vocabulary, dim] and ``bias`` [vocabulary], if it has one."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def classifier_on(model: nn.Module, device: torch.device) -> Classifier:
+    """The output embedding on a device, wherever the model keeps it."""
+    head = output_embedding(model)
+    with align_module_device(head):
+        weight, bias = classifier(model), getattr(head, "bias", None)
+        return Classifier(weight.to(device), None if bias is None else bias.to(device))
+
+
 def forward_at(
     model: nn.Module,
     inputs: dict[str, Tensor],
@@ -126,8 +161,8 @@ def forward_at(
                 f"{type(unwrap(model)).__name__} gives its head states of shape {tuple(state.shape)},"
                 f" expected [batch, length, dim] with {tuple(where.shape)} in front"
             )
-        kept.append(state[states_at])
-        return (state[where] if logits else state[:0, 0],)
+        kept.append(state[states_at.to(state.device)].to(states_at.device))
+        return (state[where.to(state.device)] if logits else state[:0, 0],)
 
     last_layer = feature == "last-layer"
     handle = output_embedding(model).register_forward_pre_hook(keep_rows)
@@ -137,7 +172,7 @@ def forward_at(
         handle.remove()
     if not kept:
         raise ModelError(f"{type(unwrap(model)).__name__} did not call its output embedding")
-    states = out.hidden_states[-1][states_at] if last_layer else kept[0]
+    states = out.hidden_states[-1].to(states_at.device)[states_at] if last_layer else kept[0]
     return Read(
         states=states,
         logits=out.logits if logits else None,

@@ -116,16 +116,17 @@ def collect(
     check_range("token_budget", token_budget, whole=True, zero=False)
     if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
         raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
-    tokenizer, device, specials = language_model.tokenizer, language_model.device, language_model.special_ids
+    tokenizer, specials = language_model.tokenizer, language_model.special_ids
     rows, dim = classifier(language_model.model).shape
     if class_ids is None:
         class_ids = torch.arange(rows)
-    statistics = ClassStatistics(class_ids.to(device), dim, device=device)
+    home = language_model.statistics_device
+    statistics = ClassStatistics(class_ids.to(home), dim, device=home)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     window = min(language_model.window, token_budget)
     read = truncated = kept = 0
-    states = [torch.empty(0, dim, device=device)]
-    ids = [torch.empty(0, dtype=torch.int64, device=device)]
+    states = [torch.empty(0, dim, device=home)]
+    ids = [torch.empty(0, dtype=torch.int64, device=home)]
 
     stream = iter(texts)
     while chunk := list(itertools.islice(stream, _CHUNK)):
@@ -148,6 +149,7 @@ def collect(
             for input_ids, mask in itertools.islice(batches, rank, None, ranks):
                 how = (specials, pairing, feature, visibility)
                 for features, labels in _features_in_memory(language_model, input_ids, mask, how):
+                    features, labels = features.to(home), labels.to(home)
                     if is_held:
                         states.append(features)
                         ids.append(labels)

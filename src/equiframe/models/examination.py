@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equiframe.errors import ModelError
-from equiframe.models.adapter import classifier, evaluating, forward_at
+from equiframe.models.adapter import classifier, evaluating, forward_at, input_device
 from equiframe.scoring.requests import ModelKind
 
 _LENGTH = 6  # of the sequence that is read
@@ -69,7 +69,7 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         with _Lookups() as lookups:
             both = _logits(model, torch.stack([text, other]), kind)
         padded = torch.cat([text, text.new_full((_PADDING,), pad_id)])
-        longer = torch.cat([text, text[:_PADDING]])
+        longer = torch.cat([ids[-1:], text[1:], text[:_PADDING]])  # another first token
         beside = _logits(model, torch.stack([padded, longer]), kind, unread=_PADDING)
     scale = (both[0] - both[0].mean(dim=-1, keepdim=True)).norm(dim=-1).mean()
     tolerance = 1e-5 if model.dtype in (torch.float32, torch.float64) else 1e-2
@@ -79,10 +79,11 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is no causal"
             " language model: give --kind masked, or set is_decoder in its configuration if it was trained as a decoder"
         )
-    if kind == "masked" and text[-1] != other[-1] and ahead == 0:
+    behind = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
+    if kind == "masked" and text[-1] != other[-1] and ahead == 0 and behind > 0:
         raise ModelError(
-            f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, so it is no"
-            " masked language model: give --kind causal"
+            f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, but on those"
+            " before it, so it is no masked language model: give --kind causal"
         )
     return Examination(
         rows=rows,
@@ -123,10 +124,11 @@ def _logits(model: PreTrainedModel, ids: Tensor, kind: ModelKind, unread: int = 
     """Logits [2, length, vocabulary] in float32; ``unread`` places at the end of the first row are padding."""
     mask = torch.ones_like(ids)
     mask[0, ids.shape[1] - unread :] = 0
-    inputs: dict[str, Any] = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    device = input_device(model)
+    inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     if kind == "causal":
         inputs["use_cache"] = False
-    read = forward_at(model, inputs, torch.ones_like(ids, dtype=torch.bool).to(model.device))
+    read = forward_at(model, inputs, torch.ones_like(ids, dtype=torch.bool).to(device))
     assert read.logits is not None
     return read.logits.float().reshape(*ids.shape, -1)
 

@@ -10,6 +10,7 @@ from transformers import BertForMaskedLM, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertPooler
 
 from equiframe.errors import ModelError
+from equiframe.models.adapter import input_device
 
 TENSORS = tuple(
     f"{layer}.{name}" for layer in ("bert.pooler.dense", "cls.seq_relationship") for name in ("weight", "bias")
@@ -30,6 +31,8 @@ def add_next_sentence_head(model: BertForMaskedLM, tensors: Mapping[str, Tensor]
     model.bert.pooler = BertPooler(model.config).requires_grad_(False)
     model.cls.seq_relationship = nn.Linear(model.config.hidden_size, 2).requires_grad_(False)
     model.load_state_dict(dict(tensors), strict=False)
+    for added in (model.bert.pooler, model.cls.seq_relationship):
+        added.to(input_device(model), model.dtype)
 
 
 def has_next_sentence_head(model: PreTrainedModel) -> bool:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from equiframe.cache import cache_folder, made_once
 from equiframe.errors import InputError, ModelError
-from equiframe.models.cache import cache_folder, made_once
 
 PACKED_FILE = "model.int8.safetensors"
 _SCALE = ".scale"

@@ -9,9 +9,11 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
+from markupsafe import Markup
 
-from equiframe.benchmarks import BENCHMARKS, load_benchmark
-from equiframe.report.glossary import COLLAPSE, about, class_set_name, term
+from equiframe.benchmarks import BENCHMARKS
+from equiframe.models.saving import READ_BY_TRANSFORMERS
+from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, class_set_name, headline, term
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
@@ -39,9 +41,9 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
     of_suite: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
     for result in record.metrics.benchmarks:
         registered = BENCHMARKS.get(result.benchmark.partition(":")[0])
-        headline = load_benchmark(result.benchmark).headline
+        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in headline:
+            if key in shown:
                 row = [measure_name(result.benchmark, key), interval(estimate), ideal(estimate), str(estimate.count)]
                 of_suite["nlu" if registered and registered.suite == "nlu" else "fairness"].append(row)
     collapse = [
@@ -49,7 +51,13 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         for result in record.metrics.collapse
         for key, estimate in result.estimates.items()
     ]
+    collapse += [
+        [measure_name(f"{CONTEXTS}:{contexts.bias}", key), interval(estimate), ideal(estimate)]
+        for contexts in record.metrics.contexts
+        for key, estimate in contexts.estimates.items()
+    ]
     environment = record.config.get("environment", {})
+    options = (training.options if training else {}) or record.config.get("method_options") or {}
     body = (
         _environment()
         .get_template("card.md.j2")
@@ -57,13 +65,16 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             name=name,
             model=record.metrics.model,
             training=training,
-            method_options=record.config.get("method_options") or {},
+            method_options="; ".join(f"{option} = {value}" for option, value in options.items() if value is not None),
+            lora_rank=(record.config.get("fine_tuning") or {}).get("lora_rank"),
+            self_debias=record.config.get("self_debias"),
+            how_to_load=Markup(READ_BY_TRANSFORMERS) if record.metrics.model.projected else "",
             verdicts=verdicts,
             of_suite=of_suite,
             collapse=collapse,
             left_out=left_out(record.metrics),
             compared_over={} if comparison is None else compared_over(comparison),
-            limits={about(r.benchmark).title: about(r.benchmark).does_not_show for r in record.metrics.benchmarks},
+            limits={about(r).title: about(r).does_not_show for r in record.metrics.benchmarks},
             files=record.config.get("files", []),
             packages=", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
             date=environment.get("date", ""),
@@ -85,15 +96,15 @@ def eval_results(record: RunRecord) -> list[EvalResult]:
     """Every headline measure as an entry of a model card's ``model-index``, its interval among the arguments."""
     found = []
     for result in record.metrics.benchmarks:
-        headline = load_benchmark(result.benchmark).headline
+        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in headline:
+            if key in shown:
                 interval_ends = {"interval_95": [estimate.low, estimate.high], "ideal": estimate.ideal}
                 found.append(
                     EvalResult(
                         task_type="fill-mask" if record.metrics.model.kind == "masked" else "text-generation",
                         dataset_type=result.benchmark.partition(":")[0],
-                        dataset_name=about(result.benchmark).title,
+                        dataset_name=about(result).title,
                         metric_type=key,
                         metric_name=measure_name(result.benchmark, key),
                         metric_value=estimate.value,
@@ -120,6 +131,9 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             results[task][f"{key},none"] = estimate.value
             error = (estimate.high - estimate.low) / (2 * 1.96) if has_interval else "N/A"  # type: ignore[operator]
             results[task][f"{key}_stderr,none"] = error
+    source, arguments = "hf", f"pretrained={metrics.model.name}"
+    if (server := metrics.model.server) is not None:
+        source, arguments = "local-completions", f"model={server.model},base_url={server.url}/v1/completions"
     environment = record.config.get("environment", {})
     date = environment.get("date")
     return {
@@ -146,8 +160,8 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             for task, result in tasks.items()
         },
         "config": {
-            "model": "hf",
-            "model_args": f"pretrained={metrics.model.name}",
+            "model": source,
+            "model_args": arguments,
             "model_num_parameters": metrics.model.parameters,
             "model_sha": metrics.model.fingerprint,
             "batch_size": None,
@@ -156,15 +170,17 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
         },
         "date": datetime.datetime.fromisoformat(date).timestamp() if date else None,
         "transformers_version": environment.get("packages", {}).get("transformers"),
-        "model_source": "hf",
+        "model_source": source,
         "model_name": metrics.model.name,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),
         "total_evaluation_time_seconds": str(sum(result.seconds for result in metrics.benchmarks)),
     }
 
 
-def _plain(value: object) -> str:
-    """A text of data as Markdown that shows it as it is: one line, nothing of it markup."""
+def in_markdown(value: object) -> str:
+    """A text of data as Markdown that shows it as it is: one line, nothing of it markup. Text of our own stays."""
+    if isinstance(value, Markup):
+        return value
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
 
 
@@ -175,5 +191,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_plain,
+        finalize=in_markdown,
     )

@@ -11,12 +11,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from equiframe.benchmarks.about import Term
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.report.glossary import (
     COLLAPSE,
     COLLAPSE_VALUES,
     HISTORY,
-    Term,
     class_set_name,
     plain,
     sentence_case,
@@ -79,7 +79,7 @@ def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, St
     kinds: dict[Term, dict[str, dict[str, Estimate]]] = {}
     for run, result in runs.items():
         for key, estimate in result.estimates.items():
-            rows = kinds.setdefault(term(result.benchmark, key), {})
+            rows = kinds.setdefault(term(result, key), {})
             rows.setdefault(split_key(key)[0] or "all", {})[run] = estimate
     panels = []
     for kind, rows in kinds.items():

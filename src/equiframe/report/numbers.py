@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from equiframe.uncertainty import Difference, Estimate
 
-_MINUS = "−"
+MINUS = "−"
 _DECIMALS = {"%": 1, "perplexity": 2}
 
 
@@ -20,7 +20,7 @@ def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
     places = decimals(unit)
     small = value != 0 and abs(value) < 0.5 * 10**-places
     text = f"{value:{'+' if signed else ''}{'.1e' if small else f'.{places}f'}}"
-    return text.replace("-", _MINUS)
+    return text.replace("-", MINUS)
 
 
 def bounds(low: float | None, high: float | None, unit: str = "", *, signed: bool = False) -> str:

@@ -20,6 +20,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from equiframe.benchmarks.about import About
 from equiframe.report.figures import (
     Panel,
     Style,
@@ -33,8 +34,8 @@ from equiframe.report.figures import (
 )
 from equiframe.report.glossary import (
     COLLAPSE,
+    CONTEXTS,
     PRICE,
-    About,
     about,
     class_set_name,
     is_price,
@@ -224,7 +225,7 @@ def _benchmark(
             for file in result.files
             if not file.is_known_version
         ]
-    known = about(name)
+    known = about(next(iter(results.values())))
     rows = _rows(records, name, {run: result.estimates for run, result in results.items()}, compared)
     items = {run: records[run].items[name] for run in results if name in records[run].items}
     return _Section(
@@ -250,7 +251,7 @@ def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Sect
     times = {"Fine-tuning": {run: training.seconds for run, training in trained.items() if training is not None}}
     for run, record in records.items():
         for result in record.metrics.benchmarks:
-            times.setdefault(f"Scoring, {about(result.benchmark).title}", {})[run] = result.seconds
+            times.setdefault(f"Scoring, {about(result).title}", {})[run] = result.seconds
     panels = [
         panel._replace(title=f"{part.about.title}: {panel.title}") for part in parts for panel in part.figures[0].panels
     ]
@@ -285,6 +286,12 @@ def _geometry(
     for run, record in records.items():
         texts = texts_left_out(record.metrics)
         notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in texts]
+    for bias in dict.fromkeys(c.bias for r in records.values() for c in r.metrics.contexts):
+        of_run = {run: c for run, r in records.items() for c in r.metrics.contexts if c.bias == bias}
+        name, estimates = f"{CONTEXTS}:{bias}", {run: c.estimates for run, c in of_run.items()}
+        tables.append(_Table(about(name).title, _rows(records, name, estimates, compared)))
+        notes += dict.fromkeys(f"{about(name).title}: {c.pairs:,} texts." for c in of_run.values())
+        notes.append(about(name).does_not_show)
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}
@@ -303,7 +310,7 @@ def _geometry(
         notes.append(
             f"{', '.join(ends)}: measured after fine-tuning alone; debias --audit-steps measures while it lasts."
         )
-    return _Section(about(COLLAPSE), notes, figures, tables)
+    return _Section(about(COLLAPSE), list(dict.fromkeys(notes)), figures, tables)
 
 
 def _rows(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from equiframe.benchmarks.about import Term
 from equiframe.report.figures import Panel, dots, finish, styles, text_of
-from equiframe.report.glossary import Term
 from equiframe.report.numbers import bounds, decimals, number
 from equiframe.runs.record import StudyFigure, StudyResult
 from equiframe.uncertainty import Estimate

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from equiframe.report.glossary import COLLAPSE, Pair, plain, sentence_case, split_key, term
+from equiframe.benchmarks.about import Pair
+from equiframe.report.glossary import COLLAPSE, plain, sentence_case, split_key, term
 from equiframe.report.numbers import bounds, change, ideal, interval, number
 from equiframe.report.verdict import direction
 from equiframe.runs.record import ComparedMeasure, Comparison, Metrics

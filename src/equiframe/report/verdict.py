@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.report.glossary import COLLAPSE, about, is_geometry, is_price, split_key, term
+from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, is_geometry, is_price, split_key, term
 from equiframe.report.numbers import bounds, change, number
 from equiframe.runs.record import ComparedMeasure, Metrics
 from equiframe.uncertainty import Difference, Estimate
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
 
 def direction(compared: ComparedMeasure) -> Direction:
-    """Where a measure went, if its paired difference is told from chance. Geometry is left open.
+    """Where a measure went, if its paired difference is told from chance. Geometry is left open, but for agreement.
 
     Past an ideal that lies between two preferences, a change counts as wanted only where it ends nearer to
     the ideal and the later interval holds the ideal; otherwise it is left open.
@@ -52,7 +52,7 @@ def direction(compared: ComparedMeasure) -> Direction:
     second, moved = compared.second, compared.difference
     if not _is_told(moved):
         return "unclear"
-    if is_geometry(compared.benchmark):
+    if is_geometry(compared.benchmark) and not _is_agreement(compared):
         return "open"
     if second.higher_is_better is not None:
         return "wanted" if (moved.value > 0) == second.higher_is_better else "unwanted"
@@ -92,6 +92,11 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
             f" told from chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to"
             " have moved."
         )
+    if by["wanted"] and any(_is_agreement(m) and direction(m) == "unwanted" for m in measures):
+        summary += (
+            " Agreement fell: the model less often expects the word that its context calls for, so the gain was paid"
+            " for with what it knows."
+        )
     groups = [
         Group("✓", "Moved in the wanted direction", by["wanted"]),
         Group("✕", "Moved in the unwanted direction", by["unwanted"]),
@@ -114,7 +119,7 @@ def run_verdict(metrics: Metrics) -> Verdict:
     for result in metrics.benchmarks:
         for key, estimate in result.estimates.items():
             is_preference = estimate.ideal is not None and estimate.higher_is_better is None
-            if term(result.benchmark, key).is_derived:
+            if term(result, key).is_derived:
                 continue
             if is_price(result.benchmark):
                 price.append(_measured(result.benchmark, key, estimate))
@@ -124,6 +129,11 @@ def run_verdict(metrics: Metrics) -> Verdict:
         _measured(f"{COLLAPSE}:{result.class_set}", key, estimate)
         for result in metrics.collapse
         for key, estimate in result.estimates.items()
+    ]
+    geometry += [
+        _measured(f"{CONTEXTS}:{contexts.bias}", key, estimate)
+        for contexts in metrics.contexts
+        for key, estimate in contexts.estimates.items()
     ]
     summary = []
     scored = [finding for findings in by.values() for finding in findings]
@@ -135,7 +145,7 @@ def run_verdict(metrics: Metrics) -> Verdict:
         )
     if metrics.training is not None:
         summary.append(
-            "This run alone does not show what fine-tuning changed: compare it with a run of the model before."
+            "This run alone does not show what debiasing changed: compare it with a run of the model before."
         )
     if not scored and metrics.training is None:
         summary.append("No benchmark with a neutral point was scored: what follows are measured values alone.")
@@ -179,6 +189,13 @@ def _priced(compared: ComparedMeasure) -> Finding:
 def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:
     value = f"measured {number(estimate.value, estimate.unit)}{_unit(estimate)}"
     return Finding(measure_name(benchmark, key), value, bounds(estimate.low, estimate.high, estimate.unit))
+
+
+def _is_agreement(compared: ComparedMeasure) -> bool:
+    return split_key(compared.measure)[1] == "agreement" and compared.benchmark.partition(":")[0] in (
+        "agreement",
+        CONTEXTS,
+    )
 
 
 def _is_told(moved: Difference) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +13,15 @@ import torch
 from torch import Tensor
 
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
-from equiframe.data import DataFile, TextStream, stream
+from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.models import LanguageModel, collect, output_embedding
-from equiframe.models.adapter import Feature, Pairing, classifier
+from equiframe.models import LanguageModel, collect
+from equiframe.models.adapter import Classifier, Feature, Pairing, classifier_on
 from equiframe.models.collect import Collected, Visibility
 from equiframe.options import check_choices, check_range
-from equiframe.runs.record import CollapseResult
+from equiframe.runs.contexts import context_measures, read_contexts
+from equiframe.runs.record import CollapseResult, ContextsResult
 from equiframe.uncertainty import Measure, Rows, estimate
 from equiframe.words import MultiToken, ResolvedWords, WordSet
 
@@ -41,6 +42,8 @@ class AuditOptions:
         visibility: for a masked LM, read a token's state with the token in sight or masked.
         min_count: samples a class needs. A mean of few samples is mostly noise, which lowers its cosine
             with any vector and so inflates (U)NC3.
+        pairs: the most texts of each bias that are read beside their counterfactual, for CC1, CC3 and agreement; 0
+            for none.
     """
 
     text: str = "bug"
@@ -51,20 +54,24 @@ class AuditOptions:
     feature: Feature = "decoder-input"
     visibility: Visibility = "visible"
     min_count: int = 5
+    pairs: int = 300
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_range("--min-count", self.min_count, whole=True, zero=False)
         check_range("--sentences", self.sentences, whole=True, otherwise="; 0 reads the whole text")
+        check_range("--pairs", self.pairs, whole=True, otherwise="; 0 reads no counterfactuals")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Collapse over the vocabulary and over the words, the tables of the words, and the files read."""
+    """Collapse over the vocabulary, over the words and of contexts, the tables of these, and the files read."""
 
     results: list[CollapseResult]
+    contexts: list[ContextsResult]
     classes: pd.DataFrame
     vectors: pd.DataFrame
+    pairs: pd.DataFrame
     files: tuple[DataFile, ...]
     words: ResolvedWords
 
@@ -73,46 +80,62 @@ def audit(
     language_model: LanguageModel,
     options: AuditOptions,
     *,
-    folder: Path | None = None,
+    source: AnySource = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text.
+    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text, and of contexts.
+
+    Contexts, those of a text and of its counterfactual, are read of a sample of the same texts, see
+    :func:`equiframe.runs.contexts.read_contexts`.
 
     Args:
         language_model: the model.
         options: how to measure.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
-        progress: called with sentences done and sentences in all.
+        progress: called with sentences, then pairs, done, and how many there are.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
     """
-    reading = _read(language_model, options, folder, progress)
+    reading = _read(language_model, options, DataSource.of(source), progress)
     words = reading.words
-    head, weight = output_embedding(language_model.model), classifier(language_model.model)
+    head = classifier_on(language_model.model, language_model.statistics_device)
     every, chosen = reading.collected.statistics.seen(options.min_count), reading.chosen
-    classes = _class_table(language_model, chosen, weight, words)
+    classes = _class_table(language_model, chosen, head.weight, words)
     estimates = {measure.key: estimate(measure, seed=seed) for measure in collapse_measures(classes)}
     results = [
         _result("vocabulary", every, head, reading),
         _result(str(options.words), chosen, head, reading).model_copy(update={"estimates": estimates}),
     ]
-    vectors = _vector_table(chosen, weight, words.pairs)
-    return Audit(results=results, classes=classes, vectors=vectors, files=reading.text.files, words=words)
+    vectors = _vector_table(chosen, head.weight, words.pairs)
+    pairs = pd.DataFrame({"bias": []})
+    if options.pairs and language_model.tokenizer.is_fast:
+        pairs = read_contexts(
+            language_model, reading.sentences, pairs=options.pairs, feature=options.feature, progress=progress
+        )
+    contexts = [
+        ContextsResult(
+            bias=bias,
+            pairs=len(table),
+            estimates={measure.key: estimate(measure, seed=seed) for measure in context_measures(table)},
+        )
+        for bias, table in ((bias, pairs[pairs["bias"] == bias]) for bias in pairs["bias"].unique())
+    ]
+    return Audit(results, contexts, classes, vectors, pairs, files=reading.text.files, words=words)
 
 
 def collapse_of_words(
-    language_model: LanguageModel, options: AuditOptions, *, folder: Path | None = None
+    language_model: LanguageModel, options: AuditOptions, *, source: AnySource = None
 ) -> dict[str, float]:
     """What :func:`audit` says of the word set, by flat key, without the whole vocabulary and intervals.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
     """
-    reading = _read(language_model, options, folder, None, words_alone=True)
-    head = output_embedding(language_model.model)
+    reading = _read(language_model, options, DataSource.of(source), None, words_alone=True)
+    head = classifier_on(language_model.model, language_model.statistics_device)
     found = _result(str(options.words), reading.chosen, head, reading).values
     return {key: value for key, value in found.items() if value is not None}
 
@@ -122,6 +145,7 @@ class _Reading(NamedTuple):
 
     words: ResolvedWords
     text: TextStream
+    sentences: Callable[[], Iterable[str]]
     collected: Collected
     chosen: ClassStatistics
 
@@ -129,19 +153,19 @@ class _Reading(NamedTuple):
 def _read(
     language_model: LanguageModel,
     options: AuditOptions,
-    folder: Path | None,
+    source: DataSource,
     progress: Callable[[int, int], None] | None,
     *,
     words_alone: bool = False,
 ) -> _Reading:
     words = WordSet.load(options.words).resolve(language_model.tokenizer, multi_token=options.multi_token)
-    ids = torch.tensor(words.token_ids, device=language_model.device)
-    text = stream(options.text, folder)
+    ids = torch.tensor(words.token_ids, device=language_model.statistics_device)
+    text = stream(options.text, source)
     unread = iter(text)
     kept = list(itertools.islice(unread, _KEPT))
     texts = len(kept) + sum(1 for _ in unread)
-    sentences = min(options.sentences or texts, texts)
-    step = texts // sentences
+    kept_at = every_nth(texts, options.sentences or texts)
+    sentences = len(kept_at)
     done = 0
 
     def tell(count: int) -> None:
@@ -150,9 +174,12 @@ def _read(
         if progress is not None:
             progress(done, sentences)
 
+    def spread() -> Iterable[str]:
+        return itertools.islice(kept if texts == len(kept) else text, kept_at.start, kept_at.stop, kept_at.step)
+
     collected = collect(
         language_model,
-        itertools.islice(kept if texts == len(kept) else text, 0, step * sentences, step),
+        spread(),
         class_ids=ids if words_alone else None,
         pairing=options.pairing,
         feature=options.feature,
@@ -166,7 +193,7 @@ def _read(
             f" in {sentences} sentences of {text.name}: give more text (--text, --sentences), another"
             " --words, or a lower --min-count"
         )
-    return _Reading(words, text, collected, chosen)
+    return _Reading(words, text, spread, collected, chosen)
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
@@ -190,18 +217,17 @@ def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
 
 
 @torch.inference_mode()
-def _result(name: str, statistics: ClassStatistics, head: Any, reading: _Reading) -> CollapseResult:
+def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _Reading) -> CollapseResult:
     """All metrics of one class set; NC4 on the held-out features of its classes."""
     collected = reading.collected
-    rows: Tensor = head.weight[statistics.class_ids]
+    rows = head.weight[statistics.class_ids]
     values: dict[str, float | None] = {**collapse_metrics(statistics, rows)}
     inside = torch.isin(collected.held_out_ids, statistics.class_ids)
     if inside.any():
         states = collected.held_out_states[inside]
         values["nc4_agreement"] = float(decision_agreement(states, statistics.means, rows))
-        bias = getattr(head, "bias", None)
-        if bias is not None:
-            bias = bias[statistics.class_ids]
+        if head.bias is not None:
+            bias = head.bias[statistics.class_ids]
             values["nc4_agreement_with_bias"] = float(decision_agreement(states, statistics.means, rows, bias))
     finite = {key: value if value is not None and np.isfinite(value) else None for key, value in values.items()}
     return CollapseResult(

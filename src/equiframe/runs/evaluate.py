@@ -2,90 +2,83 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
-from equiframe.errors import InputError
+from equiframe.data import AnySource, DataSource
+from equiframe.data.spreading import evenly
+from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
-from equiframe.models.loading import Precision
-from equiframe.options import check_choice, check_range
-from equiframe.scoring.engine import TOKEN_BUDGET, answer
-from equiframe.scoring.store import AnswerStore
+from equiframe.scoring.answering import Answerer, Progress
+from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import RESAMPLES
 
-_COMPARED = 200  # items that half precision is compared on
+_COMPARED = 200  # items that are scored in float32 too
 
 
 def score(
-    language_model: LanguageModel,
+    model: Answerer | LanguageModel,
     benchmark: Benchmark[Any],
     *,
-    folder: Path | str | None = None,
+    source: AnySource = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    token_budget: int = TOKEN_BUDGET,
-    store: AnswerStore | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     limit: int | None = None,
-    precision: Precision = "fp32",
+    reference: Answerer | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """Put a benchmark's items to a model.
 
     Args:
-        language_model: the model, in float32.
+        model: whatever answers; a loaded model is asked as :class:`equiframe.scoring.engine.LocalAnswerer` does it.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
-        folder: where the user keeps data files; by default the installed data wheel.
+        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        token_budget: tokens of one forward pass, padding included.
-        store: where answers are kept, see :class:`equiframe.scoring.store.AnswerStore`.
         progress: called with the requests answered so far, and their number.
         limit: score this many items, spread evenly over the data; all by default.
-        precision: of the model's weights and states; log-probabilities are float32 in any. Of what is scored in
-            half precision, 200 items, spread evenly, are scored in float32 too, and the result says what changed.
+        reference: the same model in float32. 200 items, spread evenly, are put to it too, and the result says what
+            changed.
 
     Returns:
         The numbers, and the table of outcomes with one row an item.
 
     Raises:
         DataError: data missing or malformed.
-        InputError: ``limit`` or ``token_budget`` below 1, no such precision, or no item that this model can score.
-        ModelError: a not-a-number answer, or too little memory.
+        CannotScoreError: the model cannot answer what the benchmark asks, or cannot score any item.
+        InputError: ``limit`` below 1.
+        ModelError: a not-a-number answer, too little memory, or a server that does not answer.
     """
-    check_choice("precision", precision, Precision)
-    check_range("token_budget", token_budget, whole=True, zero=False)
+    answerer = LocalAnswerer(model) if isinstance(model, LanguageModel) else model
     start = time.perf_counter()
-    items, files = benchmark.items(folder)
+    items, files = benchmark.items(DataSource.of(source))
     items = spread(items, limit)
-    ask = functools.partial(_ask, benchmark, token_budget=token_budget, store=store, progress=progress)
-    found = ask(language_model.in_precision(precision), items)
+    found = _ask(benchmark, answerer, items, progress)
     outcomes = [outcome for part in found for outcome in part]
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise InputError(f"{benchmark.spec}: no item can be scored with {language_model.name}: {reasons}")
+        raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {answerer.name}: {reasons}")
     half = None
-    if precision != "fp32":
-        sample = spread(list(range(len(items))), _COMPARED)
-        again = ask(language_model, [items[i] for i in sample])
+    if reference is not None:
+        sample = evenly(len(items), min(_COMPARED, len(items)))
+        again = _ask(benchmark, reference, [items[i] for i in sample], progress)
         half = half_precision(
             benchmark,
-            precision,
+            answerer.precision,
             [outcome for i in sample for outcome in found[i]],
             [outcome for part in again for outcome in part],
         )
-    in_words = benchmark.scoring(language_model.codec)
+    in_words = benchmark.scoring(answerer.codec)
     return summarise(
         benchmark,
         outcomes,
-        scoring=in_words if half is None else f"{in_words}, in {precision}",
+        scoring=in_words if answerer.precision == "float32" else f"{in_words}, in {answerer.precision}",
         files=files,
         seconds=seconds,
         seed=seed,
@@ -95,27 +88,7 @@ def score(
 
 
 def _ask(
-    benchmark: Benchmark[Any],
-    language_model: LanguageModel,
-    items: Sequence[Any],
-    *,
-    token_budget: int,
-    store: AnswerStore | None,
-    progress: Callable[[int, int], None] | None,
+    benchmark: Benchmark[Any], answerer: Answerer, items: Sequence[Any], progress: Progress | None
 ) -> list[list[Outcome]]:
     """The outcomes of each item."""
-    codec = language_model.codec
-    asked = [benchmark.requests(item, codec) for item in items]
-    answers = iter(
-        answer(
-            language_model,
-            [request for requests in asked for request in requests],
-            token_budget=token_budget,
-            store=store,
-            progress=progress,
-        )
-    )
-    return [
-        benchmark.outcomes(item, [next(answers) for _ in requests], codec)
-        for item, requests in zip(items, asked, strict=True)
-    ]
+    return benchmark.outcomes(items, answerer.codec, lambda requests: answerer.answer(requests, progress))

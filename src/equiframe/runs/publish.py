@@ -12,13 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from equiframe.errors import RunError
+from equiframe.models.saving import READ_BY_TRANSFORMERS, README
 from equiframe.options import check_choice
 from equiframe.report.card import eval_results, lm_eval_results, model_card
 from equiframe.runs.compare import compare
 from equiframe.runs.record import RunRecord
 
 Layout: TypeAlias = Literal["lm-eval", "model-index"]
-_CARD = "README.md"
 
 
 def write_card(run: Path | str, out: Path | str | None = None, *, before: Path | str | None = None) -> Path:
@@ -41,7 +41,7 @@ def write_card(run: Path | str, out: Path | str | None = None, *, before: Path |
     comparison = None
     if before is not None:
         comparison = compare({"before": RunRecord.read(before), "after": record})
-    file = Path(out) if out else (run / "model" if (run / "model").is_dir() else run) / _CARD
+    file = Path(out) if out else (run / "model" if (run / "model").is_dir() else run) / README
     _write_new(file, model_card(record, comparison))
     return file
 
@@ -84,7 +84,7 @@ def push(run: Path | str, repository: str, *, public: bool = False) -> str:
     folder = Path(run) / "model"
     if not folder.is_dir():
         raise RunError(f"{run} has no model: only what equiframe debias made is pushed")
-    if not (folder / _CARD).exists():
+    if _is_free(folder / README):
         write_card(run)
     hub = HfApi()
     try:
@@ -96,10 +96,15 @@ def push(run: Path | str, repository: str, *, public: bool = False) -> str:
     return str(url)
 
 
+def _is_free(file: Path) -> bool:
+    """Whether a file is missing, or is what equiframe wrote when it saved the model, which a card says too."""
+    return not file.exists() or (file.is_file() and file.read_bytes() == READ_BY_TRANSFORMERS.encode())
+
+
 def _write_new(file: Path, text: str) -> None:
     """Under a temporary name first; what exists is not replaced."""
     try:
-        if file.exists():
+        if not _is_free(file):
             raise RunError(f"{file} exists: choose another --out, or remove it first")
         scratch = file.with_name(file.name + ".partial")
         scratch.write_text(text, encoding="utf-8")

@@ -50,16 +50,42 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
+class ServerDescription(_Frozen):
+    """Which server the model was asked through, and what the server says of itself and of the model."""
+
+    url: str
+    model: str = Field(description="the name under which it is served")
+    root: str | None = Field(description="what the server loaded")
+    revision: str | None
+    version: str | None = Field(description="of the server's software")
+    tokenizer: str = Field(description="by which texts became tokens here")
+    window: int = Field(description="the longest sequence that is asked, in tokens")
+
+
 class ModelDescription(_Frozen):
     """Which model the numbers are about."""
 
     name: str
     kind: ModelKind
-    architecture: str
-    parameters: int
+    architecture: str | None = Field(default=None, description="null where a server does not say")
+    parameters: int | None = Field(default=None, description="null where a server does not say")
     vocabulary: int
-    fingerprint: str = Field(description="SHA-256 of the weights, the configuration and the tokenizer")
+    precision: str = "float32"
+    projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
+    fingerprint: str = Field(
+        description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"
+        " says of it and of the tokenizer"
+    )
     examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
+    server: ServerDescription | None = Field(default=None, description="null where the model was loaded here")
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
+        if self.server is None:
+            return f"{self.architecture}, {self.parameters:,} parameters"
+        version = f", version {self.server.version}" if self.server.version else ""
+        return f"{self.server.root or self.server.model}, behind a server{version}"
 
 
 class CollapseResult(_Frozen):
@@ -81,10 +107,24 @@ class CollapseResult(_Frozen):
     short: int = Field(0, description="texts of fewer than three words, which were left out")
 
 
+class ContextsResult(_Frozen):
+    """Collapse of contexts: those of texts beside those of their counterfactuals, with intervals by resampling texts.
+
+    ``estimates`` holds ``cc1_states``, ``cc1_js``, ``cc3_log_odds``, ``cc3_cosine_gap``, ``agreement`` and
+    ``agreement_log_odds``, as far as the texts have places for them.
+    """
+
+    bias: str = Field(description="whose words are swapped: gender, race or religion")
+    pairs: int = Field(description="texts read beside their counterfactual")
+    estimates: dict[str, Estimate] = {}
+
+
 class TrainingResult(_Frozen):
-    """What fine-tuning did."""
+    """What debiasing did."""
 
     method: str
+    does: str = Field("", description="the method in a sentence; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
     unc3_weight: float
     steps: int
     seconds: float
@@ -98,6 +138,7 @@ class Metrics(_Frozen):
     verb: Verb
     model: ModelDescription
     collapse: list[CollapseResult] = []
+    contexts: list[ContextsResult] = []
     benchmarks: list[BenchmarkResult] = []
     training: TrainingResult | None = None
 
@@ -183,7 +224,7 @@ class StudyResult(_Frozen):
 _ITEMS = "items"
 _MARK = ".identity.json"  # whose working folder it is
 _WORTH_KEEPING = ("checkpoints/*/complete", "*/metrics.json")  # of a fine-tuning; of a demo, its finished runs
-_TABLES = ("classes", "vectors", "history")
+_TABLES = ("classes", "vectors", "pairs", "history")
 _MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
 
 
@@ -199,6 +240,8 @@ class RunRecord:
             names the same class under another tokenizer, see :class:`equiframe.words.word_set.ResolvedWords`.
         vectors: of the audited classes that stand in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
+        pairs: texts that were read beside their counterfactual, see :func:`equiframe.runs.contexts.read_contexts`;
+            None in records of older versions.
         history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
             steps that were audited.
     """
@@ -208,6 +251,7 @@ class RunRecord:
     items: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     classes: pd.DataFrame | None = None
     vectors: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
 
     def write(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from equiframe.benchmarks.benchmark import Excluded
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import BUILTIN, LanguageModel, load
@@ -89,21 +90,20 @@ def score_pair(
     if not pair.stereotype or not pair.anti_stereotype or pair.stereotype == pair.anti_stereotype:
         raise InputError("give two sentences that differ")
     benchmark, codec = MinimalPairs("typed"), language_model.codec
-    requests = benchmark.requests(pair, codec)
-    answers = answer(language_model, requests)
-    (outcome,) = benchmark.outcomes(pair, answers, codec)
-    if outcome.excluded is not None:
-        raise InputError(f"{language_model.name} cannot score this pair: {outcome.excluded}")
-    half = len(requests) // 2  # as many for the one as for the other
+    asked = benchmark.asked(pair, codec)
+    if isinstance(asked, Excluded):
+        raise InputError(f"{language_model.name} cannot score this pair: {asked.reason}")
+    answers = asked.by_part(answer(language_model, asked.requests))
+    (scores,) = benchmark.read(pair, answers, codec)
     sides = []
-    for part in (slice(None, half), slice(half, None)):
-        targets = [target for request in requests[part] for target in request.targets]  # type: ignore[union-attr]
-        logs = list(itertools.chain.from_iterable(answers[part]))
+    for part, answered in zip(asked.parts, answers, strict=True):
+        targets = [target for request in part for target in request.targets]  # type: ignore[union-attr]
+        logs = itertools.chain.from_iterable(answered)
         sides.append([(codec.tokenizer.decode([token]), log) for token, log in zip(targets, logs, strict=True)])
     rows = [(first, log, second, other) for (first, log), (second, other) in _beside(*sides)]
     table = pd.DataFrame(rows, columns=["stereotype", "nats", "anti-stereotype", "nats (anti)"])
     table["difference"] = table["nats"] - table["nats (anti)"]
-    return outcome.values["stereotype"], outcome.values["anti"], table
+    return scores["stereotype"], scores["anti"], table
 
 
 _Token: TypeAlias = tuple[str, float]

@@ -12,12 +12,12 @@ def counted(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["excluded"].isna()] if "excluded" in table else table
 
 
-def stack(tables: Sequence[pd.DataFrame], key: str = "item") -> tuple[pd.DataFrame, int]:
+def stack(tables: Sequence[pd.DataFrame], key: str | list[str] = "item") -> tuple[pd.DataFrame, int]:
     """The rows that every run measured, run after run in the order of the first.
 
     Args:
         tables: of each run.
-        key: the column that names the same row in every run.
+        key: the column that names the same row in every run, or several that do so together.
 
     Returns:
         One table, and the number of its rows that belong to each run.

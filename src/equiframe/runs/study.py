@@ -63,6 +63,8 @@ class StudyMethod(_Read):
         fine_tuning: what differs for it from the study's ``fine_tuning``.
         unc3: weight of the (U)NC3 term in the second arm, a number or ``auto``; by default the method's published one.
         term: what differs for it from the study's ``unc3``.
+        cc: weight of the terms of counterfactual collapse added to it; 0 for none.
+        cc_options: options of these terms.
     """
 
     method: str
@@ -71,6 +73,8 @@ class StudyMethod(_Read):
     fine_tuning: dict[str, Any] = {}
     unc3: float | Literal["auto"] | None = None
     term: dict[str, Any] = {}
+    cc: float = 0.0
+    cc_options: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -164,6 +168,8 @@ class Study(_Read):
                     cells[model, method.name, "plain", seed] = dataclasses.replace(before, self_debias=bias)
                     continue
                 loaded = load_method(method.method, method.options)
+                if method.cc:
+                    load_method("counterfactual-collapse", method.cc_options)  # a wrong option fails before any work
                 published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
                 weight = published if method.unc3 is None else method.unc3
                 arms: tuple[Arm, ...] = ("plain", "unc3") if weight else ("plain",)
@@ -173,6 +179,8 @@ class Study(_Read):
                         verb="debias",
                         method=method.method,
                         method_options=method.options,
+                        cc=method.cc,
+                        cc_options=method.cc_options,
                         unc3=validated(
                             UNC3Options,
                             {**self.unc3, **method.term, "weight": weight if arm == "unc3" else 0.0},

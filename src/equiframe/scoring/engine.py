@@ -1,4 +1,4 @@
-"""Answers requests with a model, in the asked order."""
+"""Answers requests with a model in this process, in the asked order."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ import itertools
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equiframe.errors import InputError, ModelError
+from equiframe.errors import ModelError
 from equiframe.models.adapter import evaluating, forward_at
 from equiframe.models.loading import LanguageModel
 from equiframe.models.next_sentence import next_sentence_log_probs
-from equiframe.models.self_debias import debiased_logits
+from equiframe.options import check_range
+from equiframe.scoring.answering import Progress, check_requests
 from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
 from equiframe.scoring.requests import (
     Answer,
     AttentionWeightedLogProbs,
     Embedding,
+    ModelKind,
     NextSentence,
     Request,
+    TextCodec,
     TokenLogProbs,
     TopTokens,
 )
+from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 from equiframe.scoring.store import AnswerStore
 
 TOKEN_BUDGET = 4096
@@ -39,77 +46,111 @@ _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
 _ROWS_AT_ONCE = 64  # of logits, when they are summed up
 
 
-@torch.inference_mode()
-def answer(
-    language_model: LanguageModel,
-    requests: Sequence[Request],
-    *,
-    token_budget: int = TOKEN_BUDGET,
-    store: AnswerStore | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Answer]:
-    """Ask a model, in as few and as full forward passes as the requests allow.
+@dataclass(frozen=True)
+class LocalAnswerer:
+    """Asks a model in this process, in as few and as full forward passes as the requests allow.
 
-    The vocabulary is computed only where it is read. With ``torch.distributed`` the ranks share the work,
-    and each returns all answers. The model is read in evaluation mode, and left as it was.
+    The vocabulary is computed only where it is read. With ``torch.distributed`` the ranks share the work, and each
+    returns all answers. The model is read in evaluation mode, and left as it was. See
+    :class:`equiframe.scoring.answering.Answerer`.
 
     Args:
         language_model: the model.
-        requests: each within the model's window.
-        token_budget: tokens of one forward pass, padding included; halved, with a warning, where the memory
-            does not suffice.
+        token_budget: tokens of one forward pass, padding included; halved, with a warning, where the memory does not
+            suffice.
         store: where answers of this model are kept; batches found there are not computed again.
-        progress: called with the number of requests answered so far (by this rank), and of all.
-
-    Returns:
-        One answer per request, in order.
+        self_debias: how its predictions are corrected; by default not at all.
 
     Raises:
-        InputError: a sequence is longer than the model's window.
-        ModelError: a not-a-number answer, too little memory for one row, or no next-sentence head to ask.
+        InputError: ``token_budget`` below 1.
     """
-    codec = language_model.codec
-    if unfit := next((request for request in requests if not codec.fits(request)), None):
-        raise InputError(
-            f"a sequence of {len(unfit.input_ids)} tokens for {language_model.name}, which reads 1 to"
-            f" {codec.window}: leave it out"
-        )
-    language_model.check_ids(request.input_ids for request in requests)
-    language_model.check_ids(request.targets for request in requests if isinstance(request, TokenLogProbs))
-    answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
-    asked = {i: request for i, request in enumerate(requests) if i not in answers}
-    with evaluating(language_model.model):
-        for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding, NextSentence):
-            alike = {i: request for i, request in asked.items() if type(request) is kind}
-            for found in _answers(language_model, alike, token_budget, store):
-                answers |= found
-                if progress is not None:
-                    progress(len(answers), len(requests))
-    if dist.is_initialized():
-        shares: list[dict[int, Answer]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(shares, answers)
-        answers = {i: value for share in shares for i, value in share.items()}
-    for i, value in answers.items():
-        if any(map(math.isnan, value)):
-            tokens = language_model.tokenizer.convert_ids_to_tokens(requests[i].input_ids)
-            raise ModelError(
-                f"{language_model.name} answers not-a-number to {' '.join(tokens)!r}: are its weights whole,"
-                " and is its precision wide enough?"
-            )
-    return [answers[i] for i in range(len(requests))]
+
+    language_model: LanguageModel
+    token_budget: int = TOKEN_BUDGET
+    store: AnswerStore | None = None
+    self_debias: SelfDebias | None = None
+
+    def __post_init__(self) -> None:
+        check_range("token_budget", self.token_budget, whole=True, zero=False)
+
+    @property
+    def name(self) -> str:
+        """As the user gave it."""
+        return self.language_model.name
+
+    @property
+    def kind(self) -> ModelKind:
+        """Masked or causal."""
+        return self.language_model.kind
+
+    @property
+    def precision(self) -> str:
+        """In what its numbers are computed."""
+        return self.language_model.precision
+
+    @cached_property
+    def codec(self) -> TextCodec:
+        """How the model reads text; what Self-Debias puts before it counts."""
+        codec = self.language_model.codec
+        return codec if self.self_debias is None else replace(codec, window=codec.window - len(self.self_debias.prompt))
+
+    def fingerprint(self) -> str:
+        """That of the model, and of Self-Debias."""
+        return self.language_model.fingerprint(self.self_debias)
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Answer]:
+        """One answer per request, in order.
+
+        Args:
+            requests: each within the model's window.
+            progress: called with the number of requests answered so far (by this rank), and of all.
+
+        Raises:
+            InputError: a kind of request that the model does not answer, or a sequence longer than its window.
+            ModelError: a not-a-number answer, or too little memory for one row.
+        """
+        language_model = self.language_model
+        check_requests(self, requests)
+        language_model.check_ids(request.input_ids for request in requests)
+        language_model.check_ids(request.targets for request in requests if isinstance(request, TokenLogProbs))
+        answers: dict[int, Answer] = {i: () for i, request in enumerate(requests) if not positions_read(request)}
+        asked = {i: request for i, request in enumerate(requests) if i not in answers}
+        with evaluating(language_model.model):
+            for kind in (TokenLogProbs, AttentionWeightedLogProbs, TopTokens, Embedding, NextSentence):
+                alike = {i: request for i, request in asked.items() if type(request) is kind}
+                for found in _answers(self, alike):
+                    answers |= found
+                    if progress is not None:
+                        progress(len(answers), len(requests))
+        if dist.is_initialized():
+            shares: list[dict[int, Answer]] = [{}] * dist.get_world_size()
+            dist.all_gather_object(shares, answers)
+            answers = {i: value for share in shares for i, value in share.items()}
+        for i, value in answers.items():
+            if any(map(math.isnan, value)):
+                tokens = language_model.tokenizer.convert_ids_to_tokens(requests[i].input_ids)
+                raise ModelError(
+                    f"{language_model.name} answers not-a-number to {' '.join(tokens)!r}: are its weights whole,"
+                    " and is its precision wide enough?"
+                )
+        return [answers[i] for i in range(len(requests))]
 
 
-def _answers(
-    language_model: LanguageModel,
-    requests: Mapping[int, Request],
-    token_budget: int,
-    store: AnswerStore | None,
-) -> Iterator[dict[int, Answer]]:
+def answer(
+    language_model: LanguageModel, requests: Sequence[Request], *, progress: Progress | None = None, **options: Any
+) -> list[Answer]:
+    """Ask a model once: what :class:`LocalAnswerer` answers with these options."""
+    return LocalAnswerer(language_model, **options).answer(requests, progress)
+
+
+def _answers(local: LocalAnswerer, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
     """Answers to requests of one kind by their number, batch by batch; this rank's share.
 
     Ranks share batches, not rows, so that a batch, and with it each number, is the same for any number of ranks.
     """
-    planned = _plan(language_model, list(requests.values()), token_budget)
+    language_model, token_budget, store = local.language_model, local.token_budget, local.store
+    planned = _plan(local, list(requests.values()))
     askers: list[dict[int, Ids]] = [{} for _ in planned.rows]
     for number, (row, places) in zip(requests, planned.reads, strict=True):
         askers[row][number] = places
@@ -122,6 +163,7 @@ def _answers(
         padded=not language_model.examination.reads_padding,
     )
     waiting = deque(bounds[rank::ranks])
+    how = str(language_model.model.dtype), language_model.device.type, torch.__version__, transformers.__version__
     largest: float = token_budget
     while waiting:
         start, end = waiting.popleft()
@@ -133,12 +175,12 @@ def _answers(
             continue
         reads = [(number, places) for asker in asking for number, places in asker.items()]
         if store:
-            key = store.key(language_model, (rows, [(requests[number], places) for number, places in reads]))
+            key = store.key(how, (rows, [(requests[number], places) for number, places in reads]))
             if (stored := store.get(key)) is not None:
                 yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
                 continue
         try:
-            found = _read(language_model, rows, asking, requests)
+            found = _read(local, rows, asking, requests)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -157,45 +199,55 @@ def _answers(
             yield found
 
 
-def _plan(language_model: LanguageModel, requests: Sequence[Request], token_budget: int) -> Plan:
+def _plan(local: LocalAnswerer, requests: Sequence[Request]) -> Plan:
     """Rows for the requests: trees of sequences if the model is causal and reads them right."""
-    if language_model.kind == "causal" and language_model.self_debias is None:
-        planned = plan(requests, tree_tokens=min(_TREE_TOKENS, token_budget, language_model.window))
-        deepest = max((row for row in planned.rows if row.parents is not None), key=_depth, default=None)
+    if local.kind == "causal" and local.self_debias is None:
+        language_model = local.language_model
+        planned = plan(requests, tree_tokens=min(_TREE_TOKENS, local.token_budget, language_model.window))
+        trees = (row for row in planned.rows if row.parents is not None)
+        deepest = max(trees, key=lambda row: len(_path(row, _deepest(row))), default=None)
         if deepest is None or _reads_trees(language_model, deepest):
             return planned
     return plan(requests)
 
 
-def _path(row: Row) -> list[int]:
-    """Places of the longest sequence of a tree, from its start."""
+def _path(row: Row, end: int) -> list[int]:
+    """Places of a sequence of a tree, from its start to one of its tokens."""
     assert row.parents is not None
-    depths: list[int] = []
-    for parent in row.parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    path = [max(range(len(depths)), key=depths.__getitem__)]
+    path = [end]
     while (parent := row.parents[path[-1]]) >= 0:
         path.append(parent)
     return path[::-1]
 
 
-def _depth(row: Row) -> int:
-    """Tokens of the longest sequence of a tree."""
-    return len(_path(row))
+def _deepest(row: Row) -> int:
+    """The place in a tree before which the most tokens stand."""
+    assert row.parents is not None
+    depths: list[int] = []
+    for parent in row.parents:
+        depths.append(0 if parent < 0 else depths[parent] + 1)
+    return max(range(len(depths)), key=depths.__getitem__)
 
 
 def _reads_trees(language_model: LanguageModel, row: Row) -> bool:
-    """Whether a model says the same at the deepest place of a tree as at the end of that sequence alone.
+    """Whether a model says the same at places of a tree as at the end of that sequence alone.
 
-    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them.
+    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them. The places are the
+    deepest one, and the last one, which has another branch before it.
     """
-    path = _path(row)
-    if any(width <= len(path) for width in _attention_widths(language_model)):
+    deepest = _deepest(row)
+    if any(width <= len(_path(row, deepest)) for width in _attention_widths(language_model)):
         return False
-    alone = Row(tuple(row.tokens[place] for place in path), None, (len(path) - 1,))
-    expected = _forward(language_model, [alone], logits=True)
+    return all(_agrees(language_model, row, place) for place in (deepest, len(row.tokens) - 1))
+
+
+def _agrees(language_model: LanguageModel, row: Row, place: int) -> bool:
+    """Whether a model says the same at a place of a tree as at the end of that sequence alone."""
+    path = _path(row, place)
+    alone = Row(tuple(row.tokens[at] for at in path), None, (len(path) - 1,))
+    expected = _forward(language_model, [alone])
     try:
-        found = _forward(language_model, [Row(row.tokens, row.parents, (path[-1],))], logits=True)
+        found = _forward(language_model, [Row(row.tokens, row.parents, (place,))])
     except Exception:  # whatever it objects to, the plain way remains
         return False
     error = (found - expected).norm() / (expected - expected.mean()).norm()
@@ -213,7 +265,7 @@ def _attention_widths(language_model: LanguageModel) -> list[int]:
 
 
 def _read(
-    language_model: LanguageModel,
+    local: LocalAnswerer,
     rows: Sequence[Row],
     askers: Sequence[Mapping[int, Ids]],
     requests: Mapping[int, Request],
@@ -221,7 +273,7 @@ def _read(
     """Answers to the requests that read a batch.
 
     Args:
-        language_model: the model.
+        local: the model, and how its predictions are corrected.
         rows: the batch.
         askers: for each row, the numbers of the requests that read it, and their places in it.
         requests: by number, all of one kind.
@@ -233,12 +285,17 @@ def _read(
         offset += len(row.places)
         at |= {number: [index[place] for place in places] for number, places in asker.items()}
     asked = [requests[number] for number in at]
-    values = _forward(language_model, rows, logits=not isinstance(asked[0], (Embedding, NextSentence)))
-    if isinstance(asked[0], NextSentence):
-        follows = next_sentence_log_probs(language_model.model, values).tolist()
+    language_model = local.language_model
+    if isinstance(asked[0], Embedding | NextSentence):
+        states = _forward(language_model, rows, logits=False)
+        if isinstance(asked[0], Embedding):
+            return {number: tuple(states[places].float().mean(dim=0).tolist()) for number, places in at.items()}
+        follows = next_sentence_log_probs(language_model.model, states).tolist()
         return {number: (follows[place],) for number, (place,) in at.items()}
-    if isinstance(asked[0], Embedding):
-        return {number: tuple(values[places].float().mean(dim=0).tolist()) for number, places in at.items()}
+    values = _forward(language_model, rows)
+    if local.self_debias is not None:
+        prompted = _forward(language_model, [_behind(row, language_model, local.self_debias.prompt) for row in rows])
+        values = debiased_logits(values, prompted, local.self_debias.decay)
     if isinstance(asked[0], TopTokens):
         return {
             number: _top(values[places[0]], request.count)
@@ -266,7 +323,7 @@ def _top(logits: Tensor, count: int) -> Answer:
     return tuple(candidates[order][:count].float().tolist())
 
 
-def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool) -> Tensor:
+def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool = True) -> Tensor:
     """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
     inputs, where = _inputs(language_model, rows)
     read = forward_at(
@@ -276,20 +333,11 @@ def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool
         logits=logits,
         feature="decoder-input" if logits else "last-layer",
     )
-    if read.logits is None:
-        return read.states
-    if language_model.self_debias is None:
-        return read.logits
-    prompted, where = _inputs(language_model, [_behind(row, language_model) for row in rows])
-    biased = forward_at(language_model.model, prompted, where).logits
-    assert biased is not None
-    return debiased_logits(read.logits, biased, language_model.self_debias.decay)
+    return read.states if read.logits is None else read.logits
 
 
-def _behind(row: Row, language_model: LanguageModel) -> Row:
-    """A row with the prompt of Self-Debias in it, behind the start token if it has one."""
-    assert language_model.self_debias is not None
-    prompt = language_model.self_debias.prompt
+def _behind(row: Row, language_model: LanguageModel, prompt: Ids) -> Row:
+    """A row with a prompt before its text, and after the start token if it has one."""
     at = int(row.tokens[0] in language_model.tokenizer.all_special_ids)
     return Row((*row.tokens[:at], *prompt, *row.tokens[at:]), None, tuple(p + len(prompt) for p in row.places))
 

@@ -122,12 +122,26 @@ class TextCodec:
         kind: ``masked`` or ``causal``.
         window: the most tokens of one sequence, special tokens included.
         has_next_sentence: whether it may be asked for :class:`NextSentence`.
+        has_states: whether it may be asked for :class:`Embedding`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
     window: int
     has_next_sentence: bool = False
+    has_states: bool = True
+
+    @property
+    def answers(self) -> frozenset[type[Request]]:
+        """The kinds of request that such a model answers."""
+        kinds: set[type[Request]] = {TokenLogProbs, TopTokens}
+        if self.has_states:
+            kinds.add(Embedding)
+        if self.kind == "masked":
+            kinds.add(AttentionWeightedLogProbs)
+        if self.has_next_sentence:
+            kinds.add(NextSentence)
+        return frozenset(kinds)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`.

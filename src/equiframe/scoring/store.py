@@ -11,18 +11,16 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
 
+from equiframe.cache import cache_folder
 from equiframe.errors import RunError
-from equiframe.models.loading import LanguageModel, cache_folder
 from equiframe.scoring.requests import Answer
 
 _WAIT = 60.0  # seconds for another process to finish writing
 
 
 class AnswerStore:
-    """Answers of whole batches by what was computed: the weights, the precision, and the batch itself.
+    """Answers of whole batches by what was computed: the model, how it computes, and the batch itself.
 
     A batch is found only if every row and every request of it is the same. What is found is therefore bit
     for bit what would be computed, and a run that was killed ends in the same numbers. Each batch is
@@ -30,23 +28,21 @@ class AnswerStore:
 
     Args:
         path: the file, of SQLite; made if it is missing.
-        language_model: whose answers they are, in any precision. Its weights must not change while the store is
-            in use.
-        fingerprint: the model's, where it is known already: it takes a pass over all weights.
+        fingerprint: of the model whose answers they are, in any precision. It must not change while the store is in
+            use.
 
     Raises:
         RunError: the file cannot be written.
     """
 
     @classmethod
-    def of(cls, language_model: LanguageModel, fingerprint: str | None = None) -> AnswerStore:
-        """The model's own store in :func:`equiframe.models.loading.cache_folder`."""
-        fingerprint = fingerprint or language_model.fingerprint()
-        return cls(cache_folder() / "answers" / f"{fingerprint}.sqlite", language_model, fingerprint)
+    def of(cls, fingerprint: str) -> AnswerStore:
+        """A model's own store in :func:`equiframe.cache.cache_folder`."""
+        return cls(cache_folder() / "answers" / f"{fingerprint}.sqlite", fingerprint)
 
-    def __init__(self, path: Path, language_model: LanguageModel, fingerprint: str | None = None) -> None:
+    def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self._fingerprint = fingerprint or language_model.fingerprint()
+        self._fingerprint = fingerprint
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open()
@@ -77,16 +73,9 @@ class AnswerStore:
             undo.pop_all()
         return database
 
-    def key(self, language_model: LanguageModel, batch: Hashable) -> bytes:
-        """What a batch is stored under: a digest of its repr, of the weights, and of how the model computes."""
-        model = language_model.model
-        computed = (
-            self._fingerprint,
-            str(model.dtype),
-            language_model.device.type,
-            torch.__version__,
-            transformers.__version__,
-        )
+    def key(self, how: tuple[str, ...], batch: Hashable) -> bytes:
+        """What a batch is stored under: a digest of the fingerprint, of how the model computes, and of its repr."""
+        computed = (self._fingerprint, *how)
         return hashlib.sha256(f"{computed!r}\n{batch!r}".encode()).digest()
 
     def get(self, key: bytes) -> list[Answer] | None:

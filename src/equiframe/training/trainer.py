@@ -196,7 +196,9 @@ class DebiasingTrainer(ResumableTrainer):
         self._skeleton: nn.Module | None = None
         if self.is_fsdp_enabled:
             if not objective.works_sharded:
-                host = getattr(objective, "objective", objective)
+                host = objective
+                while isinstance(inner := getattr(host, "objective", None), Objective):
+                    host = inner
                 raise InputError(
                     f"{type(host).__name__} does more with the model than call it, which weights shared out (FSDP)"
                     " do not allow: launch with recipes/accelerate/ddp.yaml"

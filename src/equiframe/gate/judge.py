@@ -1,0 +1,298 @@
+"""The judgement: from a run, a policy, and where it compares a run before, to a ruling on each rule.
+
+A rule allows a range. It passes where the whole 95 % interval of its measure lies inside, fails where the whole
+interval lies outside, and cannot be judged where the interval crosses an end of the range. Nothing is read or written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from equiframe.errors import InputError
+from equiframe.gate.policy import Policy, Rule
+from equiframe.report.glossary import COLLAPSE
+from equiframe.runs.compare import Paired, aligned, estimates_by_name, paired_measure
+from equiframe.runs.record import RunRecord
+from equiframe.uncertainty import Estimate, bootstrap
+
+Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
+EXIT_CODES: dict[Outcome, int] = {"passed": 0, "failed": 1, "not judged": 3}
+"""Of the command; 2 is for wrong use."""
+_MISSES = 0.05  # how often a 95 % interval misses the true value, at most
+
+
+Values: TypeAlias = NDArray[np.float64]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ruling(_Frozen):
+    """What became of one rule."""
+
+    rule: str = Field(description="in words")
+    benchmark: str
+    measure: str | None = Field(description="null where the benchmark is required as a whole")
+    outcome: Outcome
+    reason: str = Field(description="why it did not pass, and what would help; empty where it passed")
+    is_change: bool = Field(
+        default=False, description="whether the numbers say how much worse than before; below 0 is better"
+    )
+    value: float | None = None
+    low: float | None = Field(default=None, description="lower end of the 95 % interval")
+    high: float | None = None
+    lowest: float | None = Field(
+        default=None, description="of the range that the rule allows; null where it has no such end"
+    )
+    highest: float | None = None
+    unit: str = ""
+    items: int | None = Field(default=None, description="that the interval rests on")
+    items_needed: int | None = Field(default=None, description="in all, to decide; null where no number would do")
+
+
+class Chance(_Frozen):
+    """What chance alone does to so many rules, each on an interval that misses the true value in 5 % of samples."""
+
+    rules: int
+    at_least_one: float = Field(description="probability that chance alone decides a rule or more, if independent")
+    at_most: float = Field(description="the same, however the rules depend on each other")
+
+    @classmethod
+    def of(cls, rules: int) -> Chance:
+        """Of so many rules."""
+        return cls(rules=rules, at_least_one=1 - (1 - _MISSES) ** rules, at_most=min(1.0, _MISSES * rules))
+
+
+class Judgement(_Frozen):
+    """What a gate came to."""
+
+    schema_version: Literal["equiframe.gate/1"] = "equiframe.gate/1"
+    outcome: Outcome = Field(description="failed if a rule failed, else not judged if one was not, else passed")
+    after: str = Field(description="the model that is judged")
+    before: str | None = Field(description="the model that it is compared with")
+    rulings: list[Ruling]
+    chance: Chance
+
+
+class Found(NamedTuple):
+    """A number with its 95 % interval, and the range where a rule allows it to lie."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+    lowest: float
+    highest: float
+    unit: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """Passed where the interval lies inside the range, failed where it lies outside."""
+        if self.lowest <= self.low and self.high <= self.highest:
+            return "passed"
+        if self.high < self.lowest or self.low > self.highest:
+            return "failed"
+        return "not judged"
+
+    @property
+    def items_needed(self) -> int | None:
+        """How many items would decide, if the value stays and the interval narrows as one over the root of the items.
+
+        None where the value lies on an end of the range.
+        """
+        below, above = self.value - self.low, self.high - self.value
+        if self.value < self.lowest:
+            sides = [(above, self.lowest - self.value)]
+        elif self.value > self.highest:
+            sides = [(below, self.value - self.highest)]
+        else:
+            sides = [(below, self.value - self.lowest), (above, self.highest - self.value)]
+        if any(room == 0 < arm for arm, room in sides):
+            return None
+        ratio = max(arm / room for arm, room in sides if room)
+        return math.ceil(self.items * ratio**2)
+
+
+def judge(after: RunRecord, policy: Policy, before: RunRecord | None = None, *, seed: int = 0) -> Judgement:
+    """Rule on a run by a policy.
+
+    Args:
+        after: the run that is judged.
+        policy: the rules.
+        before: the run that ``no_worse_by`` compares with; without it these rules are not judged.
+        seed: of the bootstrap of paired differences; the other intervals are those of the record.
+    """
+    if before is not None:
+        after, before = aligned({"after": after, "before": before}).values()
+    measured = estimates_by_name(after.metrics)
+    rulings = [_required(name, list(measured)) for name in policy.required]
+    rulings += [_ruling(rule, policy.fewest_items, after, before, seed) for rule in policy.rules]
+    outcomes = [ruling.outcome for ruling in rulings]
+    return Judgement(
+        outcome=next((worst for worst in ("failed", "not judged") if worst in outcomes), "passed"),
+        after=_model(after),
+        before=None if before is None else _model(before),
+        rulings=rulings,
+        chance=Chance.of(len(policy.rules)),
+    )
+
+
+def _model(run: RunRecord) -> str:
+    """Which model the run is about, and what was done to it."""
+    name, training = run.metrics.model.name, run.metrics.training
+    return name if training is None else f"{name} debiased with {training.method}"
+
+
+def _required(benchmark: str, measured: Sequence[str]) -> Ruling:
+    is_there = benchmark in measured
+    return Ruling(
+        rule=f"{benchmark}: has been measured",
+        benchmark=benchmark,
+        measure=None,
+        outcome="passed" if is_there else "failed",
+        reason="" if is_there else f"the run has no such benchmark; it has {', '.join(measured) or 'nothing'}",
+    )
+
+
+def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None, seed: int) -> Ruling:
+    described: dict[str, Any] = {"rule": str(rule), "benchmark": rule.benchmark, "measure": rule.measure}
+    runs = [after]
+    try:
+        if rule.within is not None:
+            found = _distance(rule, rule.within, after)
+        elif before is None:
+            raise InputError("there is no run to compare with: give --against")
+        else:
+            runs.append(before)
+            found = _worsening(rule, rule.no_worse_by or 0.0, after, before, seed)
+    except InputError as error:
+        return Ruling(**described, outcome="not judged", reason=str(error))
+    outcome, needed, reason = found.outcome, None, ""
+    limited = any(run.config.get("limit") for run in runs)
+    if found.items < fewest:
+        outcome, needed = "not judged", fewest
+        reason = f"it rests on {found.items} items: at least {fewest - found.items} more ({fewest} in all) are needed"
+    elif outcome == "not judged":
+        needed = found.items_needed
+        reason = "the interval crosses the limit: "
+        if needed is None:
+            reason += "the value lies on the limit, where no number of items decides"
+        else:
+            reason += _more(rule, found.items, needed, limited)
+    elif outcome == "failed":
+        reason = "the whole interval lies outside the limit"
+    return Ruling(
+        **described,
+        outcome=outcome,
+        reason=reason,
+        is_change=rule.within is None,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        lowest=found.lowest if math.isfinite(found.lowest) else None,
+        highest=found.highest,
+        unit=found.unit,
+        items=found.items,
+        items_needed=needed,
+    )
+
+
+def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
+    """How many items more would do, and where they could come from."""
+    what = "words" if rule.benchmark.startswith(f"{COLLAPSE}:") else "items"
+    said = f"about {needed - items:,} {what} more ({needed:,} in all) would decide it, if the value stays as it is"
+    if what == "words":
+        return said
+    if limited:
+        return f"{said}: raise --limit"
+    return f"{said}; the run scored all that the benchmark has, so it takes a larger benchmark or a wider limit"
+
+
+def _estimate(rule: Rule, run: RunRecord, name: str) -> Estimate:
+    """The measure of a rule in one of the runs.
+
+    Raises:
+        InputError: it is not there.
+    """
+    measured = estimates_by_name(run.metrics)
+    if rule.benchmark not in measured:
+        raise InputError(f"the run {name} has not measured {rule.benchmark}; it has {', '.join(measured) or 'nothing'}")
+    estimates = measured[rule.benchmark]
+    if rule.measure not in estimates:
+        near = difflib.get_close_matches(rule.measure, estimates, n=5, cutoff=0.3) or list(estimates)[:5]
+        raise InputError(f"the run {name} has no such measure; the nearest it has are {', '.join(near) or 'none'}")
+    return estimates[rule.measure]
+
+
+def _distance(rule: Rule, within: float, after: RunRecord) -> Found:
+    """The measure itself, allowed around its ideal."""
+    found = _estimate(rule, after, "after")
+    if found.ideal is None:
+        raise InputError("the measure has no ideal to be near to: give no_worse_by instead")
+    if found.low is None or found.high is None:
+        raise InputError("the measure has no interval")
+    lowest, highest = found.ideal - within, found.ideal + within
+    return Found(found.value, found.low, found.high, found.count, lowest, highest, found.unit)
+
+
+def _worsening(rule: Rule, margin: float, after: RunRecord, before: RunRecord, seed: int) -> Found:
+    """How much worse the measure is than before, allowed up to the margin."""
+    for run, name in ((after, "after"), (before, "before")):
+        _estimate(rule, run, name)
+    paired = paired_measure(before, after, rule.benchmark, rule.measure)
+    value, low, high = worsening(paired, seed=seed)
+    return Found(value, low, high, len(paired.first), -math.inf, margin, paired.measure.unit)
+
+
+def worsening(paired: Paired, *, seed: int) -> tuple[float, float, float]:
+    """How much worse a measure is in the second run than in the first: the value, and the ends of its 95 % interval.
+
+    With a direction, it is the paired difference, turned so that more is worse. With an ideal c between two preferences
+    it is how much farther from c the second run lies, |b - c| - |a - c|. To resample that number itself would find
+    improvements too often where a run lies near c, since no distance falls below 0. Its interval is put together from
+    those of b - a and (b - c) + (a - c), one of which it is, up to the sign. Where the first run's own interval holds
+    c, its side is not known, and a change in either direction counts as worse at the upper end.
+
+    Args:
+        paired: the measure, with its rows in both runs.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: the measure has no interval, neither a direction nor an ideal, or fewer than two items.
+    """
+    (measure, first, second), items = paired, np.arange(len(paired.first))
+
+    def ends(of: Callable[[Values, Values], Values]) -> tuple[float, float]:
+        low, high = bootstrap(
+            items, lambda at: of(measure.statistic(first[at]), measure.statistic(second[at])), seed=seed
+        )
+        if low is None or high is None or not measure.interval:
+            raise InputError(f"the measure has no interval over {len(items)} shared items")
+        return low, high
+
+    a, b = float(measure.statistic(first)), float(measure.statistic(second))
+    if measure.higher_is_better is not None:
+        sign = -1.0 if measure.higher_is_better else 1.0
+        return sign * (b - a), *ends(lambda a, b: sign * (b - a))
+    if measure.ideal is None:
+        raise InputError("the measure has neither a direction nor an ideal, so none of its values is worse")
+    c = measure.ideal
+    fell, rose = ends(lambda a, b: b - a)  # the ends of b - a
+    below, above = ends(lambda a, b: b + a - 2 * c)  # the ends of (b - c) + (a - c)
+    before_low, before_high = ends(lambda a, b: a - c)
+    low = max(min(fell, below), -max(rose, above))
+    if before_low > 0:
+        high = max(rose, -below)
+    elif before_high < 0:
+        high = max(above, -fell)
+    else:
+        high = max(rose, -fell)
+    return abs(b - c) - abs(a - c), low, high

@@ -1,0 +1,158 @@
+"""The policy of a gate, and the YAML file that says it."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from equiframe.benchmarks import load_benchmark
+from equiframe.data import read_text
+from equiframe.errors import DataError, InputError
+from equiframe.report.glossary import COLLAPSE
+
+_LARGEST = 1 << 20  # bytes of a file
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _canonical(name: str) -> str:
+    """A benchmark's name, as records have it.
+
+    Raises:
+        InputError: unknown, or written in another way.
+    """
+    if not name.startswith(f"{COLLAPSE}:") and (spec := load_benchmark(name).spec) != name:
+        raise InputError(f"{name}: write {spec}")
+    return name
+
+
+_Benchmark = Annotated[str, AfterValidator(_canonical)]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rule(_Read):
+    """One rule: a measure, and the limit that its whole interval has to keep. It has ``within`` or ``no_worse_by``.
+
+    Args:
+        benchmark: with its variant, such as ``crows_pairs:changed``; or ``collapse:WORDS``, for audited words.
+        measure: key of the measure, such as ``gender.metric``.
+        within: how far from its ideal the measure may lie, in its own unit, above 0.
+        no_worse_by: how much worse than before it may be, in its own unit, 0 or more.
+    """
+
+    benchmark: _Benchmark
+    measure: str
+    within: Annotated[_Number, Field(gt=0)] | None = None
+    no_worse_by: Annotated[_Number, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> Rule:
+        if (self.within is None) == (self.no_worse_by is None):
+            raise InputError("give the rule either within or no_worse_by")
+        return self
+
+    def __str__(self) -> str:
+        limit = (
+            f"within {self.within:g} of its ideal"
+            if self.within is not None
+            else f"at most {self.no_worse_by:g} worse than before"
+        )
+        return f"{self.benchmark} {self.measure}: {limit}"
+
+
+class Policy(_Read):
+    """What a run has to keep in order to pass.
+
+    Args:
+        rules: one or more; all of them have to pass.
+        required: benchmarks that the run must have measured.
+        fewest_items: an interval over fewer items decides nothing.
+    """
+
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    required: tuple[_Benchmark, ...] = ()
+    fewest_items: int = Field(30, ge=2, strict=True)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Policy:
+        """The policy that a YAML file says.
+
+        Raises:
+            DataError: not readable, not YAML, a key that is given twice, or a field that is unknown, missing or does
+                not fit; the line and the rule are named.
+        """
+        text = read_text(path, largest=_LARGEST)
+        try:
+            loader = yaml.SafeLoader(text)
+            root = loader.get_single_node()
+            said = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else None
+        except yaml.YAMLError as error:
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+            line = None if mark is None else mark.line + 1
+            message = f"not readable as YAML ({' '.join(str(problem).split())})"
+            raise DataError(message, path=path, line=line) from error
+        if root is None or said is None:
+            raise DataError("expected a policy with rules: equiframe gate --example prints one", path=path)
+        for key in _repeated(root):
+            raise DataError(f"{key.value!r} is given twice: keep one", path=path, line=key.start_mark.line + 1)
+        try:
+            return cls.model_validate(said)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(_misfit(first), path=path, line=_line(root, first["loc"])) from None
+
+
+def example_policy() -> str:
+    """A policy to start from, in YAML with comments."""
+    return importlib.resources.files(__package__).joinpath("example.yaml").read_text(encoding="utf-8")
+
+
+def _misfit(error: Any) -> str:
+    """What does not fit, and what was expected."""
+    place = list(error["loc"])
+    known = Policy.model_fields
+    rule = ""
+    if place[:1] == ["rules"] and len(place) > 1:
+        rule, place, known = f"rule {place[1] + 1}", place[2:], Rule.model_fields
+    name = ", ".join(filter(None, (rule, *map(str, place[:1]))))
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown; there are {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{name}: missing"
+    said = error["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
+    return f"{name}: {said}" if error["type"] == "value_error" else f"{name}: {said}, found {error['input']!r}"
+
+
+def _repeated(root: yaml.Node) -> Iterator[yaml.Node]:
+    """Keys that the policy, or one of its rules, has already."""
+    lists = [value for key, value in root.value if key.value == "rules" and isinstance(value, yaml.SequenceNode)]
+    for mapping in (root, *(rule for rules in lists for rule in rules.value)):
+        seen = set()
+        for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
+            if key.value in seen:
+                yield key
+            seen.add(key.value)
+
+
+def _line(node: yaml.Node, place: Sequence[int | str]) -> int:
+    """The line, counted from 1, of the innermost thing on the way to a place that the file has."""
+    line = node.start_mark.line + 1
+    for step in place:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == step), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

@@ -1,0 +1,91 @@
+"""From a model in memory to a folder, and the proof that transformers alone reads the same model from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from equiframe.errors import ModelError
+from equiframe.models.adapter import input_device
+from equiframe.models.loading import LanguageModel, quiet
+from equiframe.models.projected import fold, is_projected
+from equiframe.models.same_logits import centred_logits, distance, tolerance
+
+README = "README.md"
+READ_BY_TRANSFORMERS = """\
+A projection takes the bias out of this model's last hidden states. It is folded into the weights of the head, so
+`from_pretrained` of transformers gives the debiased logits. The hidden states that transformers gives are those of the
+original model, because no weight of the encoder can hold the projection: load the model with `equiframe.load` for
+whatever reads states instead of logits, such as sentence embeddings, SEAT, or a classifier trained on top. The tensor
+`output_projection`, which transformers reports as unexpected, is this projection.
+"""
+"""What the reader of a projected model's folder must know."""
+
+_TEXTS = (
+    "She is a nurse and he is a doctor.",
+    "The woman and her brother went to the market, and it rained all day.",
+    "In 2021, the city of Paris had 2,145,906 people!",
+)
+
+
+def save(language_model: LanguageModel, folder: Path) -> None:
+    """Write model and tokenizer as safetensors, and read them again with transformers alone.
+
+    Everything is written under a temporary name first; an older folder is replaced. A projection is folded into the
+    weights before, see :func:`equiframe.models.projected.fold`. The model that is read again, in the type of the
+    checkpoint, takes as much memory as the one that was saved: on the same device, or where that is full on the CPU.
+
+    Args:
+        language_model: what to save.
+        folder: where to; with a projection it gets a README.md that says what transformers reads.
+
+    Raises:
+        ModelError: what transformers reads gives other tokens or other logits.
+    """
+    fold(language_model.model)
+    scratch = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    with quiet():
+        language_model.model.save_pretrained(scratch)
+        language_model.tokenizer.save_pretrained(scratch)
+    if is_projected(language_model.model):
+        (scratch / README).write_text(READ_BY_TRANSFORMERS, encoding="utf-8")
+    _check(language_model, scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.replace(folder)
+
+
+def _check(language_model: LanguageModel, folder: Path) -> None:
+    """Compare what transformers reads from a folder with the model in memory, on a few short texts."""
+    model, tokenizer = language_model.model, language_model.tokenizer
+    auto = AutoModelForMaskedLM if language_model.kind == "masked" else AutoModelForCausalLM
+    with quiet():
+        again = _loader(auto, model).from_pretrained(folder, dtype="auto", use_safetensors=True)
+        tokenizer_again = _loader(AutoTokenizer, tokenizer).from_pretrained(folder)
+    try:
+        again.to(input_device(model))
+    except torch.OutOfMemoryError:
+        again.to("cpu")
+    for text in _TEXTS:
+        ids = tokenizer(text)["input_ids"][: language_model.window]
+        if tokenizer_again(text)["input_ids"][: language_model.window] != ids:
+            raise ModelError(
+                f"{folder}: the tokenizer that transformers reads from it splits {text!r} into other tokens than the"
+                " one in memory; the model is complete, so save the right tokenizer beside it"
+            )
+        apart = distance(centred_logits(again, ids), centred_logits(model, ids))
+        if apart > tolerance(model.dtype):
+            raise ModelError(
+                f"{folder}: transformers reads a model from it that is not the one in memory: the logits of {text!r}"
+                f" differ by {apart:.2%} of their size. Something that changes the logits is not among the weights,"
+                " such as a hook, a patched forward, or a weight whose tie the configuration does not know"
+            )
+
+
+def _loader(auto: Any, original: Any) -> Any:
+    """What a user would load it with; for a class of remote code, which was allowed to run already, the class."""
+    return auto if type(original).__module__.startswith("transformers.") else type(original)

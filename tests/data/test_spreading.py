@@ -1,0 +1,37 @@
+"""Some of many: the same number, the same distance."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equiframe.data.spreading import evenly, every_nth
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "spread", "strided"),
+    [
+        (10, 3, [0, 3, 6], [0, 3, 6]),
+        (10, 4, [0, 2, 5, 7], [0, 2, 4, 6]),
+        (3, 3, [0, 1, 2], [0, 1, 2]),
+        (2, 4, [0, 0, 1, 1], [0, 1]),
+        (5, 0, [], []),
+        (0, 3, [0, 0, 0], []),
+    ],
+)
+def test_positions(total, count, spread, strided):
+    assert evenly(total, count) == spread
+    assert list(every_nth(total, count)) == strided
+
+
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_neither_leaves_a_gap(total, count):
+    count = min(total, count)
+    for places in (evenly(total, count), list(every_nth(total, count))):
+        assert len(set(places)) == count
+        assert places[0] == 0
+        assert places[-1] < total
+        assert max((b - a for a, b in itertools.pairwise(places)), default=1) <= -(-total // count)

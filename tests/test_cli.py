@@ -244,7 +244,12 @@ def test_terms_added_to_a_method(model_folders, sentences, words, tmp_path):
     done = invoke(*common, f"text={sentences}", "--cc", 0.5, "--out", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     record = RunRecord.read(tmp_path / "run")
-    assert record.metrics.training.method == "cda + counterfactual-collapse"
+    training = record.metrics.training
+    assert training.method == "cda + counterfactual-collapse"
+    assert training.does.startswith("Fine-tune on text whose groups are exchanged")
+    assert "Terms added to its loss: Read a text and its counterfactual" in training.does
+    assert (training.options["text"], training.options["cc"]) == (str(sentences), 0.5)
+    assert training.options["cc text"] == str(sentences)
     assert (record.config["cc"], record.config["cc_options"]) == (0.5, {"text": str(sentences)})
     assert {"language_modelling", "pairs/cc1", "pairs/constraint"} <= set(record.history)
     assert [found.bias for found in record.metrics.contexts] == ["gender"]

@@ -50,15 +50,15 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
             layer. The model is as before.
     """
     _check(model, matrix)
-    matrix = matrix.double().cpu()
+    matrix = matrix.cpu().double()
     if not (torch.allclose(matrix, matrix.T, atol=1e-6) and torch.allclose(matrix @ matrix, matrix, atol=1e-6)):
         raise InputError("the matrix is no orthogonal projection: give one that is symmetric and its own square")
     if is_projected(model):
-        removed = 2 * torch.eye(len(matrix)) - stack_of(model).get_buffer(BUFFER).double().cpu() - matrix
+        removed = 2 * torch.eye(len(matrix)) - stack_of(model).get_buffer(BUFFER).cpu().double() - matrix
         values, directions = torch.linalg.eigh((removed + removed.T) / 2)
         kept = directions[:, values < _SAME_DIRECTION]
         matrix = kept @ kept.T
-    matrix = matrix.to(model.device, model.dtype)
+    matrix = matrix.to(input_device(model), model.dtype)
     reader = _reader(model, matrix)
     apply_projection(model, matrix)
     _fold_into(model, reader, matrix)

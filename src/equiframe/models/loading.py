@@ -253,7 +253,7 @@ def load(
     with _explained(name, model_args), quiet():
         config = AutoConfig.from_pretrained(source.where, **common)
         kind = _kind(config, name, kind)
-        model, info = _auto_class(kind, config).from_pretrained(
+        model, info = auto_class(kind, config).from_pretrained(
             source.where,
             config=config,
             dtype=torch.float32 if dtype == "auto" and device.type == "cpu" else dtype,
@@ -308,7 +308,7 @@ def _examined(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     return language_model
 
 
-def _auto_class(kind: ModelKind, config: Any) -> Any:
+def auto_class(kind: ModelKind, config: Any) -> Any:
     """The class of transformers that loads such a model; some that read images too have none for text alone."""
     if kind == "masked":
         return AutoModelForMaskedLM

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import input_device
-from equiframe.models.loading import LanguageModel, quiet
+from equiframe.models.loading import LanguageModel, auto_class, quiet
 from equiframe.models.projected import fold, is_projected
 from equiframe.models.same_logits import centred_logits, distance, tolerance
 
@@ -62,7 +62,7 @@ def save(language_model: LanguageModel, folder: Path) -> None:
 def _check(language_model: LanguageModel, folder: Path) -> None:
     """Compare what transformers reads from a folder with the model in memory, on a few short texts."""
     model, tokenizer = language_model.model, language_model.tokenizer
-    auto = AutoModelForMaskedLM if language_model.kind == "masked" else AutoModelForCausalLM
+    auto = auto_class(language_model.kind, model.config)
     with quiet():
         again = _loader(auto, model).from_pretrained(folder, dtype="auto", use_safetensors=True)
         tokenizer_again = _loader(AutoTokenizer, tokenizer).from_pretrained(folder)

@@ -564,6 +564,8 @@ def test_models_that_read_images_too_are_read_as_text(name, byte_level, tmp_path
     assert (language_model.kind, language_model.window) == ("causal", 50)
     assert_close(log_probs(language_model), plain(model, language_model))
     assert len(collect(language_model, text).statistics.seen(1).class_ids) > 10
+    save(language_model, tmp_path / "again")
+    assert_close(log_probs(load(tmp_path / "again", device="cpu")), plain(model, language_model))
     if name != "llama4":  # has no stack of its own
         project(language_model.model, torch.eye(32))
         assert_close(log_probs(language_model), plain(model, language_model))

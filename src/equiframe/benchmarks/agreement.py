@@ -15,7 +15,7 @@ import pandas as pd
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
-from equiframe.benchmarks.row_statistics import ratio_of_sums
+from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
 from equiframe.data import DEFAULT_SOURCE, CounterfactualSwapper, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
@@ -206,32 +206,18 @@ class Agreement(Benchmark[ContextSentence]):
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over units, each standing at the row of its first item."""
         odds = outcomes["agreeing"] - outcomes["other"]
-        items = pd.DataFrame(
-            {
-                "run": outcomes.groupby("item").cumcount(),  # two runs may be stacked
-                "unit": outcomes["unit"],
-                "row": np.arange(len(outcomes)),
-                "items": 1.0,
-                "log_odds": odds,
-                "agreement": 50.0 * (1 + np.sign(odds)),
-            }
-        )
+        columns = {"items": 1.0, "log_odds": odds, "agreement": 50.0 * (1 + np.sign(odds))}
         is_religion = outcomes["given_by"] == "religion"
         groups = {"gender": ~is_religion, "women": outcomes["group"] == "women", "men": outcomes["group"] == "men"}
         groups |= {given: outcomes["given_by"] == given for given in GIVEN_BY}
         groups |= {"gap": outcomes["source"] == "gap", "religion": is_religion}
         measures = []
         for group, chosen in groups.items():
-            units = items[chosen & outcomes["excluded"].isna()].groupby(["run", "unit"], sort=False)
-            if not len(units):
+            rows, sums = sums_by_unit(outcomes, columns, chosen & outcomes["excluded"].isna())
+            if not len(rows):
                 continue
-            sums = units[["items", "log_odds", "agreement"]].sum()
-            rows = units["row"].first().to_numpy(dtype=np.intp)
-            at_row = {key: np.zeros(len(outcomes)) for key in sums}
-            for key, column in at_row.items():
-                column[rows] = sums[key]
             for key, unit, ideal in (("agreement", "%", 100.0), ("log_odds", "nats", None)):
-                statistic = ratio_of_sums(at_row[key], at_row["items"])
+                statistic = ratio_of_sums(sums[key], sums["items"])
                 measures.append(Measure(f"{group}.{key}", rows, statistic, unit, ideal, higher_is_better=True))
         return measures
 

@@ -17,7 +17,7 @@ import pandas as pd
 from equiframe.benchmarks.about import About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
-from equiframe.benchmarks.row_statistics import ratio_of_sums
+from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
@@ -153,33 +153,19 @@ class MinimalPairs(Benchmark[MinimalPair]):
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Over units, each standing at the row of its first pair."""
         difference = outcomes["stereotype"] - outcomes["anti"]
-        pairs = pd.DataFrame(
-            {
-                "run": outcomes.groupby("item").cumcount(),  # two runs may be stacked
-                "unit": outcomes["unit"],
-                "row": np.arange(len(outcomes)),
-                "pairs": 1.0,
-                "difference": difference,
-                "preferred": 50.0 * (1 + np.sign(difference)),
-            }
-        )
+        columns = {"pairs": 1.0, "difference": difference, "preferred": 50.0 * (1 + np.sign(difference))}
         counted = outcomes["excluded"].isna()
         groups = {_ALL: counted}
         for group in sorted(set(outcomes.loc[counted, "group"]) - {""}):
             groups[group] = counted & (outcomes["group"] == group)
         measures = []
         for group, chosen in groups.items():
-            units = pairs[chosen].groupby(["run", "unit"], sort=False)
-            sums = units[["pairs", "difference", "preferred"]].sum()
-            rows = units["row"].first().to_numpy(dtype=np.intp)
-            at_row = {key: np.zeros(len(outcomes)) for key in sums}
-            for key, column in at_row.items():
-                column[rows] = sums[key]
+            rows, sums = sums_by_unit(outcomes, columns, chosen)
             for key, name, unit, ideal in (
                 ("preferred", "prefers_stereotype", "%", 50.0),
                 ("difference", "difference", "nats", 0.0),
             ):
-                statistic = ratio_of_sums(at_row[key], at_row["pairs"])
+                statistic = ratio_of_sums(sums[key], sums["pairs"])
                 measures.append(Measure(f"{group}.{name}", rows, statistic, unit, ideal))
         return measures
 

@@ -5,9 +5,11 @@ Each makes a function of row positions [..., rows] to values [...] from columns 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -32,6 +34,28 @@ def ratio_of_sums(sums: Values, counts: Values) -> RowStatistic:
         return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
 
     return statistic
+
+
+def sums_by_unit(
+    outcomes: pd.DataFrame, columns: Mapping[str, Any], chosen: pd.Series[bool]
+) -> tuple[NDArray[np.intp], dict[str, Values]]:
+    """Sums over the items of each unit, which is resampled as a whole, standing at the row of its first item.
+
+    Args:
+        outcomes: a row an item, of ``item`` and ``unit``; two runs may be stacked.
+        columns: what to sum, by name, [rows].
+        chosen: which rows count.
+
+    Returns:
+        The rows of the units, and for each column its sums [rows], 0 elsewhere.
+    """
+    frame = pd.DataFrame(columns, index=outcomes.index).assign(row=np.arange(len(outcomes)))
+    units = frame[chosen].groupby([outcomes.groupby("item").cumcount(), outcomes["unit"]], sort=False)
+    rows = units["row"].first().to_numpy(dtype=np.intp)
+    found = {name: np.zeros(len(outcomes)) for name in columns}
+    for name, column in found.items():
+        column[rows] = units[name].sum()
+    return rows, found
 
 
 def contrast_of(values: Values, is_first: NDArray[np.bool_]) -> RowStatistic:

@@ -116,8 +116,10 @@ def read_pair(
         )
     ]
     words = [pair if pair and tokens[pair[0]][0] != others[pair[1]][0] else None for pair in words]
-    read = _masked if language_model.kind == "masked" else _causal
-    readings = read(language_model, tokens, others, spans, aligned, words, draw)
+    if language_model.kind == "masked":
+        readings = _masked(tokens, others, spans, aligned, words, mask_id=language_model.codec.mask_id, draw=draw)
+    else:
+        readings = _causal(tokens, others, spans, aligned, words)
     is_useful = any(role > Role.KEPT for reading in readings for role in reading.roles)
     return readings if is_useful else ()
 
@@ -206,13 +208,7 @@ Words: TypeAlias = list[tuple[int, int] | None]
 
 
 def _causal(
-    language_model: LanguageModel,
-    tokens: list[Token],
-    others: list[Token],
-    spans: list[tuple[int, int]],
-    aligned: Places,
-    words: Words,
-    draw: random.Random,
+    tokens: list[Token], others: list[Token], spans: list[tuple[int, int]], aligned: Places, words: Words
 ) -> tuple[Reading, ...]:
     first, second = _blank(tokens), _blank(others)
     for reading in (first, second):
@@ -233,12 +229,13 @@ def _causal(
 
 
 def _masked(
-    language_model: LanguageModel,
     tokens: list[Token],
     others: list[Token],
     spans: list[tuple[int, int]],
     aligned: Places,
     words: Words,
+    *,
+    mask_id: int,
     draw: random.Random,
 ) -> tuple[Reading, ...]:
     first, second = _blank(tokens), _blank(others)
@@ -257,7 +254,7 @@ def _masked(
         elif i not in swapped:
             _put(neutral, token, Role.KEPT if i in kept else Role.UNREAD)
         elif i == swapped[i]:  # the first piece of a word of several tokens
-            _put(neutral, language_model.codec.mask_id, Role.UNREAD)
+            _put(neutral, mask_id, Role.UNREAD)
     return first, second, neutral
 
 

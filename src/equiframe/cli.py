@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +34,7 @@ from equiframe.config import (
 )
 from equiframe.config.base import OUTPUT, READ, SILENT, misfit
 from equiframe.errors import EquiframeError, InputError
-from equiframe.printing import make_console, print_table, show
+from equiframe.printing import make_console, print_json, print_table, show
 
 app = App(
     name="equiframe",
@@ -137,7 +136,7 @@ def gate(
     if markdown is not None:
         output.write(markdown, output.markdown(judgement))
     if as_json:
-        sys.stdout.write(json.dumps(judgement.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        print_json(judgement.model_dump(mode="json"))
     else:
         console = make_console()
         print_table(console, output.HEADERS, output.rows(judgement))
@@ -229,7 +228,7 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
 
     rows = listing(config.data)
     if as_json:
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        print_json(rows)
         return
     console = make_console()
     table = Table("benchmark", "suite", "data", "measures", box=None, header_style="bold", pad_edge=False)
@@ -261,7 +260,7 @@ def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) ->
         for name, known in KNOWN.items()
     ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        print_json(rows)
         return
     table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -350,7 +349,7 @@ def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
     if result is None:
         sys.stderr.write("no cell is left to begin; the process that ends last writes the tables\n")
     elif as_json:
-        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        print_json(result.model_dump(mode="json"))
     else:
         console = make_console()
         for caption, table in study_tables(result).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +21,7 @@ def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
     from equiframe.runs.record import Comparison
 
     if as_json:
-        sys.stdout.write(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) + "\n")
+        print_json(result.model_dump(mode="json"))
         return
     console = make_console()
     if isinstance(result, Comparison):
@@ -31,6 +31,11 @@ def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
         _print_metrics(console, result)
     if out is not None:
         console.print(f"{out / 'report.html'}", highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def make_console() -> Console:

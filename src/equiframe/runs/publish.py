@@ -12,6 +12,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from equiframe.choices import Layout
 from equiframe.errors import RunError
+from equiframe.files import written_whole
 from equiframe.models.saving import READ_BY_TRANSFORMERS, README
 from equiframe.options import check_choice
 from equiframe.report.card import eval_results, lm_eval_results, model_card
@@ -104,8 +105,7 @@ def _write_new(file: Path, text: str) -> None:
     try:
         if not _is_free(file):
             raise RunError(f"{file} exists: choose another --out, or remove it first")
-        scratch = file.with_name(file.name + ".partial")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(file)
+        with written_whole(file) as scratch:
+            scratch.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{file}: cannot be written ({error.strerror})") from error

@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.data import DataFile, read_json
 from equiframe.errors import BusyError, RunError
+from equiframe.files import written_whole
 from equiframe.models.examination import Examination
 from equiframe.scoring.requests import ModelKind
 from equiframe.uncertainty import Difference, Estimate
@@ -434,8 +435,8 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
         )
     shutil.rmtree(work)
     work.mkdir()
-    write_json(mark.with_suffix(".partial"), wanted)
-    mark.with_suffix(".partial").replace(mark)
+    with written_whole(mark) as scratch:
+        write_json(scratch, wanted)
 
 
 def _difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import yaml
 from equiframe.benchmarks import load_benchmark
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
+from equiframe.files import written_whole
 from equiframe.methods import Method, load_method
 from equiframe.options import validated
 from equiframe.report import study_page, study_tables
@@ -152,10 +153,10 @@ def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord],
         "study.yaml": yaml.safe_dump(spec.plain(), sort_keys=False),
     }
     for name, text in texts.items():
-        (out / f"{name}.partial").write_text(text, encoding="utf-8")
-        (out / f"{name}.partial").replace(out / name)
-    write_json(out / "study.json.partial", result.model_dump(mode="json"))
-    (out / "study.json.partial").replace(out / "study.json")
+        with written_whole(out / name) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+    with written_whole(out / "study.json") as scratch:
+        write_json(scratch, result.model_dump(mode="json"))
 
 
 def _take_own_device() -> None:

@@ -40,6 +40,7 @@ with atheris.instrument_imports(include=["equiframe"]):
 
     from equiframe.benchmarks import BENCHMARKS, load_benchmark
     from equiframe.benchmarks.benchmark import BenchmarkResult
+    from equiframe.commands.study import cells
     from equiframe.config import StudyConfig, read_config
     from equiframe.data import KNOWN, locate, stream, swappers
     from equiframe.data.entailment import counterfactual_pairs, inference_pairs
@@ -47,8 +48,15 @@ with atheris.instrument_imports(include=["equiframe"]):
     from equiframe.finetuned import FineTunedBenchmark
     from equiframe.methods import load_method
     from equiframe.models import LanguageModel, load, save
-    from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, ModelDescription, RunRecord, read_comparison
-    from equiframe.runs.study import cells
+    from equiframe.record import (
+        ComparedMeasure,
+        Comparison,
+        Metrics,
+        ModelDescription,
+        Provenance,
+        RunRecord,
+        read_comparison,
+    )
     from equiframe.scoring.store import AnswerStore
     from equiframe.uncertainty import Difference, Estimate
     from equiframe.words import WordSet
@@ -345,7 +353,7 @@ def metrics() -> Metrics:
 def record(folder: Path) -> None:
     table = pd.DataFrame({"item": ["a", "b"], "score": [1.0, 2.0]})
     folder.mkdir(parents=True)
-    RunRecord(config={"model": "m"}, metrics=metrics(), items={"lpbs": table}).write(folder)
+    RunRecord(Provenance(model="m"), metrics=metrics(), items={"lpbs": table}).write(folder)
 
 
 def comparison(folder: Path) -> None:

@@ -36,8 +36,8 @@ from transformers import AutoTokenizer, BertForMaskedLM
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.models import LanguageModel, forward_at, load
+from equiframe.requests import TokenLogProbs
 from equiframe.scoring import engine
-from equiframe.scoring.requests import TokenLogProbs
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Outcome, half_precision, spread
 from equiframe.models import load
+from equiframe.requests import Answer, Request, TokenLogProbs
 from equiframe.scoring.answering import Answerer
 from equiframe.scoring.engine import LocalAnswerer
-from equiframe.scoring.requests import Answer, Request, TokenLogProbs
 from equiframe.scoring.served import connect
 
 

@@ -17,8 +17,8 @@ from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Answers, Measure
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataSource
+from equiframe.requests import TextCodec
 from equiframe.runs.evaluate import score
-from equiframe.scoring.requests import TextCodec
 
 PAIRS = """\
 stereotype,anti_stereotype,group

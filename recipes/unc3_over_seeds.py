@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from equiframe.commands.run import run
 from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
-from equiframe.runs.record import RunRecord
-from equiframe.runs.run import run
+from equiframe.record import RunRecord
 
 
 def main() -> None:

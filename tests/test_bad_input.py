@@ -15,15 +15,15 @@ import torch
 
 import equiframe
 from equiframe.cache import cache_folder
+from equiframe.commands.compare import compare_folders
+from equiframe.commands.publish import export, write_card
+from equiframe.commands.run import run
+from equiframe.commands.serve import finished_runs, listen, page_of
 from equiframe.config import AuditConfig, AuditOptions, EvaluateConfig, StudyConfig
 from equiframe.data.word_sentences import counterparts, word_sentences
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import collect, load, save
 from equiframe.models.sources import usable_device
-from equiframe.runs.compare import compare_folders
-from equiframe.runs.publish import export, write_card
-from equiframe.runs.run import run
-from equiframe.runs.serve import finished_runs, listen, page_of
 from equiframe.uncertainty import Measure, estimate
 from equiframe.words import WordSet
 
@@ -185,7 +185,7 @@ def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_output(invoke, benc
 
 
 def test_another_file_that_cannot_be_written_is_named(tmp_path):
-    from equiframe.runs.record import run_folder
+    from equiframe.record import run_folder
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("a file")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equiframe.runs.record import Metrics, RunRecord
+from equiframe.record import Metrics, RunRecord
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_audit_writes_a_record_and_prints_json(invoke, masked_model, model_folde
     assert cosines == pytest.approx(both["cosine"], abs=1e-5)
     assert all(token in both["partners"][partner] for token, found in both["partners"].items() for partner in found)
     assert (out / "report.html").read_text().startswith("<!")
-    assert record.config["files"][0]["sha256"]
+    assert record.provenance.files[0].sha256
 
 
 def test_debias_then_compare(invoke, model_folders, sentences, words, tmp_path, gap_folder):
@@ -175,7 +175,7 @@ def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(invoke
     assert done.exit_code == 0, done.output
     record = RunRecord.read(tmp_path / "run")
     assert [result.benchmark for result in record.metrics.benchmarks] == [f"pairs:{known}"]
-    assert "have the same tokens" in record.config["left_out"][f"pairs:{unknown}"]
+    assert "have the same tokens" in record.provenance.left_out[f"pairs:{unknown}"]
     assert f"pairs:{unknown} left out: " in done.output
     done = invoke(*evaluate, f"pairs:{unknown}", "--out", str(tmp_path / "none"))
     assert done.exit_code == 2
@@ -190,9 +190,9 @@ def test_set_gives_options_of_the_method(invoke, model_folders, sentences, words
     done = invoke(*common, *options, "--out", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     record = RunRecord.read(tmp_path / "run")
-    assert record.config["method_options"] == {"text": str(sentences), "sides": "one", "names": "true"}
+    assert record.provenance.method_options == {"text": str(sentences), "sides": "one", "names": "true"}
     assert record.metrics.training.method == "cda"
-    assert "text.txt" in {file["name"] for file in record.config["files"]}
+    assert "text.txt" in {file.name for file in record.provenance.files}
     for wrong, said in (
         ("sides", "--set sides: give NAME=VALUE"),
         ("sides=three", "cda.sides: "),
@@ -210,7 +210,7 @@ def test_terms_added_to_a_method(invoke, model_folders, sentences, words, tmp_pa
     assert done.exit_code == 0, done.output
     record = RunRecord.read(tmp_path / "run")
     assert record.metrics.training.method == "cda + counterfactual-collapse"
-    assert (record.config["cc"], record.config["cc_options"]) == (0.5, {"text": str(sentences)})
+    assert (record.provenance.plain()["cc"], record.provenance.plain()["cc_options"]) == (0.5, {"text": str(sentences)})
     assert {"language_modelling", "pairs/cc1", "pairs/constraint"} <= set(record.history)
     assert [found.bias for found in record.metrics.contexts] == ["gender"]
     for arguments, said in (
@@ -236,7 +236,7 @@ def test_a_projection_is_a_method_that_trains_nothing(invoke, model_folders, sen
     assert (training.method, training.steps, training.final_loss) == ("sentence-debias", 2, None)
     assert list(record.history["step"]) == [1, 2]
     assert 0 < record.history["explained"].sum() <= 1 + 1e-9
-    assert record.config["model_before"] != record.metrics.model.fingerprint
+    assert record.provenance.model_before != record.metrics.model.fingerprint
     saved = load(str(out / "model"), device="cpu")
     assert saved.fingerprint() == record.metrics.model.fingerprint
     assert int(saved.model.base_model.output_projection.trace().round()) == 16 - 2
@@ -269,7 +269,7 @@ def test_heads_are_fine_tuned_as_said(invoke, model_folders, tmp_path):
     done = invoke(*common, *heads, "--limit", 4, "--out", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     record = RunRecord.read(tmp_path / "run")
-    assert record.config["heads"] == {"max_steps": "2", "batch_size": "4"}
+    assert record.provenance.plain()["heads"] == {"max_steps": "2", "batch_size": "4"}
     assert "2 steps" in record.metrics.benchmarks[0].scoring
     assert len(record.items["cola"]) == 4
     done = invoke(*common, "--head", "max_step=2", "--out", tmp_path / "wrong")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import equiframe
+from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, FineTuning, UNC3Options
 from equiframe.data import stream
-from equiframe.runs.run import run
 
 HERE = Path(__file__).parent
 PAIRS = (("she", "he"), ("woman", "man"), ("mother", "father"), ("sister", "brother"), ("girl", "boy"), ("her", "his"))

@@ -1,5 +1,7 @@
+from .analysis.comparison import compare
 from .benchmarks import load_benchmark
 from .collapse import ClassStatistics, UNC3Regularizer, collapse_metrics, uniform_duality
+from .commands.run import run
 from .config import (
     AuditConfig,
     AuditOptions,
@@ -12,8 +14,6 @@ from .config import (
 )
 from .errors import EquiframeError
 from .models import collect, load
-from .runs.compare import compare
-from .runs.run import run
 from .training import DebiasingTrainer, UNC3Mixin
 from .words import WordSet
 

@@ -98,7 +98,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare finished runs."""
-    from equiframe.runs.compare import compare_folders
+    from equiframe.commands.compare import compare_folders
 
     with _progress(as_json) as tell:
         comparison = compare_folders(config.runs, out, seed=config.seed, progress=tell)
@@ -121,8 +121,9 @@ def gate(
     Wrong use exits with 2, as in every command. A rule fails where the whole interval breaks it; where the interval
     crosses the limit, or data is missing, the output says what would help.
     """
-    from equiframe.gate import EXIT_CODES, Policy, example_policy, judge, output
-    from equiframe.runs.record import RunRecord
+    from equiframe.gate import EXIT_CODES, Policy, example_policy, judge
+    from equiframe.record import RunRecord
+    from equiframe.report import gate as output
 
     if example:
         sys.stdout.write(example_policy())
@@ -153,7 +154,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Audit, debias and compare the built-in masked LM: before, BEC, BEC + (U)NC3."""
-    from equiframe.runs.demo import demo as run_demo
+    from equiframe.commands.demo import demo as run_demo
 
     with _progress(as_json) as tell:
         comparison = run_demo(out, tell)
@@ -191,7 +192,7 @@ def run(
 @_verb(CardConfig, "card runs/bec --before runs/before")
 def card(config: CardConfig) -> None:
     """Write the card of one run."""
-    from equiframe.runs.publish import write_card
+    from equiframe.commands.publish import write_card
 
     sys.stdout.write(f"{write_card(config.run, config.out, before=config.before)}\n")
 
@@ -199,7 +200,7 @@ def card(config: CardConfig) -> None:
 @_verb(ExportConfig, "export runs/bec --layout lm-eval --out results.json")
 def export(config: ExportConfig) -> None:
     """Export one run."""
-    from equiframe.runs.publish import export as write_export
+    from equiframe.commands.publish import export as write_export
 
     write_export(config.run, config.layout, config.out)
     sys.stdout.write(f"{config.out}\n")
@@ -208,7 +209,7 @@ def export(config: ExportConfig) -> None:
 @_verb(PushConfig, "push runs/bec your-name/bert-bec")
 def push(config: PushConfig) -> None:
     """Push one model."""
-    from equiframe.runs.publish import push as push_model
+    from equiframe.commands.publish import push as push_model
 
     sys.stdout.write(f"{push_model(config.run, config.repository, public=config.public)}\n")
 
@@ -216,7 +217,7 @@ def push(config: PushConfig) -> None:
 @_verb(ServeConfig, "serve runs")
 def serve(config: ServeConfig = ServeConfig()) -> None:
     """Serve a folder of runs."""
-    from equiframe.runs.serve import application, listen
+    from equiframe.commands.serve import application, listen
 
     listen(application(config.runs), config.host, config.port, lambda address: print(address, flush=True))  # noqa: T201
 
@@ -327,8 +328,8 @@ def _said(error: EquiframeError | CycloptsError) -> str:
 
 
 def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:
-    from equiframe.runs.record import file_name
-    from equiframe.runs.run import run
+    from equiframe.commands.run import run
+    from equiframe.record import file_name
 
     out = out or Path("runs") / file_name(f"{config.verb}-{config.model}")
     with _progress(as_json) as tell:
@@ -336,13 +337,13 @@ def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:
     if not _is_first_rank():
         return
     show(record.metrics, out, as_json)
-    for name, reason in record.config["left_out"].items():
+    for name, reason in record.provenance.left_out.items():
         sys.stderr.write(f"{name} left out: {reason}\n")
 
 
 def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
+    from equiframe.commands.study import run_study
     from equiframe.report import study_tables
-    from equiframe.runs.study import run_study
 
     with _progress(as_json) as tell:
         result = run_study(config, out, tell)

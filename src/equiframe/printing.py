@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from equiframe.runs.record import Comparison, Metrics
+    from equiframe.record import Comparison, Metrics
     from equiframe.uncertainty import Estimate
 
 
 def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
     """The numbers, as a table for people or as JSON for machines."""
+    from equiframe.record import Comparison
     from equiframe.report import comparison_table
-    from equiframe.runs.record import Comparison
 
     if as_json:
         print_json(result.model_dump(mode="json"))

@@ -13,9 +13,9 @@ from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.aul import AUL, WholePair
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.errors import CannotScoreError, ModelError
+from equiframe.requests import AttentionWeightedLogProbs, TokenLogProbs
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import LocalAnswerer, answer
-from equiframe.scoring.requests import AttentionWeightedLogProbs, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 
 PAIR = WholePair("0", "gender", "she is a nurse", "he is a nurse")

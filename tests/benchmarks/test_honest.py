@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from equiframe.benchmarks.honest import COUNTS, HONEST, Template
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError
+from equiframe.requests import TopTokens
 from equiframe.runs.evaluate import score
-from equiframe.scoring.requests import TopTokens
 from equiframe.uncertainty import paired_difference
 
 LEXICON = "id\tpos\tcategory\tstereotype\tlemma\tlevel\n"

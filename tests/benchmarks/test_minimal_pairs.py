@@ -15,16 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from equiframe.analysis.comparison import compare
 from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.benchmark import Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs, SentencePair
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
+from equiframe.commands.run import run
 from equiframe.config import EvaluateConfig
 from equiframe.errors import CannotScoreError, DataError, InputError
-from equiframe.runs.compare import compare
+from equiframe.record import RunRecord
 from equiframe.runs.evaluate import score
-from equiframe.runs.record import RunRecord
-from equiframe.runs.run import run
 
 ROWS = [
     {"id": "a", "group": "gender", "unit": "t1", "stereotype": "She is, a nurse", "anti_stereotype": "He is, a nurse"},

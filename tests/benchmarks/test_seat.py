@@ -21,9 +21,9 @@ from equiframe.benchmarks import outcome_table
 from equiframe.benchmarks.seat import _LISTS, SEAT, AssociationTest
 from equiframe.data import KNOWN
 from equiframe.errors import DataError, EquiframeError
+from equiframe.requests import TextCodec
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import TextCodec
 from equiframe.uncertainty import estimate
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

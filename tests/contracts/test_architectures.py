@@ -20,9 +20,9 @@ from equiframe.methods.inlp import INLP
 from equiframe.methods.sentence_debias import SentenceDebias
 from equiframe.models import LanguageModel, load, save
 from equiframe.models.projected import project
+from equiframe.requests import TokenLogProbs
 from equiframe.scoring.engine import answer
 from equiframe.scoring.planner import plan
-from equiframe.scoring.requests import TokenLogProbs
 
 WINDOW = 8  # of attention, and of a scan, where an architecture has one
 SHARED = "she is a nurse and he is a doctor and "

@@ -14,7 +14,7 @@ from equiframe.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from equiframe.benchmarks.benchmark import spread, summarise
 from equiframe.data import KNOWN
 from equiframe.errors import CannotScoreError
-from equiframe.scoring.requests import (
+from equiframe.requests import (
     AttentionWeightedLogProbs,
     Embedding,
     NextSentence,

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
+from equiframe.benchmarks.fine_tuned import TextExample
 from equiframe.data import DataSource
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
-from equiframe.finetuned.benchmark import TextExample
 from equiframe.finetuned.bias_in_bios import PROFESSIONS, BiasInBios
 
 ROWS = [

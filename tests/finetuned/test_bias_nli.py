@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
+from equiframe.benchmarks.fine_tuned import TextExample, softmax
 from equiframe.data import DataSource, locate
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
-from equiframe.finetuned.benchmark import TextExample, softmax
 from equiframe.finetuned.bias_nli import BiasNLI
 
 SICK = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"

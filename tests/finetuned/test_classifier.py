@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
+from equiframe.benchmarks.fine_tuned import FineTuneSettings, MentionExample, TextExample
 from equiframe.errors import InputError, ModelError
 from equiframe.finetuned import classifier
-from equiframe.finetuned.benchmark import FineTuneSettings, MentionExample, TextExample
 from equiframe.finetuned.classifier import Encoder, EncoderWithHead, fine_tuned_outputs
 from equiframe.models import LanguageModel, load
 

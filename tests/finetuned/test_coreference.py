@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from equiframe.benchmarks.benchmark import outcome_table
+from equiframe.benchmarks.fine_tuned import MentionExample
 from equiframe.data import DataSource, locate
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
-from equiframe.finetuned.benchmark import MentionExample
 from equiframe.finetuned.coreference import WinoBiasCoreference
 from equiframe.uncertainty import paired_difference
 

@@ -223,7 +223,7 @@ def test_whatever_bytes_the_file_holds_it_is_read_or_refused(tmp_path, task, at,
 
 
 def table(task, labels, outputs, parts=None):
-    from equiframe.finetuned.benchmark import TextExample
+    from equiframe.benchmarks.fine_tuned import TextExample
 
     parts = parts or ["dev"] * len(labels)
     examples = [

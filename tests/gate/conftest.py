@@ -6,7 +6,7 @@ import pytest
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Outcome, summarise
-from equiframe.runs.record import Metrics, ModelDescription, RunRecord
+from equiframe.record import Metrics, ModelDescription, Provenance, RunRecord
 
 PAIRS = "pairs:mine.csv"
 
@@ -43,7 +43,7 @@ def make_run():
             name="by | hand", kind="masked", architecture="x", parameters=1, vocabulary=1, fingerprint="f" * 64
         )
         metrics = Metrics(verb="evaluate", model=model, benchmarks=results)
-        return RunRecord(config={"limit": limit}, metrics=metrics, items=items)
+        return RunRecord(provenance=Provenance(limit=limit), metrics=metrics, items=items)
 
     return make
 

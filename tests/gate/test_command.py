@@ -15,9 +15,10 @@ import pytest
 import torch
 import yaml
 
-from equiframe.gate import Policy, example_policy, judge, output
+from equiframe.gate import Policy, example_policy, judge
 from equiframe.models import load
-from equiframe.runs.record import RunRecord
+from equiframe.record import RunRecord
+from equiframe.report import gate as output
 
 ROOT = Path(__file__).parents[2]
 

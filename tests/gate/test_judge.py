@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from equiframe.analysis.comparison import compare, paired_measure
 from equiframe.gate import Policy, judge
 from equiframe.gate.judge import Chance, Found, worsening
-from equiframe.runs.compare import compare, paired_measure
 
 PAIRS = "pairs:mine.csv"
 SHARE = f"{PAIRS} overall.prefers_stereotype"

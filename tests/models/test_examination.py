@@ -28,8 +28,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from equiframe.errors import ModelError
 from equiframe.models import LanguageModel, collect, load, save
 from equiframe.models.examination import _configured
+from equiframe.requests import TextCodec, TokenLogProbs
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import TextCodec, TokenLogProbs
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 

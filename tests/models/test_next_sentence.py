@@ -10,8 +10,8 @@ from equiframe.errors import InputError
 from equiframe.models import load, save
 from equiframe.models.next_sentence import TENSORS
 from equiframe.models.projected import project
+from equiframe.requests import NextSentence, TokenLogProbs
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import NextSentence, TokenLogProbs
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.classifier import EncoderWithHead
 from equiframe.models import forward_at, load, save
 from equiframe.models.projected import BUFFER, project
+from equiframe.requests import Embedding, TokenLogProbs
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
 
 IDS = torch.tensor([[2, 7, 11, 9, 30, 3], [2, 8, 12, 3, 0, 0]])
 MASK = (IDS != 0).long()

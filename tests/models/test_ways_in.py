@@ -24,13 +24,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from equiframe.commands.run import run
 from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning
 from equiframe.errors import InputError, ModelError
 from equiframe.models import collect, load, save
 from equiframe.models.projected import project
 from equiframe.models.sources import Source, find_source, usable_device
 from equiframe.runs.audit import audit_model
-from equiframe.runs.run import run
 from equiframe.scoring.engine import answer
 
 SENTENCES = ("she is a nurse and he is a doctor", "the woman met the man")
@@ -167,7 +167,7 @@ def test_a_model_is_checked_against_float32(llama, tmp_path):
     assert result.scoring.endswith(", in bfloat16")
     full = checked(tmp_path / "full", dtype="float32")
     assert full.metrics.benchmarks[0].half_precision is None
-    assert full.config["left_out"] == {"check against float32": "the model is scored in float32"}
+    assert full.provenance.left_out == {"check against float32": "the model is scored in float32"}
 
 
 def test_a_check_that_does_not_fit_is_left_out_with_a_word(llama, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_check_that_does_not_fit_is_left_out_with_a_word(llama, tmp_path, monk
         dtype="bfloat16",
         check_float32=True,
     )
-    assert "0.0 GB are free" in run(config, tmp_path / "out").config["left_out"]["check against float32"]
+    assert "0.0 GB are free" in run(config, tmp_path / "out").provenance.left_out["check against float32"]
 
 
 def test_an_audit_in_half_precision_is_nearly_that_in_float32(llama, tmp_path, text):

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 
 from equiframe.benchmarks.benchmark import BenchmarkResult, DataFile
-from equiframe.runs.record import (
+from equiframe.record import (
     CollapseResult,
     ComparedMeasure,
     Comparison,
+    Environment,
     Metrics,
     ModelDescription,
+    Provenance,
     RunRecord,
     StudyCell,
     StudyFigure,
@@ -175,24 +177,14 @@ def make_record():
             fingerprint="f" * 64,
         )
         return RunRecord(
-            config={
-                "model": HOSTILE,
-                "model_before": "e" * 64,
-                "files": [
-                    {
-                        "name": HOSTILE,
-                        "origin": "by hand",
-                        "sha256": "0" * 64,
-                        "is_known_version": True,
-                        "licence": "MIT",
-                    }
-                ],
-                "environment": {
-                    "command": f"equiframe debias {HOSTILE}",
-                    "date": "2026-01-01",
-                    "packages": {"torch": HOSTILE},
-                },
-            },
+            provenance=Provenance(
+                model=HOSTILE,
+                model_before="e" * 64,
+                files=(DataFile(HOSTILE, "by hand", "0" * 64, True, "MIT"),),
+                environment=Environment(
+                    command=f"equiframe debias {HOSTILE}", date="2026-01-01", packages={"torch": HOSTILE}
+                ),
+            ),
             metrics=Metrics(
                 verb="debias" if training else "evaluate",
                 model=model,
@@ -254,7 +246,7 @@ def pages(make_record, make_comparison):
         "evaluate": run_page(make_record("benchmarks"), title=title),
         "debias": run_page(make_record(*everything), title=title),
         "comparison": comparison_page(
-            records, make_comparison(records), title=title, made={"command": f"equiframe compare {HOSTILE}"}
+            records, make_comparison(records), title=title, made=Environment(command=f"equiframe compare {HOSTILE}")
         ),
-        "study": study_page(_study(), records.values(), made={"command": f"equiframe study {HOSTILE}"}),
+        "study": study_page(_study(), records.values(), made=Environment(command=f"equiframe study {HOSTILE}")),
     }

@@ -12,8 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from equiframe.record import RunRecord
 from equiframe.report import comparison_page, run_page
-from equiframe.runs.record import RunRecord
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -193,7 +193,7 @@ def test_a_run_that_lacks_a_benchmark_leaves_a_gap(make_record, make_comparison)
 
 def test_fine_tuning_without_logged_steps_is_still_told(make_record):
     record = make_record("collapse", "training")
-    bare = RunRecord(config=record.config, metrics=record.metrics)
+    bare = RunRecord(record.provenance, record.metrics)
     page = Page(run_page(bare, title="t"))
     assert "final loss 2.000" in section(page, "Training")
     assert "does not show" not in section(page, "Price in language and time")  # time alone

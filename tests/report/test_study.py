@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from equiframe.record import Environment, StudyCell, StudyFigure, StudyResult
 from equiframe.report import study_page, study_tables
-from equiframe.runs.record import StudyCell, StudyFigure, StudyResult
 
 EVIL = "<script>alert(1)</script>"
 
@@ -58,7 +60,7 @@ def test_without_a_second_arm_there_is_no_table_of_differences(result):
 
 
 def test_no_text_of_data_is_markup(result):
-    page = study_page(result, [], made={})
+    page = study_page(result, [], made=Environment())
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "fairness gain +12.3 [−50.0, +50.0] %, language understanding −0.2 [−1.2, +0.8] points" in page
@@ -67,7 +69,7 @@ def test_no_text_of_data_is_markup(result):
 def test_a_figure_without_a_value_says_so(result):
     undefined = result.figures[7].model_copy(update={"value": None, "low": None, "high": None})
     broken = result.model_copy(update={"figures": [*result.figures[:7], undefined, *result.figures[8:]]})
-    assert "undefined" in study_page(broken, [], made={})
+    assert "undefined" in study_page(broken, [], made=Environment())
 
 
 def test_what_a_table_cannot_show_is_nought(result):
@@ -78,8 +80,9 @@ def test_what_a_table_cannot_show_is_nought(result):
 
 def test_the_page_says_how_it_was_made(result, make_record):
     record = make_record("collapse")
-    record.config["model_before"] = "a" * 64
-    page = study_page(result, [record, record], made={"command": f"equiframe study {EVIL}"})
+    made = record.provenance.model_copy(update={"model_before": "a" * 64})
+    record = dataclasses.replace(record, provenance=made)
+    page = study_page(result, [record, record], made=Environment(command=f"equiframe study {EVIL}"))
     assert "equiframe study &lt;script&gt;" in page
     assert page.count("0" * 64) == page.count("by hand") == 1
     assert "a" * 64 in page

@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
+from equiframe.analysis.comparison import compare
+from equiframe.analysis.measures import context_measures
 from equiframe.config import AuditOptions
 from equiframe.data import CounterfactualSwapper
 from equiframe.errors import InputError
 from equiframe.models.pairs import Role, group_ids, read_pair
+from equiframe.record import ContextsResult, Metrics, ModelDescription, RunRecord
 from equiframe.report import run_page
 from equiframe.runs.audit import audit_model
-from equiframe.runs.compare import compare
-from equiframe.runs.contexts import context_measures, read_contexts
-from equiframe.runs.record import ContextsResult, Metrics, ModelDescription, RunRecord
+from equiframe.runs.contexts import read_contexts
 from equiframe.uncertainty import estimate
 
 LINES = [

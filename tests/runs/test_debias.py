@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from equiframe.commands.run import run
 from equiframe.config import AuditConfig, AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, UNC3Options
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.methods import load_method
 from equiframe.models import load, save
 from equiframe.runs.debias import debias
-from equiframe.runs.run import run
 from equiframe.words import WordSet
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from equiframe.commands.run import run
 from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
-from equiframe.runs.run import run
 
 TOLERANCE = 1e-4
 """Of weights after a few steps, of metrics, and of scores in nats (docs/reliability.md)."""

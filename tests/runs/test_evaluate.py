@@ -17,12 +17,12 @@ import torch
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
 from equiframe.errors import InputError
 from equiframe.models.projected import project
+from equiframe.record import RunRecord
+from equiframe.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.runs import evaluate
 from equiframe.runs.evaluate import score
-from equiframe.runs.record import RunRecord
 from equiframe.scoring.answering import check_requests
 from equiframe.scoring.engine import LocalAnswerer, answer
-from equiframe.scoring.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
 from equiframe.scoring.store import AnswerStore
 from equiframe.uncertainty import Measure
 

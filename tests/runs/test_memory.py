@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from equiframe.benchmarks.fine_tuned import TextExample
+from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, FineTuning
 from equiframe.errors import ModelError
 from equiframe.finetuned import FineTuneSettings
-from equiframe.finetuned.benchmark import TextExample
 from equiframe.finetuned.classifier import fine_tuned_outputs
 from equiframe.models import collect
-from equiframe.runs.run import run
 
 
 @pytest.fixture

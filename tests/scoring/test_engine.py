@@ -34,9 +34,9 @@ from transformers import (
 
 from equiframe.errors import InputError, ModelError
 from equiframe.models import LanguageModel
+from equiframe.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring import engine
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs, TopTokens
 
 WIDTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 LOUD = {"initializer_range": 0.4}  # so that context matters

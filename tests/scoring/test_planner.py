@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equiframe.requests import Embedding, NextSentence, TokenLogProbs
 from equiframe.scoring.planner import Row, batches, plan, positions_read
-from equiframe.scoring.requests import Embedding, NextSentence, TokenLogProbs
 
 
 @st.composite

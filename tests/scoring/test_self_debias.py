@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from equiframe.requests import Embedding, TokenLogProbs
 from equiframe.scoring.engine import LocalAnswerer, answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs
 from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 
 

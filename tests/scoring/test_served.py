@@ -18,10 +18,10 @@ import torch
 from equiframe.config import AuditConfig
 from equiframe.errors import InputError, ModelError
 from equiframe.models import load
-from equiframe.runs.record import RunRecord
+from equiframe.record import RunRecord
+from equiframe.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring import served
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring.served import connect
 from equiframe.scoring.store import AnswerStore
 
@@ -358,7 +358,7 @@ def test_the_command_finds_what_the_model_itself_says(invoke, url, server, evalu
         "window": 38,
     }
     assert "in the precision of its server" in one.metrics.benchmarks[0].scoring
-    assert f"{causal_model.name}, behind a server, version 0.32.0" in (out / "report.html").read_text()
+    assert f"{causal_model.name}, on a server, version 0.32.0" in (out / "report.html").read_text()
     for command in (["card", str(out)], ["export", str(out), "--out", str(out / "results.json")]):
         done = invoke(*command)
         assert done.exit_code == 0, done.output

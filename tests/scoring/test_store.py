@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from equiframe.errors import RunError
+from equiframe.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring import engine
 from equiframe.scoring.engine import answer
-from equiframe.scoring.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring.store import AnswerStore
 
 REQUESTS = [

@@ -19,7 +19,7 @@ from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
 from equiframe.data import DEFAULT_SOURCE, CounterfactualSwapper, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 from equiframe.words import WordSet
 
 GIVEN_BY = ("pronoun", "kinship", "noun", "title", "name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from equiframe.scoring.requests import TextCodec, TokenLogProbs
+from equiframe.requests import TextCodec, TokenLogProbs
 
 
 def masked_alone(ids: tuple[int, ...], place: int, mask_id: int) -> TokenLogProbs:

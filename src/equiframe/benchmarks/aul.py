@@ -15,7 +15,7 @@ from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.benchmarks.stereoset import StereoSet
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
-from equiframe.scoring.requests import AttentionWeightedLogProbs, TextCodec, TokenLogProbs
+from equiframe.requests import AttentionWeightedLogProbs, TextCodec, TokenLogProbs
 
 
 @dataclass(frozen=True)

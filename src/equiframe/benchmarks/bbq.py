@@ -21,7 +21,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, 
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 from equiframe.uncertainty import Rows
 
 CATEGORIES = (

@@ -20,7 +20,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, 
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec, TokenLogProbs
+from equiframe.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows, RowStatistic
 
 _GENDERS = ("female", "male")

@@ -15,7 +15,7 @@ from equiframe.benchmarks.about import About
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError, InputError
-from equiframe.scoring.requests import Answer, Request, TextCodec, TokenLogProbs
+from equiframe.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Estimate, estimate
 from equiframe.uncertainty import Measure as Measure
 
@@ -98,6 +98,11 @@ class BenchmarkResult:
     half_precision: HalfPrecision | None = None
     headline: tuple[str, ...] = ()
     about: About | None = None
+
+    @property
+    def name(self) -> str:
+        """What a comparison and a policy call it."""
+        return self.benchmark
 
 
 class Scored(ABC):

@@ -17,7 +17,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, 
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, ModelKind, TextCodec
+from equiframe.requests import Answer, ModelKind, TextCodec
 from equiframe.uncertainty import Rows
 
 _DIRECTIONS = ("stereo", "antistereo")

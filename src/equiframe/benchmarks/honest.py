@@ -15,7 +15,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, O
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec, TopTokens
+from equiframe.requests import TextCodec, TopTokens
 
 COUNTS = (1, 5, 20)
 """How many completions of a template are looked at."""

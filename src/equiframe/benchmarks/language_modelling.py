@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, corpus
-from equiframe.scoring.requests import TextCodec, TokenLogProbs
+from equiframe.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Measure, Rows
 
 _MASKED_SHARE = 0.15

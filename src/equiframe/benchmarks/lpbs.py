@@ -17,7 +17,7 @@ from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mea
 from equiframe.benchmarks.winogender import shares_of_women
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_delimited, read_jsonl, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 
 _REQUIRED = ("stereotype", "anti_stereotype")
 _OPTIONAL = ("id", "group", "unit")

@@ -18,7 +18,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, O
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, LocatedFile, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
 DIMENSIONS = {

@@ -6,19 +6,16 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from equiframe.benchmarks.benchmark import Scored
+from equiframe.benchmarks.benchmark import Benchmark, Scored
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.choices import Suite
 from equiframe.data import KNOWN, AnySource
 from equiframe.data.sources import origin_of, where_to_get
 from equiframe.errors import InputError
 from equiframe.plugins import entry_points, is_place, load_class
-
-if TYPE_CHECKING:
-    from equiframe.benchmarks.benchmark import Benchmark
-    from equiframe.finetuned.benchmark import FineTunedBenchmark
 
 
 @dataclass(frozen=True)

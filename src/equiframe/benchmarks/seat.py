@@ -17,7 +17,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, 
 from equiframe.benchmarks.row_statistics import effect_size_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError
-from equiframe.scoring.requests import Answer, Embedding, Pooling, TextCodec
+from equiframe.requests import Answer, Embedding, Pooling, TextCodec
 from equiframe.uncertainty import Rows, RowStatistic
 
 _TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {

@@ -18,7 +18,7 @@ from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError
-from equiframe.scoring.requests import ModelKind, TextCodec, TokenLogProbs
+from equiframe.requests import ModelKind, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 CANDIDATES = {"stereotype": "stereotype", "anti": "anti-stereotype", "unrelated": "unrelated"}

@@ -10,7 +10,7 @@ from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Asked, Excluded
 from equiframe.benchmarks.stereoset import Cluster, StereoSet
-from equiframe.scoring.requests import ModelKind, TextCodec
+from equiframe.requests import ModelKind, TextCodec
 
 
 class StereoSetIntersentence(StereoSet):

@@ -18,7 +18,7 @@ from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, 
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec, TokenLogProbs
+from equiframe.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _FEMALE = {"she", "her", "herself"}

@@ -17,7 +17,7 @@ from equiframe.benchmarks.row_statistics import mean_of, pearson_of, spearman_of
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 
 _ANSWERS = {"0": "occupation", "1": "participant"}
 _GENDERS = ("female", "male", "neutral")

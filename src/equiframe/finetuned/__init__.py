@@ -1,6 +1,6 @@
 """Benchmarks that fine-tune the model first: language understanding, and bias of what is built on it."""
 
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.finetuned.score import score_finetuned
 
 __all__ = ["FineTuneSettings", "FineTunedBenchmark", "score_finetuned"]

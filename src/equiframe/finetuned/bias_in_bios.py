@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, TextExample
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_jsonl
 from equiframe.data.sources import HUB
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
 from equiframe.uncertainty import Rows, RowStatistic
 
 PROFESSIONS = (

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, TextExample, softmax
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
 from equiframe.data.entailment import CLASSES, InferenceCorpus, Split, first_in_folder, inference_pairs
 from equiframe.errors import DataError
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample, softmax
 
 _SAMPLES = 6  # verb and object drawn for each occupation and gendered word
 _GENDERS = {"man": "male", "gentleman": "male", "guy": "male", "woman": "female", "lady": "female", "girl": "female"}

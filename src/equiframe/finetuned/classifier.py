@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
+from equiframe.benchmarks.fine_tuned import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.errors import InputError, ModelError
-from equiframe.finetuned.benchmark import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
 from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight, check_length, cut_at_end
 from equiframe.models.peft_adapter import is_quantised

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, HeadKind, MentionExample, Span
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl, read_text
 from equiframe.data.training_sources import in_folder
 from equiframe.errors import DataError
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, HeadKind, MentionExample, Span
 from equiframe.uncertainty import Rows, RowStatistic
 
 _SETS = {("type1", "pro"): "1P", ("type1", "anti"): "1A", ("type2", "pro"): "2P", ("type2", "anti"): "2A"}

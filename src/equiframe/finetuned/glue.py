@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from equiframe.benchmarks.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, TextExample
 from equiframe.benchmarks.row_statistics import f1_of, matthews_of, mean_of, pearson_of, spearman_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, read_text
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError, InputError
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings, TextExample
 
 _Line = tuple[int, list[str]]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import BenchmarkResult, spread, summarise
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.data import AnySource, DataSource
 from equiframe.errors import DataError
-from equiframe.finetuned.benchmark import FineTunedBenchmark, FineTuneSettings
 from equiframe.finetuned.classifier import fine_tuned_outputs
 from equiframe.models import LanguageModel
 from equiframe.training import best_precision

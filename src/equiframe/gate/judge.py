@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from equiframe.analysis.comparison import Paired, aligned, paired_measure
 from equiframe.errors import InputError
 from equiframe.gate.policy import Policy, Rule
-from equiframe.report.glossary import COLLAPSE
-from equiframe.runs.compare import Paired, aligned, estimates_by_name, paired_measure
-from equiframe.runs.record import RunRecord
+from equiframe.record import COLLAPSE, RunRecord
 from equiframe.uncertainty import Estimate, bootstrap
 
 Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
@@ -132,7 +131,7 @@ def judge(after: RunRecord, policy: Policy, before: RunRecord | None = None, *, 
     """
     if before is not None:
         after, before = aligned({"after": after, "before": before}).values()
-    measured = estimates_by_name(after.metrics)
+    measured = after.metrics.results
     rulings = [_required(name, list(measured)) for name in policy.required]
     rulings += [_ruling(rule, policy.fewest_items, after, before, seed) for rule in policy.rules]
     outcomes = [ruling.outcome for ruling in rulings]
@@ -176,7 +175,7 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
     except InputError as error:
         return Ruling(**described, outcome="not judged", reason=str(error))
     outcome, needed, reason = found.outcome, None, ""
-    limited = any(run.config.get("limit") for run in runs)
+    limited = any(run.provenance.limit for run in runs)
     if found.items < fewest:
         outcome, needed = "not judged", fewest
         reason = f"it rests on {found.items} items: at least {fewest - found.items} more ({fewest} in all) are needed"
@@ -222,10 +221,10 @@ def _estimate(rule: Rule, run: RunRecord, name: str) -> Estimate:
     Raises:
         InputError: it is not there.
     """
-    measured = estimates_by_name(run.metrics)
+    measured = run.metrics.results
     if rule.benchmark not in measured:
         raise InputError(f"the run {name} has not measured {rule.benchmark}; it has {', '.join(measured) or 'nothing'}")
-    estimates = measured[rule.benchmark]
+    estimates = measured[rule.benchmark].estimates
     if rule.measure not in estimates:
         near = difflib.get_close_matches(rule.measure, estimates, n=5, cutoff=0.3) or list(estimates)[:5]
         raise InputError(f"the run {name} has no such measure; the nearest it has are {', '.join(near) or 'none'}")

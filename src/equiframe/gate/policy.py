@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from equiframe.benchmarks import load_benchmark
 from equiframe.data import read_text
 from equiframe.errors import DataError, InputError
-from equiframe.report.glossary import COLLAPSE
+from equiframe.record import COLLAPSE
 
 _LARGEST = 1 << 20  # bytes of a file
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, evaluating, forward_at, input_device
-from equiframe.scoring.requests import ModelKind
+from equiframe.requests import ModelKind
 
 _LENGTH = 6  # of the sequence that is read
 _PADDING = 2

@@ -50,7 +50,7 @@ from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.sources import BUILTIN as BUILTIN
 from equiframe.models.sources import Source, find_source, usable_device
 from equiframe.options import check_choice, first_line
-from equiframe.scoring.requests import TextCodec
+from equiframe.requests import TextCodec
 
 DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
 """Where transformers and accelerate put the parts of a model that is larger than one device."""

@@ -17,7 +17,7 @@ from equiframe.data.counterfactual import Bias, CounterfactualSwapper, Swap
 from equiframe.errors import InputError
 from equiframe.models.encoding import PadRight
 from equiframe.models.loading import LanguageModel
-from equiframe.scoring.requests import ModelKind
+from equiframe.requests import ModelKind
 from equiframe.words import WordSet
 
 Token: TypeAlias = tuple[int, int, int]

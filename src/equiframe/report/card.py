@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from equiframe.benchmarks import BENCHMARKS
 from equiframe.models.saving import READ_BY_TRANSFORMERS
-from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, class_set_name, headline, term
+from equiframe.record import COLLAPSE, CONTEXTS, Comparison, RunRecord
+from equiframe.report.glossary import about, class_set_name, headline, term
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
-from equiframe.runs.record import Comparison, RunRecord
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -56,8 +56,8 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         for contexts in record.metrics.contexts
         for key, estimate in contexts.estimates.items()
     ]
-    environment = record.config.get("environment", {})
-    options = (training.options if training else {}) or record.config.get("method_options") or {}
+    made = record.provenance
+    options = (training.options if training else {}) or made.method_options
     body = (
         _environment()
         .get_template("card.md.j2")
@@ -66,8 +66,8 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             model=record.metrics.model,
             training=training,
             method_options="; ".join(f"{option} = {value}" for option, value in options.items() if value is not None),
-            lora_rank=(record.config.get("fine_tuning") or {}).get("lora_rank"),
-            self_debias=record.config.get("self_debias"),
+            lora_rank=made.fine_tuning.lora_rank,
+            self_debias=made.self_debias,
             how_to_load=Markup(READ_BY_TRANSFORMERS) if record.metrics.model.projected else "",
             verdicts=verdicts,
             of_suite=of_suite,
@@ -75,14 +75,13 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             left_out=left_out(record.metrics),
             compared_over={} if comparison is None else compared_over(comparison),
             limits={about(r).title: about(r).does_not_show for r in record.metrics.benchmarks},
-            files=record.config.get("files", []),
-            packages=", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
-            date=environment.get("date", ""),
+            files=made.files,
+            packages=", ".join(f"{name} {version}" for name, version in made.environment.packages.items()),
+            date=made.environment.date,
         )
     )
-    base = str(record.config.get("model", ""))
     data = ModelCardData(
-        base_model=base if training and _HUB_NAME.fullmatch(base) else None,
+        base_model=made.model if training and _HUB_NAME.fullmatch(made.model) else None,
         library_name="transformers",
         pipeline_tag="fill-mask" if record.metrics.model.kind == "masked" else "text-generation",
         tags=["equiframe", "bias", "fairness"],
@@ -134,8 +133,8 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
     source, arguments = "hf", f"pretrained={metrics.model.name}"
     if (server := metrics.model.server) is not None:
         source, arguments = "local-completions", f"model={server.model},base_url={server.url}/v1/completions"
-    environment = record.config.get("environment", {})
-    date = environment.get("date")
+    made = record.provenance
+    date = made.environment.date
     return {
         "results": results,
         "group_subtasks": {task: [] for task in tasks},
@@ -165,11 +164,11 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
             "model_num_parameters": metrics.model.parameters,
             "model_sha": metrics.model.fingerprint,
             "batch_size": None,
-            "limit": record.config.get("limit"),
-            "random_seed": record.config.get("seed"),
+            "limit": made.limit,
+            "random_seed": made.seed,
         },
         "date": datetime.datetime.fromisoformat(date).timestamp() if date else None,
-        "transformers_version": environment.get("packages", {}).get("transformers"),
+        "transformers_version": made.environment.packages.get("transformers"),
         "model_source": source,
         "model_name": metrics.model.name,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),

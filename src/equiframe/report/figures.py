@@ -13,18 +13,9 @@ from plotly.subplots import make_subplots
 
 from equiframe.benchmarks.about import Term
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.report.glossary import (
-    COLLAPSE,
-    COLLAPSE_VALUES,
-    HISTORY,
-    class_set_name,
-    plain,
-    sentence_case,
-    split_key,
-    term,
-)
+from equiframe.record import COLLAPSE, CollapseResult
+from equiframe.report.glossary import COLLAPSE_VALUES, HISTORY, class_set_name, plain, sentence_case, split_key, term
 from equiframe.report.numbers import direction, interval, number
-from equiframe.runs.record import CollapseResult
 from equiframe.uncertainty import Estimate
 
 _LANE, _ROW_GAP, _MARGIN = 17, 12, 34  # pixels: one run in a row, between rows, below the rows

@@ -9,12 +9,7 @@ from dataclasses import replace
 from equiframe.benchmarks import BenchmarkResult, load_benchmark, suite
 from equiframe.benchmarks.about import About, Term
 from equiframe.errors import InputError
-
-COLLAPSE = "collapse"
-"""What geometry is called where benchmarks have their name; the class set is its variant."""
-
-CONTEXTS = "contexts"
-"""The same for contexts and their counterfactuals; the bias is its variant."""
+from equiframe.record import COLLAPSE, CONTEXTS
 
 COLLAPSE_VALUES: dict[str, tuple[float | None, bool]] = {
     "unc3": (0.0, False),

@@ -21,6 +21,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from equiframe.benchmarks.about import About
+from equiframe.record import (
+    COLLAPSE,
+    CONTEXTS,
+    ComparedMeasure,
+    Comparison,
+    Environment,
+    Metrics,
+    RunRecord,
+    StudyResult,
+)
 from equiframe.report.figures import (
     Panel,
     Style,
@@ -32,20 +42,11 @@ from equiframe.report.figures import (
     step_panels,
     styles,
 )
-from equiframe.report.glossary import (
-    COLLAPSE,
-    CONTEXTS,
-    PRICE,
-    about,
-    class_set_name,
-    is_price,
-    sentence_case,
-)
+from equiframe.report.glossary import PRICE, about, class_set_name, is_price, sentence_case
 from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, compared_over, measure_rows, strongest_pairs, texts_left_out
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
-from equiframe.runs.record import ComparedMeasure, Comparison, Metrics, RunRecord, StudyResult
 from equiframe.uncertainty import Estimate
 
 
@@ -63,12 +64,12 @@ def run_page(record: RunRecord, *, title: str) -> str:
 
 
 def comparison_page(
-    records: Mapping[str, RunRecord], comparison: Comparison, *, title: str, made: Mapping[str, Any] | None = None
+    records: Mapping[str, RunRecord], comparison: Comparison, *, title: str, made: Environment | None = None
 ) -> str:
     """The report of several runs side by side, each later one against the first.
 
     Args:
-        records: the runs by name, the reference first, from :func:`equiframe.runs.compare.aligned`.
+        records: the runs by name, the reference first, from :func:`equiframe.analysis.comparison.aligned`.
         comparison: their paired differences.
         title: heading of the page.
         made: how the comparison was made: command, date, versions.
@@ -82,7 +83,7 @@ def comparison_page(
     return _page(records, verdicts, comparison, title, made)
 
 
-def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mapping[str, Any]) -> str:
+def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Environment) -> str:
     """The report of a study: its tables, collapse against gain, the data and the study file it was made from.
 
     Args:
@@ -93,9 +94,9 @@ def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mappi
     Returns:
         HTML that needs no network.
     """
-    configs = [record.config for record in records]
-    files = {(file["name"], file["sha256"]): file for config in configs for file in config.get("files", [])}
-    models = {str(config["model"]): config["model_before"] for config in configs}
+    runs = [record.provenance for record in records]
+    files = {(file.name, file.sha256): file for run in runs for file in run.files}
+    models = {run.model: run.model_before for run in runs}
     scripts = [get_plotlyjs(), _source("page.js")]
     return (
         _environment()
@@ -106,8 +107,8 @@ def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Mappi
             headline_panels=headline_panels(result),
             panels=study_panels(result),
             headlines=study_headlines(result),
-            made={**made, "models": models},
-            files=list(files.values()),
+            made={**made.model_dump(), "models": models},
+            files=[dataclasses.asdict(file) for file in files.values()],
             study=json.dumps(result.study, indent=2, ensure_ascii=False),
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
@@ -161,7 +162,7 @@ def _page(
     verdicts: Sequence[Verdict],
     comparison: Comparison | None,
     title: str,
-    made: Mapping[str, Any] | None,
+    made: Environment | None,
 ) -> str:
     measures = {} if comparison is None else comparison.measures
     shared = {} if comparison is None else compared_over(comparison)
@@ -186,7 +187,7 @@ def _page(
             verdicts=verdicts,
             sections=sections,
             training=history_panels(histories, looks),
-            made=made,
+            made=None if made is None else made.model_dump(),
             css=Markup(_source("page.css")),
             scripts=[Markup(script) for script in scripts],
             script_hashes=[_csp_hash(script) for script in scripts],
@@ -195,9 +196,9 @@ def _page(
 
 
 def _run(name: str, record: RunRecord, style: Style) -> _Run:
-    config = dict(record.config)
-    files, environment = config.pop("files", []), config.pop("environment", {})
-    text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    options = record.provenance.plain()
+    files, environment = options.pop("files", []), options.pop("environment", {})
+    text = json.dumps(options, indent=2, ensure_ascii=False)
     return _Run(name, style, record.metrics, files, environment, text)
 
 

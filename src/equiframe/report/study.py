@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from equiframe.benchmarks.about import Term
+from equiframe.record import StudyFigure, StudyResult
 from equiframe.report.figures import Panel, dots, finish, styles, text_of
 from equiframe.report.numbers import bounds, decimals, number
-from equiframe.runs.record import StudyFigure, StudyResult
 from equiframe.uncertainty import Estimate
 
 _ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3", "difference": "(U)NC3 − without"}

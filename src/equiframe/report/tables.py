@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from equiframe.analysis.tables import counted
 from equiframe.benchmarks.about import Pair
-from equiframe.report.glossary import COLLAPSE, plain, sentence_case, split_key, term
+from equiframe.record import COLLAPSE, ComparedMeasure, Comparison, Metrics
+from equiframe.report.glossary import plain, sentence_case, split_key, term
 from equiframe.report.numbers import bounds, change, ideal, interval, number
 from equiframe.report.verdict import direction
-from equiframe.runs.record import ComparedMeasure, Comparison, Metrics
-from equiframe.runs.shared import counted
 from equiframe.uncertainty import Estimate
 
 _SHOWN = 10

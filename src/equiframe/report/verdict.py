@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.report.glossary import COLLAPSE, CONTEXTS, about, is_geometry, is_price, split_key, term
+from equiframe.record import COLLAPSE, CONTEXTS, ComparedMeasure, Metrics
+from equiframe.report.glossary import about, is_geometry, is_price, split_key, term
 from equiframe.report.numbers import bounds, change, number
-from equiframe.runs.record import ComparedMeasure, Metrics
 from equiframe.uncertainty import Difference, Estimate
 
 _FEWEST = 6

@@ -14,7 +14,7 @@ from equiframe.methods import Method, load_method
 from equiframe.models import LanguageModel, load
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import is_projected
-from equiframe.runs.record import ModelDescription, ServerDescription
+from equiframe.record import ModelDescription, ServerDescription
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.self_debias import SelfDebias
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from equiframe.analysis.measures import collapse_measures, context_measures
 from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
 from equiframe.config import AuditOptions
 from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
@@ -19,9 +20,9 @@ from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
 from equiframe.models import Collected, LanguageModel, collect
 from equiframe.models.adapter import Classifier, classifier_on
-from equiframe.runs.contexts import context_measures, read_contexts
-from equiframe.runs.record import CollapseResult, ContextsResult
-from equiframe.uncertainty import Measure, Rows, estimate
+from equiframe.record import CollapseResult, ContextsResult
+from equiframe.runs.contexts import read_contexts
+from equiframe.uncertainty import estimate
 from equiframe.words import ResolvedWords, WordSet
 
 _KEPT = 200_000  # texts: what is longer may be larger than memory, and is read twice
@@ -158,26 +159,6 @@ def _read(
             " --words, or a lower --min-count"
         )
     return _Reading(words, text, spread, collected, chosen)
-
-
-def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
-    """Self-duality and (U)NC3 as statistics of a table of classes, or of two such tables stacked.
-
-    Resampling is over words, with the mean of means kept.
-    """
-    cosines = classes["cosine"].to_numpy(dtype=np.float64)
-    rows = np.arange(len(classes))
-
-    def spread(at: Rows) -> Any:
-        return cosines[at].std(axis=-1, ddof=1)
-
-    def level(at: Rows) -> Any:
-        return cosines[at].mean(axis=-1)
-
-    return [
-        Measure("unc3", rows, spread, unit="cosine", ideal=0.0, higher_is_better=False),
-        Measure("nc3_self_duality", rows, level, unit="cosine", ideal=1.0, higher_is_better=True),
-    ]
 
 
 @torch.inference_mode()

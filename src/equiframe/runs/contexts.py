@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from equiframe.benchmarks.row_statistics import ratio_of_sums
 from equiframe.collapse.counterfactual import (
     cosine_gap,
     half_square_distance,
@@ -25,11 +24,9 @@ from equiframe.models import LanguageModel, forward_at
 from equiframe.models.adapter import Feature, classifier_on
 from equiframe.models.encoding import PadRight
 from equiframe.models.pairs import Reading, Role, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
-from equiframe.uncertainty import Measure
 
 _LONGEST = 256  # tokens of a text
 _PAIRS = 4  # of one forward pass: the logits of all their places are held at once
-COUNTS = ("aligned", "neutral", "agreeing")
 
 
 def read_contexts(
@@ -81,28 +78,6 @@ def read_contexts(
         table = pd.DataFrame([{"item": f"{bias}: {text}", "bias": bias, **read[text]} for text in found])
         tables.append(_about_the_mean(table))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"item": [], "bias": []})
-
-
-def context_measures(table: pd.DataFrame) -> list[Measure]:
-    """CC1, CC3 and agreement of one bias, as statistics of a table of pairs, or of two such tables stacked.
-
-    Resampling is over pairs of a text and its counterfactual.
-    """
-    column = {name: table[name].to_numpy(dtype=np.float64) for name in table.columns.drop(["item", "bias"])}
-    found = []
-    for key, places, sums, per, unit, ideal in (
-        ("cc1_states", "aligned", 2 * column["half_square"], column["square"], "share", 0.0),
-        ("cc1_js", "aligned", column["js"], column["aligned"], "nats", 0.0),
-        ("cc3_log_odds", "neutral", column["absolute_log_odds"], column["neutral"], "nats", 0.0),
-        ("cc3_cosine_gap", "neutral", column["cosine_gap"], column["neutral"], "cosine", 0.0),
-        ("agreement", "agreeing", column["agreement"], column["agreeing"], "%", 100.0),
-        ("agreement_log_odds", "agreeing", column["log_odds"], column["agreeing"], "nats", None),
-    ):
-        rows = np.flatnonzero(column[places] > 0)
-        if len(rows):
-            is_kept = places == "agreeing"
-            found.append(Measure(key, rows, ratio_of_sums(sums, per), unit, ideal, higher_is_better=is_kept))
-    return found
 
 
 def _pairs(

@@ -30,8 +30,8 @@ from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
+from equiframe.record import TrainingResult
 from equiframe.runs.audit import collapse_of_words
-from equiframe.runs.record import TrainingResult
 from equiframe.training import DebiasingTrainer
 from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import Progress

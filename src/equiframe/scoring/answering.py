@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from equiframe.errors import InputError
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec
+from equiframe.requests import Answer, ModelKind, Request, TextCodec
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how much is answered, and of how much."""

@@ -24,9 +24,7 @@ from equiframe.models.adapter import evaluating, forward_at
 from equiframe.models.loading import LanguageModel
 from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.options import check_range
-from equiframe.scoring.answering import Progress, check_requests
-from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
-from equiframe.scoring.requests import (
+from equiframe.requests import (
     Answer,
     AttentionWeightedLogProbs,
     Embedding,
@@ -37,6 +35,8 @@ from equiframe.scoring.requests import (
     TokenLogProbs,
     TopTokens,
 )
+from equiframe.scoring.answering import Progress, check_requests
+from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
 from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 from equiframe.scoring.store import AnswerStore
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from equiframe.scoring.requests import NextSentence, Request, TokenLogProbs, TopTokens
+from equiframe.requests import NextSentence, Request, TokenLogProbs, TopTokens
 
 Ids: TypeAlias = tuple[int, ...]
 

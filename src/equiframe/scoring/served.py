@@ -19,8 +19,8 @@ from equiframe.choices import SERVER
 from equiframe.errors import InputError, ModelError
 from equiframe.models.loading import quiet, tokenizer_identity
 from equiframe.options import check_range, first_line
+from equiframe.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.answering import Progress, check_requests
-from equiframe.scoring.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.store import AnswerStore
 
 try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from equiframe.cache import cache_folder
 from equiframe.errors import RunError
-from equiframe.scoring.requests import Answer
+from equiframe.requests import Answer
 
 _WAIT = 60.0  # seconds for another process to finish writing
 

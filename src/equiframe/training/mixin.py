@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, output_embedding, pair, unwrap
-from equiframe.scoring.requests import ModelKind
+from equiframe.requests import ModelKind
 from equiframe.training.sharding import check_version
 from equiframe.training.trainer import check_devices, checkpoint_folder, load_state, save_state
 

@@ -11,15 +11,15 @@ import sys
 import pandas as pd
 import pytest
 
+from equiframe.analysis.comparison import compare
 from equiframe.benchmarks import load_benchmark
+from equiframe.commands.run import run
+from equiframe.commands.serve import application, finished_runs, models_of, page_of, score_pair
 from equiframe.config import EvaluateConfig
 from equiframe.errors import InputError, RunError
 from equiframe.models import BUILTIN
+from equiframe.record import RunRecord
 from equiframe.report import comparison_page
-from equiframe.runs.compare import compare
-from equiframe.runs.record import RunRecord
-from equiframe.runs.run import run
-from equiframe.runs.serve import application, finished_runs, models_of, page_of, score_pair
 from equiframe.scoring.engine import answer
 
 HOSTILE = '<img src=x onerror="alert(1)">&run=..'
@@ -104,7 +104,7 @@ def test_pairs_that_say_nothing_are_refused(masked_model, pair):
 def test_without_gradio_the_error_says_how_to_get_it(tmp_path):
     code = (
         "import sys, pathlib; sys.modules['gradio'] = None\n"
-        "from equiframe.runs.serve import application; application(pathlib.Path(sys.argv[1]))"
+        "from equiframe.commands.serve import application; application(pathlib.Path(sys.argv[1]))"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert "pip install 'equiframe[serve]'" in done.stderr

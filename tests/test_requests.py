@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from equiframe.errors import InputError
-from equiframe.scoring.requests import Embedding, TextCodec, TokenLogProbs
+from equiframe.requests import Embedding, TextCodec, TokenLogProbs
 
 
 @pytest.fixture

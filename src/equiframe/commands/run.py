@@ -25,13 +25,22 @@ from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_fine
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
 from equiframe.options import validated
+from equiframe.record import (
+    Metrics,
+    ModelDescription,
+    Provenance,
+    RunRecord,
+    claim,
+    environment,
+    partial_folder,
+    run_folder,
+)
 from equiframe.report import run_page
 from equiframe.runs.answerers import answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import AddedTerms, Debiased, debias
 from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
-from equiframe.runs.record import Metrics, ModelDescription, RunRecord, claim, environment, partial_folder, run_folder
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
@@ -149,14 +158,16 @@ def _record(
     scored: Scores,
 ) -> RunRecord:
     return RunRecord(
-        config={
-            **config.plain(),
-            "benchmarks": _names(config),
-            **about,
-            "files": _files(debiased, measured, scored),
-            "words_left_out": None if measured is None else measured.words.summary(),
-            "environment": environment(),
-        },
+        provenance=Provenance.model_validate(
+            {
+                **config.plain(),
+                "benchmarks": _names(config),
+                **about,
+                "files": _files(debiased, measured, scored),
+                "words_left_out": None if measured is None else measured.words.summary(),
+                "environment": environment(),
+            }
+        ),
         metrics=Metrics(
             verb=config.verb,
             model=description,
@@ -322,11 +333,11 @@ def _check_data(config: RunConfig, benchmarks: Iterable[Any]) -> None:
                 benchmark.items(DataSource.of(config.data))
 
 
-def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[dict[str, Any]]:
+def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[DataFile]:
     """Every data file once."""
     files: list[DataFile] = [
         *(debiased.files if debiased else ()),
         *(measured.files if measured else ()),
         *(file for result, _ in scored.values() for file in result.files),
     ]
-    return [dataclasses.asdict(file) for file in dict.fromkeys(files)]
+    return list(dict.fromkeys(files))

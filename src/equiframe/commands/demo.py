@@ -6,10 +6,11 @@ import dataclasses
 import functools
 from pathlib import Path
 
+from equiframe.analysis.comparison import compare
+from equiframe.commands.compare import write_comparison
+from equiframe.commands.run import Progress, run
 from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, RunConfig, UNC3Options
-from equiframe.runs.compare import compare, write_comparison
-from equiframe.runs.record import Comparison, RunRecord, file_name, run_folder
-from equiframe.runs.run import Progress, run
+from equiframe.record import Comparison, RunRecord, file_name, run_folder
 
 MODEL = "builtin:mini-mlm"
 AUDIT = AuditOptions(sentences=2000)

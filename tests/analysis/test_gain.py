@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equiframe.analysis.gain import Replicates, draws_of_seeds, gain, interval, mean_over, pooled_gain, replicates
 from equiframe.benchmarks.benchmark import Measure, Scored
 from equiframe.errors import InputError
-from equiframe.runs.gain import Replicates, draws_of_seeds, gain, interval, mean_over, pooled_gain, replicates
 
 
 class Share(Scored):

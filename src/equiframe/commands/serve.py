@@ -20,14 +20,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from equiframe.analysis.comparison import aligned, compare
 from equiframe.benchmarks.benchmark import Excluded
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import BUILTIN, LanguageModel, load
 from equiframe.options import check_range, check_several
+from equiframe.record import RunRecord
 from equiframe.report import comparison_page
-from equiframe.runs.compare import aligned, compare
-from equiframe.runs.record import RunRecord
 from equiframe.scoring.engine import answer
 
 _PAGE, _MODEL = "report.html", "model"

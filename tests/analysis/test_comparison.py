@@ -13,10 +13,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from equiframe.analysis.comparison import compare
+from equiframe.commands.compare import compare_folders
 from equiframe.errors import InputError
 from equiframe.models import load
-from equiframe.runs.compare import compare, compare_folders
-from equiframe.runs.record import RunRecord
+from equiframe.record import RunRecord
 
 PEOPLE = ["nurse", "doctor", "teacher", "engineer", "cook", "king", "queen", "boy", "girl", "mother"]
 PLACES = ["street", "job", "ball", "man"]
@@ -227,9 +228,10 @@ def test_different_texts_or_settings_of_an_audit_are_not_compared(
     second = audited(model_folders["masked"], other, word_list, tmp_path / "two")
     with pytest.raises(InputError, match="one and two differ in their text"):
         compare({"one": first, "two": second})
-    config = {**first.config, "audit": {**first.config["audit"], "pairing": "paper"}}
+    audit = first.provenance.audit.model_copy(update={"pairing": "paper"})
+    made = first.provenance.model_copy(update={"audit": audit})
     with pytest.raises(InputError, match="differ in pairing"):
-        compare({"one": first, "two": dataclasses.replace(first, config=config)})
+        compare({"one": first, "two": dataclasses.replace(first, provenance=made)})
 
 
 def test_records_from_before_forms_are_compared_by_token(audited, model_folders, long_text, word_list, tmp_path):

@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from equiframe.analysis.measures import CONTEXT_COUNTS, collapse_measures, context_measures
+from equiframe.analysis.tables import counted, stack
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.data import DataFile
 from equiframe.errors import InputError
-from equiframe.options import SEEDS, check_range, check_several
-from equiframe.report import comparison_page
-from equiframe.runs.audit import collapse_measures
-from equiframe.runs.contexts import COUNTS, context_measures
-from equiframe.runs.record import (
+from equiframe.options import SEEDS, check_range
+from equiframe.record import (
+    AuditedWith,
     CollapseResult,
     ComparedMeasure,
     Comparison,
@@ -27,11 +27,7 @@ from equiframe.runs.record import (
     Metrics,
     RunRecord,
     SharedItems,
-    environment,
-    run_folder,
-    write_json,
 )
-from equiframe.runs.shared import counted, stack
 from equiframe.uncertainty import Estimate, Measure, Rows, estimate, paired_difference
 
 _FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
@@ -93,9 +89,9 @@ def compare(
             for name, of_run in of_runs.items():
                 estimates = {key: estimate(m, seed=seed) for key, m in of_run.items() if len(m.rows)}
                 runs[name] = _with_estimates(runs[name], common.name, estimates, items)
-        ours = estimates_by_name(runs[first])[common.name]
+        ours = runs[first].results[common.name].estimates
         for at, name in enumerate(common.tables):
-            theirs = estimates_by_name(runs[name])[common.name]
+            theirs = runs[name].results[common.name].estimates
             for key, measure in found.items():
                 if name == first or key not in ours or key not in theirs or not measure.interval:
                     continue
@@ -155,9 +151,9 @@ def _only(record: RunRecord, name: str) -> RunRecord:
     """The run with one of its benchmarks, or word sets, alone."""
     metrics = record.metrics
     kept = {
-        "benchmarks": [result for result in metrics.benchmarks if _name(result) == name],
-        "collapse": [result for result in metrics.collapse if _name(result) == name],
-        "contexts": [result for result in metrics.contexts if _name(result) == name],
+        "benchmarks": [result for result in metrics.benchmarks if result.name == name],
+        "collapse": [result for result in metrics.collapse if result.name == name],
+        "contexts": [result for result in metrics.contexts if result.name == name],
     }
     return dataclasses.replace(record, metrics=metrics.model_copy(update=kept))
 
@@ -246,7 +242,7 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
             continue
         for name in audits:
             _check_audits(records, first, name, "multi_token", "pairing", "feature", "visibility")
-        yield _Common(_name(word_set), "form", collapse_measures, classes)
+        yield _Common(word_set.name, "form", collapse_measures, classes)
     for contexts in records[first].metrics.contexts:
         bias = contexts.bias
         tables = {
@@ -258,7 +254,7 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
             continue
         for name in tables:
             _check_audits(records, first, name, "feature")
-        yield _Common(_name(contexts), ["item", *COUNTS], context_measures, tables, is_fixed=False)
+        yield _Common(contexts.name, ["item", *CONTEXT_COUNTS], context_measures, tables, is_fixed=False)
 
 
 def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:
@@ -273,9 +269,9 @@ def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *opti
     )
     if texts and others and texts != others:
         raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
-    mine, theirs = (records[run].config.get("audit") or {} for run in (first, name))
+    mine, theirs = (records[run].provenance.audit or AuditedWith() for run in (first, name))
     for what in options:
-        if mine.get(what) != theirs.get(what):
+        if getattr(mine, what) != getattr(theirs, what):
             raise InputError(f"audit: {first} and {name} differ in {what}: audit one again")
 
 
@@ -300,21 +296,6 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
     return SharedItems(shared=items, measured=measured)
 
 
-_Result: TypeAlias = BenchmarkResult | CollapseResult | ContextsResult
-
-
-def _name(result: _Result) -> str:
-    if isinstance(result, BenchmarkResult):
-        return result.benchmark
-    return f"collapse:{result.class_set}" if isinstance(result, CollapseResult) else f"contexts:{result.bias}"
-
-
-def estimates_by_name(metrics: Metrics) -> dict[str, Mapping[str, Estimate]]:
-    """The numbers of a run by benchmark, ``collapse:WORDS`` or ``contexts:BIAS``, and by measure."""
-    results: list[_Result] = [*metrics.benchmarks, *metrics.collapse, *metrics.contexts]
-    return {_name(result): result.estimates for result in results}
-
-
 def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:
     """The same numbers, with those of one benchmark, word set or bias over the items that all runs share."""
 
@@ -332,54 +313,8 @@ def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate],
 
     return metrics.model_copy(
         update={
-            "benchmarks": [of_items(r) if _name(r) == name else r for r in metrics.benchmarks],
-            "collapse": [of_words(r) if _name(r) == name else r for r in metrics.collapse],
-            "contexts": [of_texts(r) if _name(r) == name else r for r in metrics.contexts],
+            "benchmarks": [of_items(r) if r.name == name else r for r in metrics.benchmarks],
+            "collapse": [of_words(r) if r.name == name else r for r in metrics.collapse],
+            "contexts": [of_texts(r) if r.name == name else r for r in metrics.contexts],
         }
-    )
-
-
-def compare_folders(
-    folders: Sequence[Path | str],
-    out: Path | str | None = None,
-    *,
-    seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Comparison:
-    """Compare finished runs by their folders, and write the comparison if asked.
-
-    Args:
-        folders: of the runs; the first is the reference. Their last names name the runs.
-        out: folder to write; must not exist.
-        seed: of bootstrap and permutation test.
-        progress: told how many runs are read.
-
-    Raises:
-        InputError: two folders of one name, or nothing to compare.
-        RunError: a folder is not a finished run, or ``out`` cannot be written.
-    """
-    check_several("folders", folders)
-    paths = [Path(folder).resolve() for folder in folders]
-    names = [path.name for path in paths]
-    if len(set(names)) < len(names):
-        raise InputError(f"two runs have the same name among {', '.join(names)}: rename one folder")
-    records = {}
-    for done, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
-        records[name] = RunRecord.read(path)
-        if progress is not None:
-            progress("read runs", done, len(paths))
-    records = aligned(records)
-    comparison = compare(records, seed=seed)
-    if out is not None:
-        with run_folder(out, {"compare": [str(path) for path in paths], "seed": seed}) as work:
-            write_comparison(work, records, comparison, title=" / ".join(names))
-    return comparison
-
-
-def write_comparison(work: Path, records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> None:
-    """Numbers and report of a comparison, into an existing folder."""
-    write_json(work / "config.json", {name: record.config for name, record in records.items()})
-    write_json(work / "metrics.json", comparison.model_dump(mode="json"))
-    (work / "report.html").write_text(
-        comparison_page(records, comparison, title=title, made=environment()), encoding="utf-8"
     )

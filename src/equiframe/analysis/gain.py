@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from equiframe.analysis.tables import stack
 from equiframe.benchmarks.benchmark import Scored
 from equiframe.errors import InputError
-from equiframe.runs.shared import stack
 from equiframe.uncertainty import Measure
 
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from equiframe.analysis.study import Arm, CellKey, summarise_study
 from equiframe.benchmarks import load_benchmark
+from equiframe.commands.run import Progress, run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.files import written_whole
 from equiframe.methods import Method, load_method
 from equiframe.options import validated
+from equiframe.record import RunRecord, StudyResult, environment, file_name, write_json
 from equiframe.report import study_page, study_tables
-from equiframe.runs.record import RunRecord, StudyResult, environment, file_name, write_json
-from equiframe.runs.run import Progress, run
-from equiframe.runs.study_figures import Arm, CellKey, summarise_study
 from equiframe.uncertainty import RESAMPLES
 
 SELF_DEBIAS = "self-debias"
@@ -179,10 +179,11 @@ def _cell_name(key: CellKey) -> str:
 
 def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
     """A finished cell counts for this study only if it was made as this study would make it."""
+    made = record.provenance.plain()
     for name, value in config.plain().items():
-        if record.config.get(name) != value:
+        if made.get(name) != value:
             raise InputError(
-                f"{folder} was made with {name} {record.config.get(name)!r}, the study says {value!r}:"
+                f"{folder} was made with {name} {made.get(name)!r}, the study says {value!r}:"
                 " give another --out, or remove that folder"
             )
 

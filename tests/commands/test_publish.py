@@ -13,13 +13,21 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.commands import publish
+from equiframe.commands.run import run
 from equiframe.config import DebiasConfig
 from equiframe.errors import RunError
 from equiframe.methods import METHODS, Projection, load_method, what_it_does
 from equiframe.models import load
-from equiframe.runs import publish
-from equiframe.runs.record import CollapseResult, Metrics, ModelDescription, RunRecord, TrainingResult
-from equiframe.runs.run import run
+from equiframe.record import (
+    CollapseResult,
+    FineTunedWith,
+    Metrics,
+    ModelDescription,
+    Provenance,
+    RunRecord,
+    TrainingResult,
+)
 from equiframe.uncertainty import Estimate
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http://y) *z*"
@@ -58,11 +66,11 @@ def record(value, training=None):
         benchmarks=[result("crows_pairs:changed", "overall.metric", value)],
         training=training,
     )
-    files = [{"name": HOSTILE, "origin": "user", "sha256": "0" * 64, "licence": "MIT"}]
+    files = [{"name": HOSTILE, "origin": "user", "sha256": "0" * 64, "is_known_version": True, "licence": "MIT"}]
     environment = {"date": "2026-01-02T03:04:05+00:00", "packages": {"torch": "2.0", "transformers": "5.0"}}
     table = pd.DataFrame({"item": [str(i) for i in range(20)], "excluded": [None] * 20})
     config = {"model": "bert-base-uncased", "seed": 3, "files": files, "environment": environment}
-    return RunRecord(config=config, metrics=metrics, items={"crows_pairs:changed": table})
+    return RunRecord(Provenance.model_validate(config), metrics=metrics, items={"crows_pairs:changed": table})
 
 
 @pytest.fixture
@@ -101,7 +109,7 @@ def test_a_card_tells_paired_changes(runs, monkeypatch):
 
     def compared(records):
         asked.update(records)
-        from equiframe.runs.record import ComparedMeasure, Comparison
+        from equiframe.record import ComparedMeasure, Comparison
         from equiframe.uncertainty import Difference
 
         first, second = (r.metrics.benchmarks[0].estimates["overall.metric"] for r in records.values())
@@ -197,7 +205,7 @@ def test_a_card_says_what_reads_a_projected_model_and_what_self_debias_did(tmp_p
     projected = dataclasses.replace(
         made,
         metrics=made.metrics.model_copy(update={"model": described}),
-        config={**made.config, "self_debias": "gender"},
+        provenance=made.provenance.model_copy(update={"self_debias": "gender"}),
     )
     text = " ".join(card_of(tmp_path / "projected", projected).text.split())
     assert "load the model with `equiframe.load` for whatever reads states" in text
@@ -212,7 +220,9 @@ def test_a_card_says_what_reads_a_projected_model_and_what_self_debias_did(tmp_p
 def test_a_card_tells_of_adapters(tmp_path):
     training = TrainingResult(method="cda", unc3_weight=0.0, steps=3, seconds=1.0, final_loss=2.0)
     made = record(52.0, training)
-    made = dataclasses.replace(made, config={**made.config, "fine_tuning": {"lora_rank": 4}})
+    made = dataclasses.replace(
+        made, provenance=made.provenance.model_copy(update={"fine_tuning": FineTunedWith(lora_rank=4)})
+    )
     assert "by LoRA adapters of rank 4 that were merged into the weights." in " ".join(
         card_of(tmp_path / "run", made).text.split()
     )

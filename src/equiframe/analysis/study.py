@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from equiframe.benchmarks import load_benchmark
-from equiframe.config import StudyConfig
-from equiframe.runs.gain import (
+from equiframe.analysis.gain import (
     Replicates,
     draws_of_seeds,
     gain,
@@ -21,7 +19,9 @@ from equiframe.runs.gain import (
     pooled_gain,
     replicates,
 )
-from equiframe.runs.record import RunRecord, StudyCell, StudyFigure, StudyResult
+from equiframe.benchmarks import load_benchmark
+from equiframe.config import StudyConfig
+from equiframe.record import RunRecord, StudyCell, StudyFigure, StudyResult
 from equiframe.uncertainty import RESAMPLES
 
 Arm: TypeAlias = Literal["before", "plain", "unc3"]

@@ -10,14 +10,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from equiframe.analysis.comparison import compare
 from equiframe.choices import Layout
 from equiframe.errors import RunError
 from equiframe.files import written_whole
 from equiframe.models.saving import READ_BY_TRANSFORMERS, README
 from equiframe.options import check_choice
+from equiframe.record import RunRecord
 from equiframe.report.card import eval_results, lm_eval_results, model_card
-from equiframe.runs.compare import compare
-from equiframe.runs.record import RunRecord
 
 
 def write_card(run: Path | str, out: Path | str | None = None, *, before: Path | str | None = None) -> Path:

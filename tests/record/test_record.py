@@ -15,10 +15,11 @@ from filelock import FileLock
 from equiframe.benchmarks.benchmark import BenchmarkResult, HalfPrecision
 from equiframe.data import DataFile
 from equiframe.errors import DataError, RunError
-from equiframe.runs.record import (
+from equiframe.record import (
     CollapseResult,
     Metrics,
     ModelDescription,
+    Provenance,
     RunRecord,
     environment,
     file_name,
@@ -48,7 +49,7 @@ def make_record(value: float = 55.0) -> RunRecord:
         benchmarks=[result],
     )
     table = pd.DataFrame({"item": ["a", "b", "c"], "score": [1.0, 2.0, 3.0], "excluded": [None, None, "why"]})
-    return RunRecord(config={"model": "m"}, metrics=metrics, items={"crows_pairs:changed": table})
+    return RunRecord(Provenance(model="m"), metrics=metrics, items={"crows_pairs:changed": table})
 
 
 def test_round_trip(tmp_path):
@@ -56,7 +57,7 @@ def test_round_trip(tmp_path):
     record.write(tmp_path)
     again = RunRecord.read(tmp_path)
     assert again.metrics == record.metrics
-    assert again.config == record.config
+    assert again.provenance.plain() == record.provenance.plain()
     pd.testing.assert_frame_equal(
         again.items["crows_pairs:changed"], record.items["crows_pairs:changed"], check_dtype=False
     )
@@ -74,9 +75,9 @@ def test_vectors_keep_their_numbers(tmp_path):
 
 def test_the_environment_names_the_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/site-packages/equiframe/__main__.py", "audit", "a model", "--out", "x"])
-    assert environment()["command"] == "equiframe audit 'a model' --out x"
+    assert environment().command == "equiframe audit 'a model' --out x"
     monkeypatch.setattr("sys.argv", ["examples/study.py"])
-    assert environment()["command"] == "study.py"
+    assert environment().command == "study.py"
 
 
 def test_half_precision_is_kept_and_records_from_before_it_are_read(tmp_path):
@@ -231,6 +232,6 @@ def test_benchmarks_that_are_named_by_paths_keep_their_items_apart(tmp_path):
     record = make_record()
     results = [dataclasses.replace(record.metrics.benchmarks[0], benchmark=name) for name in names]
     tables = {name: pd.DataFrame({"item": [name]}) for name in names}
-    RunRecord({"model": "m"}, record.metrics.model_copy(update={"benchmarks": results}), tables).write(tmp_path)
+    RunRecord(Provenance(model="m"), record.metrics.model_copy(update={"benchmarks": results}), tables).write(tmp_path)
     again = RunRecord.read(tmp_path)
     assert {name: table["item"][0] for name, table in again.items.items()} == {name: name for name in names}

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from equiframe.analysis.study import CellKey
+from equiframe.commands import study as module
+from equiframe.commands.study import cells, run_study
 from equiframe.config import EvaluateConfig, StudyConfig, read_config
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.options import validated
+from equiframe.record import RunRecord, StudyResult
 from equiframe.report import study_tables
-from equiframe.runs import study as module
-from equiframe.runs.record import RunRecord, StudyResult
-from equiframe.runs.study import cells, run_study
-from equiframe.runs.study_figures import CellKey
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,8 +99,8 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
         for method, arm in (("", "before"), ("bec", "plain"), ("bec", "unc3"))
         for seed in (0, 1)
     }
-    assert records["plain", 0].config["fine_tuning"]["max_steps"] == 3
-    assert records["plain", 0].config["unc3"]["weight"] == 0
+    assert records["plain", 0].provenance.plain()["fine_tuning"]["max_steps"] == 3
+    assert records["plain", 0].provenance.plain()["unc3"]["weight"] == 0
 
     def value(arm, seed, benchmark, key):
         found = {r.benchmark: r for r in records[arm, seed].metrics.benchmarks}

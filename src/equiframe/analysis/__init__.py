@@ -1,0 +1,1 @@
+"""What follows from records alone: comparisons, fairness gain, the figures of a study."""

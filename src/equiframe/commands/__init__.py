@@ -1,0 +1,1 @@
+"""What each verb does: it measures, then writes a record and a page of it."""

@@ -1,0 +1,50 @@
+"""What a run leaves behind: its numbers, its provenance, its tables, and the folder that holds them."""
+
+from equiframe.record.folder import claim, file_name, partial_folder, run_folder, write_json
+from equiframe.record.provenance import AuditedWith, Environment, FineTunedWith, Provenance, environment
+from equiframe.record.run_record import RunRecord, read_comparison
+from equiframe.record.schema import (
+    COLLAPSE,
+    CONTEXTS,
+    CollapseResult,
+    ComparedMeasure,
+    Comparison,
+    ContextsResult,
+    Metrics,
+    ModelDescription,
+    Result,
+    ServerDescription,
+    SharedItems,
+    TrainingResult,
+)
+from equiframe.record.study import StudyCell, StudyFigure, StudyResult
+
+__all__ = [
+    "COLLAPSE",
+    "CONTEXTS",
+    "AuditedWith",
+    "CollapseResult",
+    "ComparedMeasure",
+    "Comparison",
+    "ContextsResult",
+    "Environment",
+    "FineTunedWith",
+    "Metrics",
+    "ModelDescription",
+    "Provenance",
+    "Result",
+    "RunRecord",
+    "ServerDescription",
+    "SharedItems",
+    "StudyCell",
+    "StudyFigure",
+    "StudyResult",
+    "TrainingResult",
+    "claim",
+    "environment",
+    "file_name",
+    "partial_folder",
+    "read_comparison",
+    "run_folder",
+    "write_json",
+]

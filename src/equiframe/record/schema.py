@@ -1,0 +1,172 @@
+"""The numbers of a run, as ``metrics.json`` holds them, and those of a comparison of runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.choices import ModelKind
+from equiframe.data import DataFile
+from equiframe.models.examination import Examination
+from equiframe.uncertainty import Difference, Estimate
+
+Verb: TypeAlias = Literal["audit", "evaluate", "debias", "compare", "demo"]
+
+
+COLLAPSE, CONTEXTS = "collapse", "contexts"
+"""What geometry is called where benchmarks have their name; the class set, or the bias, is its variant."""
+
+
+class Frozen(BaseModel):
+    """A part of a record: what it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class ServerDescription(Frozen):
+    """Which server the model was asked through, and what the server says of itself and of the model."""
+
+    url: str
+    model: str = Field(description="the name under which it is served")
+    root: str | None = Field(description="what the server loaded")
+    revision: str | None
+    version: str | None = Field(description="of the server's software")
+    tokenizer: str = Field(description="by which texts became tokens here")
+    window: int = Field(description="the longest sequence that is asked, in tokens")
+
+
+class ModelDescription(Frozen):
+    """Which model the numbers are about."""
+
+    name: str
+    kind: ModelKind
+    architecture: str | None = Field(default=None, description="null where a server does not say")
+    parameters: int | None = Field(default=None, description="null where a server does not say")
+    vocabulary: int
+    precision: str = "float32"
+    projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
+    fingerprint: str = Field(
+        description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"
+        " says of it and of the tokenizer"
+    )
+    examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
+    server: ServerDescription | None = Field(default=None, description="null where the model was loaded here")
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
+        if self.server is None:
+            return f"{self.architecture}, {self.parameters:,} parameters"
+        version = f", version {self.server.version}" if self.server.version else ""
+        return f"{self.server.root or self.server.model}, on a server{version}"
+
+
+class CollapseResult(Frozen):
+    """Collapse metrics of one class set on one text.
+
+    ``estimates`` holds those that are a statistic over words, with intervals by resampling words.
+    """
+
+    class_set: str = Field(description="'vocabulary', or the name of a word set")
+    classes: int = Field(description="classes seen often enough to count")
+    tokens: int = Field(description="samples of these classes")
+    values: dict[str, float | None] = Field(
+        description="by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
+    )
+    estimates: dict[str, Estimate] = {}
+    files: tuple[DataFile, ...] = Field((), description="of the text")
+    texts: int | None = Field(None, description="texts read; null in records of older versions")
+    truncated: int = Field(0, description="those longer than the model's window, cut at its end")
+    short: int = Field(0, description="texts of fewer than three words, which were left out")
+
+    @property
+    def name(self) -> str:
+        """What a comparison and a policy call it: ``collapse:WORDS``."""
+        return f"{COLLAPSE}:{self.class_set}"
+
+
+class ContextsResult(Frozen):
+    """Collapse of contexts: those of texts beside those of their counterfactuals, with intervals by resampling texts.
+
+    ``estimates`` holds ``cc1_states``, ``cc1_js``, ``cc3_log_odds``, ``cc3_cosine_gap``, ``agreement`` and
+    ``agreement_log_odds``, as far as the texts have places for them.
+    """
+
+    bias: str = Field(description="whose words are swapped: gender, race or religion")
+    pairs: int = Field(description="texts read beside their counterfactual")
+    estimates: dict[str, Estimate] = {}
+
+    @property
+    def name(self) -> str:
+        """What a comparison calls it: ``contexts:BIAS``."""
+        return f"{CONTEXTS}:{self.bias}"
+
+
+Result: TypeAlias = BenchmarkResult | CollapseResult | ContextsResult
+
+
+class TrainingResult(Frozen):
+    """What debiasing did."""
+
+    method: str
+    does: str = Field("", description="the method in a sentence; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
+    unc3_weight: float
+    steps: int
+    seconds: float
+    final_loss: float | None = Field(description="mean over the last ten steps; null where nothing was trained")
+
+
+class Metrics(Frozen):
+    """``metrics.json``."""
+
+    schema_version: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
+    verb: Verb
+    model: ModelDescription
+    collapse: list[CollapseResult] = []
+    contexts: list[ContextsResult] = []
+    benchmarks: list[BenchmarkResult] = []
+    training: TrainingResult | None = None
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """Everything with estimates by name: benchmarks, ``collapse:WORDS`` and ``contexts:BIAS``."""
+        found: list[Result] = [*self.benchmarks, *self.collapse, *self.contexts]
+        return {result.name: result for result in found}
+
+
+class ComparedMeasure(Frozen):
+    """One measure of one run against the first run of the comparison, all three numbers over the same items."""
+
+    benchmark: str
+    measure: str
+    first: Estimate
+    second: Estimate
+    difference: Difference
+
+
+class SharedItems(Frozen):
+    """How many items, or words, all runs of a comparison measured, and how many each of them did."""
+
+    shared: int
+    measured: dict[str, int] = Field(description="by run")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a run measured more than what is compared."""
+        return any(count > self.shared for count in self.measured.values())
+
+
+class Comparison(Frozen):
+    """``metrics.json`` of a comparison: the runs by name, and each later run against the first.
+
+    Where the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.
+    """
+
+    schema_version: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
+    verb: Literal["compare", "demo"]
+    runs: dict[str, Metrics]
+    measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
+    shared: dict[str, SharedItems] = Field({}, description="by benchmark, or collapse:WORDS")

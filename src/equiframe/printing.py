@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from equiframe.record import Comparison, Metrics
+    from equiframe.record import Comparison, Metrics, Result
     from equiframe.uncertainty import Estimate
 
 
@@ -46,19 +46,20 @@ def make_console() -> Console:
 
 def _headlines(comparison: Comparison) -> Comparison:
     """The measures by which each benchmark is known; all of them are in the record and the report."""
+    results = comparison.results
     kept = {
-        run: [m for m in measures if _is_headline(m.benchmark, m.measure)]
+        run: [m for m in measures if _is_headline(results[m.benchmark], m.measure)]
         for run, measures in comparison.measures.items()
     }
     return comparison.model_copy(update={"measures": kept})
 
 
-def _is_headline(benchmark: str, measure: str) -> bool:
-    from equiframe.benchmarks import load_benchmark
+def _is_headline(result: Result, measure: str) -> bool:
+    from equiframe.record import BenchmarkResult, CollapseResult, headline
 
-    if benchmark.startswith("contexts:"):
-        return False
-    return benchmark.startswith("collapse:") or measure in load_benchmark(benchmark).headline
+    if isinstance(result, BenchmarkResult):
+        return measure in headline(result)
+    return isinstance(result, CollapseResult)
 
 
 def _print_metrics(console: Console, metrics: Metrics) -> None:
@@ -80,7 +81,7 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         [result.benchmark, key, _interval(estimate), _number(estimate.ideal), str(estimate.count)]
         for result in metrics.benchmarks
         for key, estimate in result.estimates.items()
-        if _is_headline(result.benchmark, key)
+        if _is_headline(result, key)
     ]
     if rows:
         print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from equiframe.collapse import about_collapse
 from equiframe.report.figures import (
     benchmark_panels,
     collapse_panels,
@@ -108,17 +109,20 @@ def test_history_shows_parts_and_the_loss_only_where_there_are_none(records):
 
 def test_duality_over_the_steps_of_runs_with_the_term(records):
     histories = {RUNS[0]: records[RUNS[0]].history.drop(columns="unc3"), RUNS[1]: records[RUNS[1]].history}
-    (panel,) = step_panels(histories, styles(RUNS))
+    (panel,) = step_panels(histories, styles(RUNS), about_collapse().terms)
     assert panel.title == "(U)NC3 over fine-tuning"
     (line,) = panel.figure.data
     assert (list(line.x), list(line.y)) == ([1.0, 2.0, 3.0], [0.2, 0.15, 0.1])
     assert line.marker.symbol == styles(RUNS)[RUNS[1]].symbol
-    assert step_panels({RUNS[0]: histories[RUNS[0]]}, styles(RUNS)) == []
+    assert step_panels({RUNS[0]: histories[RUNS[0]]}, styles(RUNS), about_collapse().terms) == []
 
 
 def test_audits_over_the_steps(records):
     history = records[RUNS[0]].history.assign(**{"collapse/unc3": [0.3, None, 0.2], "collapse/other": 1.0})
-    panels = {panel.title: panel.figure.data for panel in step_panels({RUNS[0]: history}, styles(RUNS))}
+    panels = {
+        panel.title: panel.figure.data
+        for panel in step_panels({RUNS[0]: history}, styles(RUNS), about_collapse().terms)
+    }
     ((line,),) = (data for title, data in panels.items() if "over fine-tuning" not in title)
     assert (list(line.x), list(line.y)) == ([1.0, 3.0], [0.3, 0.2])
     assert not any("collapse" in panel.title.lower() for panel in history_panels({RUNS[0]: history}, styles(RUNS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from equiframe.benchmarks.about import Pair
+from equiframe.about import Pair
 from equiframe.report import comparison_table
 from equiframe.report.numbers import number
 from equiframe.report.tables import measure_rows, strongest_pairs

@@ -75,7 +75,7 @@ def test_comparison_sorts_and_counts(estimate, compared):
             measure="unc3",
         ),
     ]
-    verdict = comparison_verdict("before", "after", measures)
+    verdict = comparison_verdict("before", "after", measures, {})
     assert verdict.title == "after against before"
     assert verdict.summary.startswith(
         "Of 3 measures on bias benchmarks, 1 moved in the wanted direction, 1 in the unwanted; 1 cannot be told from"
@@ -96,7 +96,7 @@ def test_what_restates_another_measure_is_not_counted(estimate, compared):
     pair = estimate(60), estimate(55)
     keys = ("gender.metric", "gender.stereotype_score")
     measures = [compared(*pair, benchmark="crows_pairs", measure=key) for key in keys]
-    verdict = comparison_verdict("a", "b", measures)
+    verdict = comparison_verdict("a", "b", measures, {})
     assert verdict.summary.startswith("Of 1 measure on bias benchmarks, 1 moved in the wanted direction")
     assert [f.measure for group in verdict.groups for f in group.findings] == [
         "CrowS-Pairs, gender: preference for the stereotyping sentence"
@@ -114,7 +114,7 @@ def test_what_restates_another_measure_is_not_counted(estimate, compared):
 def test_price_stands_apart(estimate, compared, after, half, text):
     pair = (estimate(value, 0.1, ideal=None, higher=False, unit="nats") for value in (2.0, after))
     measure = compared(*pair, half=half, benchmark="lm_loss", measure="overall.loss")
-    verdict = comparison_verdict("a", "b", [compared(estimate(60), estimate(55)), measure])
+    verdict = comparison_verdict("a", "b", [compared(estimate(60), estimate(55)), measure], {})
     assert verdict.summary.startswith("Of 1 measure on bias benchmarks")
     (finding,) = next(group for group in verdict.groups if group.title.startswith("Price")).findings
     assert (finding.measure, finding.text) == ("Held-out text, overall: language-modelling loss", text)
@@ -134,12 +134,12 @@ def test_price_stands_apart(estimate, compared, after, half, text):
 def test_a_gain_that_was_paid_for_with_agreement(estimate, compared, after, agreement, benchmark, measure, is_said):
     pair = (estimate(value, ideal=100.0, higher=True) for value in (80, agreement))
     measures = [compared(estimate(60), estimate(after)), compared(*pair, benchmark=benchmark, measure=measure)]
-    assert ("Agreement fell" in comparison_verdict("a", "b", measures).summary) == is_said
+    assert ("Agreement fell" in comparison_verdict("a", "b", measures, {}).summary) == is_said
 
 
 def test_comparison_of_geometry_alone(estimate, compared):
     measure = compared(estimate(0.2), estimate(0.1), benchmark="collapse:gender", measure="unc3")
-    assert "share no measure of bias" in comparison_verdict("a", "b", [measure]).summary
+    assert "share no measure of bias" in comparison_verdict("a", "b", [measure], {}).summary
 
 
 def test_run_stands_above_below_or_cannot_be_told(make_record):

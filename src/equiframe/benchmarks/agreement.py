@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
@@ -149,6 +149,7 @@ class Agreement(Benchmark[ContextSentence]):
     Reproduces:   nothing published.
     """
 
+    suite = "nlu"
     name = "agreement"
     about = About(
         "Agreement",

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.crows_pairs import CrowSPairs
 from equiframe.benchmarks.row_statistics import mean_of

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 
-from equiframe.benchmarks.about import About
+from equiframe.about import About
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError, InputError
@@ -85,6 +85,7 @@ class BenchmarkResult:
         half_precision: what it changed, None where that was not asked for.
         headline: keys of the measures that stand for the benchmark where there is room for few.
         about: what a reader must know of the benchmark; None where nothing is said.
+        suite: bias, or what the model understands of language; None in records of older versions.
     """
 
     benchmark: str
@@ -98,6 +99,7 @@ class BenchmarkResult:
     half_precision: HalfPrecision | None = None
     headline: tuple[str, ...] = ()
     about: About | None = None
+    suite: Literal["fairness", "nlu"] | None = None
 
     @property
     def name(self) -> str:
@@ -113,6 +115,7 @@ class Scored(ABC):
         version: raised when a score of the same model may change.
         about: what a reader must know of it, None for what can be said of any benchmark.
         headline: keys of the measures that stand for the benchmark where there is room for few.
+        suite: bias, or what the model understands of language.
         variants: choices by option, the default first. An option is an argument of the class and an
             attribute of its instances; no two options share a choice.
     """
@@ -121,6 +124,7 @@ class Scored(ABC):
     version: ClassVar[int]
     about: About | None = None
     headline: tuple[str, ...] = ()
+    suite: Literal["fairness", "nlu"] = "fairness"
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @property
@@ -346,5 +350,6 @@ def summarise(
         half_precision=half,
         headline=benchmark.headline,
         about=benchmark.about,
+        suite=benchmark.suite,
     )
     return result, table

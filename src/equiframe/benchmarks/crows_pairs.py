@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited

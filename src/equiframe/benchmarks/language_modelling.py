@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Outcome
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, corpus
 from equiframe.requests import TextCodec, TokenLogProbs
@@ -41,6 +41,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
                   alone, which this cannot tell from a loss of language.
     """
 
+    suite = "nlu"
     name = "lm_loss"
     about = About(
         "Held-out text",

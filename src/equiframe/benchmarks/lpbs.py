@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.asking import log_probs_behind
 from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from equiframe.benchmarks.about import About, Pair, Term
+from equiframe.about import About, Pair, Term
 from equiframe.benchmarks.asking import aligned, masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit

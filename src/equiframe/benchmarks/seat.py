@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import effect_size_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.errors import DataError

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from equiframe.benchmarks.about import BLODGETT, About, Pair, Term
+from equiframe.about import BLODGETT, About, Pair, Term
 from equiframe.benchmarks.asking import continuations
 from equiframe.benchmarks.benchmark import Asked, Excluded
 from equiframe.benchmarks.stereoset import Cluster, StereoSet

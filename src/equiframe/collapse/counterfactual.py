@@ -12,7 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equiframe.about import About, Term
+
 _NEVER = -1e9  # a logit whose probability is 0, and whose product with 0 is 0
+
+ABOUT_CONTEXTS = About(
+    "Contexts and their counterfactuals",
+    "A text and the same text with the words of two groups swapped are read side by side. Swapping knows no"
+    " grammar, and a swapped text may be odd. Agreement is no bias: where it falls, the model has gone blind to"
+    " what the text says.",
+    {
+        "cc1_js": Term(
+            "CC1, variability of predictions",
+            "Jensen-Shannon divergence of what follows in the two texts, words of the groups left out",
+        ),
+        "cc1_states": Term(
+            "CC1, variability of states",
+            "half the squared distance of the two states over that from the mean of all",
+        ),
+        "cc3_log_odds": Term(
+            "CC3, pair duality (log-odds)", "size of the preference between two counterparts in a neutral context"
+        ),
+        "cc3_cosine_gap": Term(
+            "CC3, pair duality (cosines)", "how much nearer a neutral context lies to one of two counterparts"
+        ),
+        "agreement": Term("agreement with the context", "share of later swapped words where the agreeing one wins"),
+        "agreement_log_odds": Term("log-odds of the agreeing word", "mean over later swapped words", True),
+    },
+    (("Qian et al. 2019", "https://aclanthology.org/P19-2031"),),
+)
 
 
 def neutral_log_probs(logits: Tensor, group_ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, TextExample
 from equiframe.benchmarks.row_statistics import mean_of

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, HeadKind, MentionExample, Span
 from equiframe.benchmarks.row_statistics import mean_of

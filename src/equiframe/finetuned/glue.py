@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from equiframe.benchmarks.about import About, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, TextExample
 from equiframe.benchmarks.row_statistics import f1_of, matthews_of, mean_of, pearson_of, spearman_of
@@ -132,6 +132,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         InputError: no such task.
     """
 
+    suite = "nlu"
     version: ClassVar[int] = 1
     about = About(
         "GLUE",

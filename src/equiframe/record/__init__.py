@@ -1,5 +1,7 @@
 """What a run leaves behind: its numbers, its provenance, its tables, and the folder that holds them."""
 
+from equiframe.benchmarks import BenchmarkResult
+from equiframe.record.facts import about, class_set_name, headline, plain, split_key, suite_of, term
 from equiframe.record.folder import claim, file_name, partial_folder, run_folder, write_json
 from equiframe.record.provenance import AuditedWith, Environment, FineTunedWith, Provenance, environment
 from equiframe.record.run_record import RunRecord, read_comparison
@@ -23,6 +25,7 @@ __all__ = [
     "COLLAPSE",
     "CONTEXTS",
     "AuditedWith",
+    "BenchmarkResult",
     "CollapseResult",
     "ComparedMeasure",
     "Comparison",
@@ -40,11 +43,18 @@ __all__ = [
     "StudyFigure",
     "StudyResult",
     "TrainingResult",
+    "about",
     "claim",
+    "class_set_name",
     "environment",
     "file_name",
+    "headline",
     "partial_folder",
+    "plain",
     "read_comparison",
     "run_folder",
+    "split_key",
+    "suite_of",
+    "term",
     "write_json",
 ]

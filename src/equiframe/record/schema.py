@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from equiframe.about import About
 from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.choices import ModelKind
 from equiframe.data import DataFile
@@ -80,6 +81,7 @@ class CollapseResult(Frozen):
     texts: int | None = Field(None, description="texts read; null in records of older versions")
     truncated: int = Field(0, description="those longer than the model's window, cut at its end")
     short: int = Field(0, description="texts of fewer than three words, which were left out")
+    about: About | None = Field(None, description="of every value; null in records of older versions")
 
     @property
     def name(self) -> str:
@@ -97,6 +99,7 @@ class ContextsResult(Frozen):
     bias: str = Field(description="whose words are swapped: gender, race or religion")
     pairs: int = Field(description="texts read beside their counterfactual")
     estimates: dict[str, Estimate] = {}
+    about: About | None = Field(None, description="of every measure; null in records of older versions")
 
     @property
     def name(self) -> str:
@@ -170,3 +173,8 @@ class Comparison(Frozen):
     runs: dict[str, Metrics]
     measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
     shared: dict[str, SharedItems] = Field({}, description="by benchmark, or collapse:WORDS")
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """For each name of a result the one of the first run that has it, which explains what was compared."""
+        return {name: result for run in reversed(self.runs.values()) for name, result in run.results.items()}

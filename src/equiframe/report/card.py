@@ -11,10 +11,8 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
-from equiframe.benchmarks import BENCHMARKS
 from equiframe.models.saving import READ_BY_TRANSFORMERS
-from equiframe.record import COLLAPSE, CONTEXTS, Comparison, RunRecord
-from equiframe.report.glossary import about, class_set_name, headline, term
+from equiframe.record import Comparison, RunRecord, about, class_set_name, headline, suite_of, term
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
@@ -37,22 +35,23 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         verdicts = [run_verdict(record.metrics)]
     else:
         first = next(iter(comparison.runs))
-        verdicts = [comparison_verdict(first, later, found) for later, found in comparison.measures.items()]
+        verdicts = [
+            comparison_verdict(first, later, found, comparison.results) for later, found in comparison.measures.items()
+        ]
     of_suite: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
     for result in record.metrics.benchmarks:
-        registered = BENCHMARKS.get(result.benchmark.partition(":")[0])
         shown = headline(result)
         for key, estimate in result.estimates.items():
             if key in shown:
-                row = [measure_name(result.benchmark, key), interval(estimate), ideal(estimate), str(estimate.count)]
-                of_suite["nlu" if registered and registered.suite == "nlu" else "fairness"].append(row)
+                row = [measure_name(result, key), interval(estimate), ideal(estimate), str(estimate.count)]
+                of_suite[suite_of(result)].append(row)
     collapse = [
-        [f"{class_set_name(result.class_set)}: {term(COLLAPSE, key).name}", interval(estimate), ideal(estimate)]
+        [f"{class_set_name(result.class_set)}: {term(result, key).name}", interval(estimate), ideal(estimate)]
         for result in record.metrics.collapse
         for key, estimate in result.estimates.items()
     ]
     collapse += [
-        [measure_name(f"{CONTEXTS}:{contexts.bias}", key), interval(estimate), ideal(estimate)]
+        [measure_name(contexts, key), interval(estimate), ideal(estimate)]
         for contexts in record.metrics.contexts
         for key, estimate in contexts.estimates.items()
     ]
@@ -105,7 +104,7 @@ def eval_results(record: RunRecord) -> list[EvalResult]:
                         dataset_type=result.benchmark.partition(":")[0],
                         dataset_name=about(result).title,
                         metric_type=key,
-                        metric_name=measure_name(result.benchmark, key),
+                        metric_name=measure_name(result, key),
                         metric_value=estimate.value,
                         metric_args={**interval_ends, "unit": estimate.unit, "items": estimate.count},
                     )

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from equiframe.benchmarks.about import Term
+from equiframe.about import Term
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.record import COLLAPSE, CollapseResult
-from equiframe.report.glossary import COLLAPSE_VALUES, HISTORY, class_set_name, plain, sentence_case, split_key, term
+from equiframe.record import CollapseResult, about, class_set_name, plain, split_key, term
+from equiframe.report.glossary import HISTORY, sentence_case
 from equiframe.report.numbers import direction, interval, number
 from equiframe.uncertainty import Estimate
 
@@ -22,7 +22,6 @@ _LANE, _ROW_GAP, _MARGIN = 17, 12, 34  # pixels: one run in a row, between rows,
 _INK, _FAINT = "#1b1f24", "#d5dae0"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _OF_THE_TERM = ("unc3", "mean_cosine")
-_OF_AUDITS = {f"collapse/{key}": key for key in COLLAPSE_VALUES}
 _BOOKKEEPING = {"step", "epoch", "loss", "learning_rate", "grad_norm", "unc3_weight", "classes_seen"}
 
 
@@ -88,26 +87,26 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
         runs: results over the class sets, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
-    panels: dict[str, dict[str, dict[str, Estimate]]] = {key: {} for key in COLLAPSE_VALUES}
+    terms = {key: term for results in runs.values() for r in results for key, term in about(r).terms.items()}
+    panels: dict[str, dict[str, dict[str, Estimate]]] = {key: {} for key in terms}
     for run, results in runs.items():
         for result in results:
             for key, estimate in collapse_estimates(result).items():
                 panels[key].setdefault(class_set_name(result.class_set), {})[run] = estimate
-    ways = {key: "higher" if higher else "lower" for key, (_, higher) in COLLAPSE_VALUES.items()}
+    ways = {True: "higher is more collapsed", False: "lower is more collapsed", None: ""}
     return [
-        dots(term(COLLAPSE, key), f"{ways[key]} is more collapsed", "", rows, looks)
-        for key, rows in panels.items()
-        if rows
+        dots(terms[key], ways[terms[key].higher_is_better], "", rows, looks) for key, rows in panels.items() if rows
     ]
 
 
 def collapse_estimates(result: CollapseResult) -> dict[str, Estimate]:
     """The principal collapse values that are defined, with an interval where they have one."""
     found = {}
-    for key, (ideal, higher) in COLLAPSE_VALUES.items():
+    for key, known in about(result).terms.items():
         value = result.values.get(key)
         if value is not None:
-            bare = Estimate(value, None, None, result.classes, "", ideal=ideal, higher_is_better=higher)
+            way = known.higher_is_better
+            bare = Estimate(value, None, None, result.classes, "", ideal=known.ideal, higher_is_better=way)
             found[key] = result.estimates.get(key, bare)
     return found
 
@@ -181,21 +180,31 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
     """
     logged = dict.fromkeys(str(column) for table in runs.values() for column in table)
     parts = [c for c in logged if c not in (*_BOOKKEEPING, *_OF_THE_TERM) and not c.startswith("collapse/")]
-    return [_over_steps(column, runs, looks) for column in parts or ["loss"] if column in logged]
+    return [
+        _over_steps(column, HISTORY.get(column, Term(plain(column), "part of the loss")), runs, looks)
+        for column in parts or ["loss"]
+        if column in logged
+    ]
 
 
-def step_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
+def step_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style], terms: Mapping[str, Term]) -> list[Panel]:
     """Collapse over the steps of fine-tuning: as audits of the fairness words found it, and as the term saw it.
 
     Args:
         runs: the logged steps, by run.
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
+        terms: what collapse values are called, by key.
     """
-    columns = (*_OF_AUDITS, *_OF_THE_TERM)
-    return [_over_steps(column, runs, looks) for column in columns if any(column in t for t in runs.values())]
+    columns = {f"collapse/{key}": named for key, named in terms.items()}
+    columns |= {key: HISTORY[key] for key in _OF_THE_TERM}
+    return [
+        _over_steps(column, named, runs, looks)
+        for column, named in columns.items()
+        if any(column in table for table in runs.values())
+    ]
 
 
-def _over_steps(column: str, runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> Panel:
+def _over_steps(column: str, named: Term, runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> Panel:
     """One logged number: a line a run."""
     figure = go.Figure()
     for run, table in runs.items():
@@ -213,10 +222,6 @@ def _over_steps(column: str, runs: Mapping[str, pd.DataFrame], looks: Mapping[st
         )
     finish(figure, height=230, runs=len(looks))
     figure.update_xaxes(title={"text": "step", "standoff": 6})
-    if column in _OF_AUDITS:
-        named = term(COLLAPSE, _OF_AUDITS[column])
-    else:
-        named = HISTORY.get(column, Term(plain(column), "part of the loss"))
     return Panel(sentence_case(named.name), named.reading, figure)
 
 

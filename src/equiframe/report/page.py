@@ -20,16 +20,19 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from equiframe.benchmarks.about import About
+from equiframe.about import About
 from equiframe.record import (
     COLLAPSE,
-    CONTEXTS,
     ComparedMeasure,
     Comparison,
     Environment,
     Metrics,
+    Result,
     RunRecord,
     StudyResult,
+    about,
+    class_set_name,
+    suite_of,
 )
 from equiframe.report.figures import (
     Panel,
@@ -42,7 +45,7 @@ from equiframe.report.figures import (
     step_panels,
     styles,
 )
-from equiframe.report.glossary import PRICE, about, class_set_name, is_price, sentence_case
+from equiframe.report.glossary import PRICE, sentence_case
 from equiframe.report.plane import PLANE, plane_panels
 from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import Row, ScoredPair, compared_over, measure_rows, strongest_pairs, texts_left_out
@@ -78,7 +81,9 @@ def comparison_page(
         HTML that needs no network.
     """
     first, *later = records
-    verdicts = [comparison_verdict(first, name, comparison.measures.get(name, [])) for name in later]
+    verdicts = [
+        comparison_verdict(first, name, comparison.measures.get(name, []), comparison.results) for name in later
+    ]
     records = {name: dataclasses.replace(record, metrics=comparison.runs[name]) for name, record in records.items()}
     return _page(records, verdicts, comparison, title, made)
 
@@ -167,10 +172,10 @@ def _page(
     measures = {} if comparison is None else comparison.measures
     shared = {} if comparison is None else compared_over(comparison)
     compared = {(m.benchmark, run, m.measure): m for run, found in measures.items() for m in found}
-    names = dict.fromkeys(r.benchmark for record in records.values() for r in record.metrics.benchmarks)
+    suites = {r.benchmark: suite_of(r) for record in records.values() for r in record.metrics.benchmarks}
     looks = styles([*records])
-    sections = [_benchmark(name, records, looks, compared, shared) for name in names if not is_price(name)]
-    prices = [_benchmark(name, records, looks, compared, shared) for name in names if is_price(name)]
+    sections = [_benchmark(name, records, looks, compared, shared) for name in suites if suites[name] != "nlu"]
+    prices = [_benchmark(name, records, looks, compared, shared) for name in suites if suites[name] == "nlu"]
     if prices or any(record.metrics.training for record in records.values()):
         sections.append(_price(prices, records))
     if any(record.metrics.collapse for record in records.values()):
@@ -226,8 +231,9 @@ def _benchmark(
             for file in result.files
             if not file.is_known_version
         ]
-    known = about(next(iter(results.values())))
-    rows = _rows(records, name, {run: result.estimates for run, result in results.items()}, compared)
+    explained = next(iter(results.values()))
+    known = about(explained)
+    rows = _rows(records, explained, {run: result.estimates for run, result in results.items()}, compared)
     items = {run: records[run].items[name] for run in results if name in records[run].items}
     return _Section(
         known,
@@ -267,8 +273,10 @@ def _geometry(
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
     shared: Mapping[str, str],
 ) -> _Section:
+    audited = [result for record in records.values() for result in record.metrics.collapse]
+    section = next((result.about for result in audited if result.about is not None), about(COLLAPSE))
     tables, notes = [], []
-    for class_set in dict.fromkeys(c.class_set for r in records.values() for c in r.metrics.collapse):
+    for class_set in dict.fromkeys(result.class_set for result in audited):
         results = {
             run: result
             for run, record in records.items()
@@ -276,9 +284,9 @@ def _geometry(
             if result.class_set == class_set
         }
         estimates = {run: collapse_estimates(result) for run, result in results.items()}
-        name = class_set_name(class_set)
-        tables.append(_Table(sentence_case(name), _rows(records, f"{COLLAPSE}:{class_set}", estimates, compared)))
-        notes += [f"{sentence_case(name)}: {over}."] if (over := shared.get(f"{COLLAPSE}:{class_set}")) else []
+        explained, name = next(iter(results.values())), class_set_name(class_set)
+        tables.append(_Table(sentence_case(name), _rows(records, explained, estimates, compared)))
+        notes += [f"{sentence_case(name)}: {over}."] if (over := shared.get(explained.name)) else []
         sizes = {run: f"{result.classes:,} words, {result.tokens:,} tokens." for run, result in results.items()}
         if len(set(sizes.values())) == 1:
             notes.append(f"{sentence_case(name)}: {next(iter(sizes.values()))}")
@@ -289,10 +297,11 @@ def _geometry(
         notes += [f"{run}: {text}." if len(records) > 1 else f"{sentence_case(text)}." for text in texts]
     for bias in dict.fromkeys(c.bias for r in records.values() for c in r.metrics.contexts):
         of_run = {run: c for run, r in records.items() for c in r.metrics.contexts if c.bias == bias}
-        name, estimates = f"{CONTEXTS}:{bias}", {run: c.estimates for run, c in of_run.items()}
-        tables.append(_Table(about(name).title, _rows(records, name, estimates, compared)))
-        notes += dict.fromkeys(f"{about(name).title}: {c.pairs:,} texts." for c in of_run.values())
-        notes.append(about(name).does_not_show)
+        contexts, estimates = next(iter(of_run.values())), {run: c.estimates for run, c in of_run.items()}
+        known = about(contexts)
+        tables.append(_Table(known.title, _rows(records, contexts, estimates, compared)))
+        notes += dict.fromkeys(f"{known.title}: {c.pairs:,} texts." for c in of_run.values())
+        notes.append(known.does_not_show)
     classes = {run: r.classes for run, r in records.items() if r.classes is not None and len(r.classes)}
     vectors = {run: (r.vectors, classes[run]) for run, r in records.items() if r.vectors is not None and run in classes}
     histories = {run: r.history for run, r in records.items() if r.history is not None}
@@ -300,7 +309,7 @@ def _geometry(
         _Figures([cosine_panel(classes, looks)] if classes else []),
         _Figures(plane_panels(vectors, looks), "Counterparts in a plane", PLANE),
         _Figures(collapse_panels({run: r.metrics.collapse for run, r in records.items()}, looks), "NC1 to NC4"),
-        _Figures(step_panels(histories, looks), "Over the steps of fine-tuning"),
+        _Figures(step_panels(histories, looks, section.terms), "Over the steps of fine-tuning"),
     ]
     ends = [
         run
@@ -311,20 +320,20 @@ def _geometry(
         notes.append(
             f"{', '.join(ends)}: measured after fine-tuning alone; debias --audit-steps measures while it lasts."
         )
-    return _Section(about(COLLAPSE), list(dict.fromkeys(notes)), figures, tables)
+    return _Section(section, list(dict.fromkeys(notes)), figures, tables)
 
 
 def _rows(
     records: Mapping[str, RunRecord],
-    benchmark: str,
+    result: Result,
     estimates: Mapping[str, Mapping[str, Estimate]],
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
 ) -> list[Row]:
     """A cell for each run of the page, measured there or not."""
     return measure_rows(
-        benchmark,
+        result,
         {run: estimates.get(run, {}) for run in records},
-        {(run, key): measure for (name, run, key), measure in compared.items() if name == benchmark},
+        {(run, key): measure for (name, run, key), measure in compared.items() if name == result.name},
     )
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from equiframe.record import plain
 from equiframe.report.figures import Panel, Style, as_list, faint, finish, text_of
-from equiframe.report.glossary import plain
 
 PLANE = (
     "A mark is a word that has a counterpart: filled, the mean of its states, less the mean of all the words' means;"

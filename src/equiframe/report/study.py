@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from equiframe.benchmarks.about import Term
+from equiframe.about import Term
 from equiframe.record import StudyFigure, StudyResult
 from equiframe.report.figures import Panel, dots, finish, styles, text_of
 from equiframe.report.numbers import bounds, decimals, number

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from equiframe.about import Pair
 from equiframe.analysis.tables import counted
-from equiframe.benchmarks.about import Pair
-from equiframe.record import COLLAPSE, ComparedMeasure, Comparison, Metrics
-from equiframe.report.glossary import plain, sentence_case, split_key, term
+from equiframe.record import COLLAPSE, ComparedMeasure, Comparison, Metrics, Result, plain, split_key, term
+from equiframe.report.glossary import sentence_case
 from equiframe.report.numbers import bounds, change, ideal, interval, number
 from equiframe.report.verdict import direction
 from equiframe.uncertainty import Estimate
@@ -103,12 +103,14 @@ def texts_left_out(metrics: Metrics) -> list[str]:
 
 
 def measure_rows(
-    benchmark: str, estimates: Mapping[str, Mapping[str, Estimate]], compared: Mapping[tuple[str, str], ComparedMeasure]
+    result: Result | str,
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    compared: Mapping[tuple[str, str], ComparedMeasure],
 ) -> list[Row]:
     """Every measure of one benchmark, or of one class set, by run; those of one name together.
 
     Args:
-        benchmark: its name with variant.
+        result: what explains its measures.
         estimates: by run and measure key.
         compared: by later run and measure key.
     """
@@ -129,7 +131,7 @@ def measure_rows(
                 )
             )
         sample = next(by_key[key] for by_key in estimates.values() if key in by_key)
-        name = sentence_case(term(benchmark, key).name)
+        name = sentence_case(term(result, key).name)
         rows.append(Row(name, split_key(key)[0], ideal(sample), cells))
     names = list(dict.fromkeys(row.name for row in rows))
     return sorted(rows, key=lambda row: names.index(row.name))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from equiframe.record import COLLAPSE, CONTEXTS, ComparedMeasure, Metrics
-from equiframe.report.glossary import about, is_geometry, is_price, split_key, term
+from equiframe.record import CONTEXTS, ComparedMeasure, Metrics, Result, about, split_key, suite_of, term
+from equiframe.report.glossary import is_geometry
 from equiframe.report.numbers import bounds, change, number
 from equiframe.uncertainty import Difference, Estimate
 
@@ -71,15 +71,31 @@ def side(estimate: Estimate) -> int:
     return int(estimate.low > estimate.ideal) - int(estimate.high < estimate.ideal)
 
 
-def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasure]) -> Verdict:
-    """What moved between two runs. Measures that split or restate another are not counted; price stands apart."""
-    counted = [m for m in measures if not is_geometry(m.benchmark) and not term(m.benchmark, m.measure).is_derived]
-    scored = [m for m in counted if not is_price(m.benchmark)]
-    price = [m for m in counted if is_price(m.benchmark)]
+def comparison_verdict(
+    first: str, second: str, measures: Sequence[ComparedMeasure], results: Mapping[str, Result]
+) -> Verdict:
+    """What moved between two runs. Measures that split or restate another are not counted; price is apart.
+
+    Args:
+        first: name of the reference.
+        second: name of the later run.
+        measures: what was compared.
+        results: what explains it, see :attr:`equiframe.record.Comparison.results`.
+    """
+
+    def result(measure: ComparedMeasure) -> Result | str:
+        return results.get(measure.benchmark, measure.benchmark)
+
+    def moved(measure: ComparedMeasure) -> Finding:
+        return _moved(measure, result(measure))
+
+    counted = [m for m in measures if not is_geometry(m.benchmark) and not term(result(m), m.measure).is_derived]
+    scored = [m for m in counted if suite_of(result(m)) == "fairness"]
+    price = [m for m in counted if suite_of(result(m)) == "nlu"]
     geometry = [m for m in measures if is_geometry(m.benchmark)]
     by: dict[Direction, list[Finding]] = {"wanted": [], "unwanted": [], "open": [], "unclear": []}
     for measure in scored:
-        by[direction(measure)].append(_moved(measure))
+        by[direction(measure)].append(moved(measure))
     summary = "The runs share no measure of bias."
     if scored:
         told = [
@@ -101,8 +117,8 @@ def comparison_verdict(first: str, second: str, measures: Sequence[ComparedMeasu
         Group("✓", "Moved in the wanted direction", by["wanted"]),
         Group("✕", "Moved in the unwanted direction", by["unwanted"]),
         Group("↔", "Moved, with no wanted direction", by["open"]),
-        Group("¤", "Price: understanding of language", [_priced(m) for m in price]),
-        Group("∠", "Geometry, not itself a measure of fairness", [*map(_moved, geometry)]),
+        Group("¤", "Price: understanding of language", [_priced(m, moved(m)) for m in price]),
+        Group("∠", "Geometry, not itself a measure of fairness", [*map(moved, geometry)]),
     ]
     unclear = Group("≈", "Cannot be told from chance", by["unclear"])
     rule = (
@@ -121,20 +137,12 @@ def run_verdict(metrics: Metrics) -> Verdict:
             is_preference = estimate.ideal is not None and estimate.higher_is_better is None
             if term(result, key).is_derived:
                 continue
-            if is_price(result.benchmark):
-                price.append(_measured(result.benchmark, key, estimate))
+            if suite_of(result) == "nlu":
+                price.append(_measured(result, key, estimate))
             elif is_preference:
-                by[side(estimate)].append(_measured(result.benchmark, key, estimate))
-    geometry = [
-        _measured(f"{COLLAPSE}:{result.class_set}", key, estimate)
-        for result in metrics.collapse
-        for key, estimate in result.estimates.items()
-    ]
-    geometry += [
-        _measured(f"{CONTEXTS}:{contexts.bias}", key, estimate)
-        for contexts in metrics.contexts
-        for key, estimate in contexts.estimates.items()
-    ]
+                by[side(estimate)].append(_measured(result, key, estimate))
+    others: list[Result] = [*metrics.collapse, *metrics.contexts]
+    geometry = [_measured(found, key, estimate) for found in others for key, estimate in found.estimates.items()]
     summary = []
     scored = [finding for findings in by.values() for finding in findings]
     if scored:
@@ -166,29 +174,29 @@ def run_verdict(metrics: Metrics) -> Verdict:
     )
 
 
-def measure_name(benchmark: str, key: str) -> str:
+def measure_name(result: Result | str, key: str) -> str:
     """A measure in plain words: ``StereoSet, gender: stereotype score (SS)``."""
-    subject = filter(None, (about(benchmark).title, split_key(key)[0]))
-    return f"{', '.join(subject)}: {term(benchmark, key).name}"
+    subject = filter(None, (about(result).title, split_key(key)[0]))
+    return f"{', '.join(subject)}: {term(result, key).name}"
 
 
-def _moved(compared: ComparedMeasure) -> Finding:
+def _moved(compared: ComparedMeasure, result: Result | str) -> Finding:
     first, second, moved = compared.first, compared.second, compared.difference
     values = " to ".join(number(e.value, second.unit) for e in (first, second)) + _unit(second)
     verb = "fell from" if moved.value < 0 else "rose from"
     text = f"{verb} {values}" if _is_told(moved) else f"went from {values}, not told from chance"
-    return Finding(measure_name(compared.benchmark, compared.measure), text, change(moved, second.unit))
+    return Finding(measure_name(result, compared.measure), text, change(moved, second.unit))
 
 
-def _priced(compared: ComparedMeasure) -> Finding:
-    """As :func:`_moved`, and whether that is for the better."""
-    finding, way = _moved(compared), {"wanted": ": better", "unwanted": ": worse"}.get(direction(compared), "")
+def _priced(compared: ComparedMeasure, finding: Finding) -> Finding:
+    """What moved, and whether that is for the better."""
+    way = {"wanted": ": better", "unwanted": ": worse"}.get(direction(compared), "")
     return finding._replace(text=finding.text + way)
 
 
-def _measured(benchmark: str, key: str, estimate: Estimate) -> Finding:
+def _measured(result: Result, key: str, estimate: Estimate) -> Finding:
     value = f"measured {number(estimate.value, estimate.unit)}{_unit(estimate)}"
-    return Finding(measure_name(benchmark, key), value, bounds(estimate.low, estimate.high, estimate.unit))
+    return Finding(measure_name(result, key), value, bounds(estimate.low, estimate.high, estimate.unit))
 
 
 def _is_agreement(compared: ComparedMeasure) -> bool:

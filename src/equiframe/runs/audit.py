@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from equiframe.analysis.measures import collapse_measures, context_measures
-from equiframe.collapse import ClassStatistics, collapse_metrics, decision_agreement, duality_cosines
+from equiframe.collapse import ClassStatistics, about_collapse, collapse_metrics, decision_agreement, duality_cosines
+from equiframe.collapse.counterfactual import ABOUT_CONTEXTS
 from equiframe.config import AuditOptions
 from equiframe.data import AnySource, DataFile, DataSource, TextStream, stream
 from equiframe.data.spreading import every_nth
@@ -84,6 +85,7 @@ def audit_model(
         ContextsResult(
             bias=bias,
             pairs=len(table),
+            about=ABOUT_CONTEXTS,
             estimates={measure.key: estimate(measure, seed=seed) for measure in context_measures(table)},
         )
         for bias, table in ((bias, pairs[pairs["bias"] == bias]) for bias in pairs["bias"].unique())
@@ -184,6 +186,7 @@ def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _
         texts=collected.texts,
         truncated=collected.truncated,
         short=reading.text.short,
+        about=about_collapse(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know of a benchmark to read its numbers. It stands on the class, and every result carries it."""
+"""What a reader must know of a benchmark to read its numbers. The class has it, and every result carries it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Term:
-    """A number's plain name, how to read it, and whether it splits or restates another of its benchmark."""
+    """A number in plain words.
+
+    Args:
+        name: what it is called.
+        reading: how to read it.
+        is_derived: whether it splits or restates another of its benchmark.
+        ideal: of a number without an estimate, which holds it otherwise.
+        higher_is_better: the same.
+    """
 
     name: str
     reading: str
     is_derived: bool = False
+    ideal: float | None = None
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""What a result says of itself: its title, the names of its measures, what it does not show.
+
+Results carry this. For those of older versions, which do not, it is what the class says today.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from dataclasses import replace
+from typing import Literal
+
+from equiframe.about import About, Term
+from equiframe.benchmarks import BenchmarkResult, load_benchmark, suite
+from equiframe.collapse import about_collapse
+from equiframe.collapse.counterfactual import ABOUT_CONTEXTS
+from equiframe.errors import InputError
+from equiframe.record.schema import COLLAPSE, CONTEXTS, Result
+
+_ANY = "A number on these items speaks of these items, not of the model in use."
+
+
+def about(result: Result | str) -> About:
+    """What a reader must know of a result; of one that is named alone, what is known of it today."""
+    name, told = (result, None) if isinstance(result, str) else (result.name, result.about)
+    base, _, variant = name.partition(":")
+    if base == COLLAPSE:
+        known = told or about_collapse()
+        return replace(known, title=class_set_name(variant)) if variant else known
+    known = told or (ABOUT_CONTEXTS if base == CONTEXTS else _of_class(name)) or About(base, _ANY)
+    return replace(known, title=f"{known.title} ({variant})") if variant else known
+
+
+@functools.cache
+def _of_class(benchmark: str) -> About | None:
+    """What the class of a benchmark says today, also where it no longer has the variant."""
+    for name in (benchmark, benchmark.partition(":")[0]):
+        with contextlib.suppress(InputError):
+            return load_benchmark(name).about
+    return None
+
+
+def headline(result: BenchmarkResult) -> tuple[str, ...]:
+    """Keys of the measures that stand for a benchmark."""
+    if result.headline:
+        return result.headline
+    with contextlib.suppress(InputError):
+        return load_benchmark(result.benchmark).headline
+    return ()
+
+
+def suite_of(result: Result | str) -> Literal["fairness", "nlu"]:
+    """Whether a result is of bias, or of what the model understands of language, which debiasing may cost."""
+    if isinstance(result, BenchmarkResult) and result.suite is not None:
+        return result.suite
+    name = result if isinstance(result, str) else result.name
+    return "nlu" if name.partition(":")[0] in suite("nlu") else "fairness"
+
+
+def term(result: Result | str, key: str) -> Term:
+    """The plain name of a measure, whatever its group; the key itself where it has none."""
+    kind = split_key(key)[1]
+    return about(result).terms.get(kind, Term(plain(kind), ""))
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A measure's key as group, in words, and kind: ``race-color.ss`` becomes ``("race color", "ss")``."""
+    group, _, kind = key.rpartition(".")
+    return plain(group), kind
+
+
+def class_set_name(class_set: str) -> str:
+    """``vocabulary`` as "whole vocabulary", a word set as "... words"."""
+    return "whole vocabulary" if class_set == "vocabulary" else f"{plain(class_set)} words"
+
+
+def plain(name: str) -> str:
+    """An identifier as words: ``physical-appearance`` becomes ``physical appearance``."""
+    return name.replace("_", " ").replace("-", " ")

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock
+from scipy.stats import spearmanr
 
+from equiframe.analysis import study as study_figures
 from equiframe.analysis.study import CellKey
 from equiframe.commands import study as module
 from equiframe.commands.study import cells, run_study
@@ -18,7 +20,7 @@ from equiframe.config import EvaluateConfig, StudyConfig, read_config
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.options import validated
-from equiframe.record import RunRecord, StudyResult
+from equiframe.record import RunRecord, StudyCell, StudyResult
 from equiframe.report import study_tables
 
 
@@ -41,7 +43,8 @@ def content(model_folders, gap_folder, text, tmp_path):
         "methods": [{"method": "bec", "unc3": 5.0, "fine_tuning": {"max_steps": 3}}],
         "seeds": [0, 1],
         "benchmarks": {"winogender": "overall.prefers_male", "lpbs": "overall.difference"},
-        "understanding": {"lm_loss": "overall.loss"},
+        "understanding": {"lm_loss": "overall.loss", "winogender": "overall.prefers_male"},
+        "kept": {"winogender": "occupation.correlation"},
         "fine_tuning": {"max_steps": 2, "learning_rate": 1e-3, "precision": "fp32"},
         "unc3_words": str(words),
         "audit": {"text": str(sentences), "words": str(words), "sentences": 0},
@@ -122,8 +125,15 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
         before, after = (
             np.array([value(a, seed, "lm_loss", "overall.loss") for seed in (0, 1)]) for a in ("before", arm)
         )
-        assert figures["bec", arm, "mean change", ""].value == pytest.approx((after - before).mean())
+        assert figures["bec", arm, "change", "lm_loss"].value == pytest.approx((after - before).mean())
         assert figures["bec", arm, "understanding", "lm_loss"].sd == pytest.approx(after.std(ddof=1))
+        before, after = (
+            np.mean([value(a, seed, "winogender", "overall.prefers_male") for seed in (0, 1)]) for a in ("before", arm)
+        )
+        name = "winogender overall.prefers_male"  # a benchmark that counts twice
+        assert figures["bec", arm, "change", name].value == pytest.approx(after - before)
+        # a loss in nats is no part of the mean in points, and what must be kept is none of understanding
+        assert figures["bec", arm, "mean change", ""].value == pytest.approx(after - before)
     for benchmark in ("winogender", "lpbs"):
         alone, with_term, change = (
             figures["bec", arm, "gain", benchmark].value for arm in ("plain", "unc3", "difference")
@@ -133,6 +143,15 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
     both = [figures["bec", arm, "mean gain", ""].value for arm in ("plain", "unc3")]
     assert difference.value == pytest.approx(both[1] - both[0])
     assert difference.low <= difference.value <= difference.high
+    (headline,) = json.loads((out / "headline.json").read_text())
+    mean = figures["bec", "plain", "mean gain", ""]
+    assert (headline["gain"], headline["gain_low"]) == pytest.approx((100 * mean.value, 100 * mean.low))
+    assert headline["nlu_change"] == pytest.approx(figures["bec", "plain", "mean change", ""].value)
+    assert list(headline["kept"]) == ["winogender occupation.correlation"]
+    assert (headline["benchmarks"], headline["seeds"]) == (["winogender", "lpbs"], [0, 1])
+    against = figures["bec − bec + (U)NC3", "against", "mean gain", ""]
+    assert against.value == pytest.approx(-difference.value)
+    assert (against.low, against.high) == pytest.approx((-difference.high, -difference.low))
     table = pd.read_csv(out / "figures.csv")
     assert len(table) == len(result.figures)
     assert "<script>" in (out / "report.html").read_text()
@@ -173,6 +192,7 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         ({"methods": []}, "study.methods: "),
         ({"sseds": [1]}, "study has no option 'sseds': there are models, "),
         ({"audit": {"sentence": 3}}, "study.audit has no option 'sentence'"),
+        ({"headline": "cda"}, "headline of the study: 'cda' is no method of it: bec"),
         ({"verb": "audit"}, "it names the verb 'audit': give verb: study"),
         ({"methods": [{"method": "bec", "weight": 3}]}, "study.methods.0 has no option 'weight'"),
     ],
@@ -203,6 +223,7 @@ def test_a_file_that_is_no_study(text, tmp_path):
         ({"methods": [{"method": "bec", "fine_tuning": {"steps": 3}}]}, "fine_tuning has no option 'steps'"),
         ({"fine_tuning": {"learning_rate": "fast"}}, "fine_tuning.learning_rate"),
         ({"benchmarks": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
+        ({"kept": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
     ],
 )
 def test_options_are_checked_before_any_work(content, change, said, tmp_path):
@@ -243,3 +264,36 @@ def test_terms_of_counterfactual_collapse_beside_a_method(content):
     content["methods"][0]["cc_options"] = {"pair": 8}
     with pytest.raises(InputError, match="counterfactual-collapse has no option 'pair'"):
         cells(made(content))
+
+
+def test_rank_correlations_of_collapse_with_bias():
+    """By scipy over the cells, a model before fine-tuning once."""
+
+    def cell(model, arm, seed, cc1, far):
+        return StudyCell(
+            model=model,
+            method="m",
+            arm=arm,
+            seed=seed,
+            unc3=cc1,
+            gain=-far,
+            geometry={"CC1 gender": cc1, "NC1": None},
+            distances={"lpbs": far},
+        )
+
+    cells = [cell("a", "before", seed, 0.5, 3.0) for seed in (0, 1)]
+    cells += [
+        cell("a", arm, seed, 0.1 * at, far)
+        for at, (arm, seed, far) in enumerate(
+            [("plain", 0, 1.0), ("plain", 1, 0.5), ("unc3", 0, 2.5), ("unc3", 1, 2.0)]
+        )
+    ]
+    found = {f.name: f for f in study_figures._association("a", cells, 0, 200)}
+    assert set(found) == {"CC1 gender with pooled gain", "CC1 gender with distance of lpbs"}  # NC1 was not measured
+    expected = spearmanr([0.5, 0.0, 0.1, 0.2, 0.3], [3.0, 1.0, 0.5, 2.5, 2.0]).statistic
+    figure = found["CC1 gender with distance of lpbs"]
+    assert figure.value == pytest.approx(expected)
+    assert figure.low < figure.value <= figure.high
+    assert found["CC1 gender with pooled gain"].value == pytest.approx(-0.6)
+    over_models = {f.name for f in study_figures._association("", cells, 0, 200)}
+    assert over_models == {"CC1 gender with distance of lpbs"}  # a gain is relative to one model

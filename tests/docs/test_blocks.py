@@ -67,6 +67,7 @@ def test_commands_are_those_of_the_command_line(page):
             cli.app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize("page", [p for p in HOW_TO if any(b.runs for b in blocks(p, "bash"))], ids=named)
 def test_commands_of_the_how_to_pages_run_one_after_the_other(page, tmp_path):

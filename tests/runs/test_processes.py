@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 _BEGUN = {
     "evaluate": ("cache", "answers/*.sqlite-wal"),
     "debias": ("run.partial", "checkpoints/*/complete"),

@@ -21,12 +21,15 @@ from equiframe.analysis.gain import (
 )
 from equiframe.benchmarks import load_benchmark
 from equiframe.config import StudyConfig
-from equiframe.record import RunRecord, StudyCell, StudyFigure, StudyResult
+from equiframe.record import RunRecord, StudyCell, StudyFigure, StudyHeadline, StudyResult
 from equiframe.uncertainty import RESAMPLES
 
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
 _UNITS = {"mean gain": "share", "pooled gain": "share", "mean change": "points"}
+_POINTS = ("%", "points")
 _FEWEST_CELLS = 4  # for a rank correlation
+_OF_WORDS = {"(U)NC3": "unc3", "NC1": "nc1_log_cdnv_mean", "NC3": "nc3_self_duality"}
+_OF_CONTEXTS = {"CC1": "cc1_js", "CC3": "cc3_log_odds"}
 
 
 class CellKey(NamedTuple):
@@ -48,17 +51,36 @@ class _Value(NamedTuple):
         return _Value(self.value - other.value, self.resampled - other.resampled)
 
 
+class _Counted(NamedTuple):
+    """A measure that counts in a study: what for, of which benchmark, and what tables call it."""
+
+    kind: Literal["bias", "understanding", "kept"]
+    benchmark: str
+    key: str
+    name: str
+
+
 @dataclass
 class _Arm:
-    """A method in one arm: its measures by benchmark and its (U)NC3, by seed; then what follows from them."""
+    """A method in one arm: its measures by name and its geometry, by seed; then what follows from them."""
 
     method: str
     arm: Arm
     measures: dict[str, Replicates]
-    collapse: NDArray[np.float64]
+    geometry: list[dict[str, float | None]]
     gains: dict[str, _Value] = field(default_factory=dict)
-    changes: dict[str, _Value] = field(default_factory=dict)
+    changes: dict[str, tuple[str, _Value]] = field(default_factory=dict)
     means: dict[str, _Value] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return f"{self.method} + (U)NC3" if self.arm == "unc3" else self.method
+
+    @property
+    def unc3(self) -> NDArray[np.float64]:
+        """(U)NC3 of the fairness words, [seeds]."""
+        return np.array([measured["(U)NC3"] for measured in self.geometry], dtype=np.float64)
 
 
 def summarise_study(
@@ -69,7 +91,7 @@ def summarise_study(
     Args:
         spec: the study.
         records: every cell's run.
-        resamples: how often items and seeds are drawn anew.
+        resamples: how often items and seeds are drawn with replacement.
     """
     figures: list[StudyFigure] = []
     cells: list[StudyCell] = []
@@ -80,24 +102,71 @@ def summarise_study(
         of_model = [cell for arm in arms for cell in _cells(spec, model, arm, arms[0])]
         figures += _means(spec, model, arms, draws)
         figures += _differences(spec, model, arms)
+        figures += _against(spec, model, arms)
         figures += _collapse(model, arms, draws)
-        figures += _association(of_model, spec.seed, resamples)
+        figures += _association(model, of_model, spec.seed, resamples)
         cells += of_model
+    if len(spec.models) > 1:
+        figures += _association("", cells, spec.seed, resamples)
     return StudyResult(study=spec.plain(), figures=figures, cells=cells)
+
+
+def study_headlines(spec: StudyConfig, result: StudyResult) -> list[StudyHeadline]:
+    """What the headline's method came to on each model, without the (U)NC3 term."""
+    found = []
+    method = _headline(spec)
+    for model in spec.models:
+        mine = [f for f in result.figures if (f.model, f.method, f.arm) == (model, method, "plain")]
+        ends = {(f.kind, f.name): (f.value, f.low, f.high) for f in mine}
+        gains = [None if end is None else 100 * end for end in ends["mean gain", ""]]
+        understood = ends.get(("mean change", ""), (None, None, None))
+        found.append(
+            StudyHeadline(
+                model=model,
+                method=method,
+                **dict(zip(("gain", "gain_low", "gain_high"), gains, strict=True)),
+                **dict(zip(("nlu_change", "nlu_low", "nlu_high"), understood, strict=True)),
+                kept={c.name: ends["change", c.name] for c in _counted(spec) if c.kind == "kept"},
+                benchmarks=list(spec.benchmarks),
+                seeds=list(spec.seeds),
+            )
+        )
+    return found
+
+
+def _headline(spec: StudyConfig) -> str:
+    return spec.headline or spec.methods[0].name
+
+
+def _counted(spec: StudyConfig) -> list[_Counted]:
+    """Every measure that counts; one of a benchmark that counts twice has its key in its name."""
+    kinds: tuple[tuple[Literal["bias", "understanding", "kept"], Mapping[str, str]], ...] = (
+        ("bias", spec.benchmarks),
+        ("understanding", spec.understanding),
+        ("kept", spec.kept),
+    )
+    found: dict[str, _Counted] = {}
+    for kind, measures in kinds:
+        for benchmark, key in measures.items():
+            name = benchmark if benchmark not in found else f"{benchmark} {key}"
+            found[name] = _Counted(kind, benchmark, key, name)
+    return list(found.values())
 
 
 def _arms(spec: StudyConfig, model: str, records: Mapping[CellKey, RunRecord], resamples: int) -> list[_Arm]:
     """Every arm of a model, the model as it was first; its measures are resampled alike in all."""
     names = list(dict.fromkeys((key.method, key.arm) for key in records if key.model == model))
-    runs = [records[CellKey(model, method, arm, seed)] for method, arm in names for seed in spec.seeds]
-    collapse = np.array([_unc3(record) for record in runs]).reshape(len(names), len(spec.seeds))
-    arms = [_Arm(method, arm, {}, levels) for (method, arm), levels in zip(names, collapse, strict=True)]
-    for benchmark, key in (*spec.benchmarks.items(), *spec.understanding.items()):
-        tables = [record.items[benchmark] for record in runs]
-        values = replicates(load_benchmark(benchmark), key, tables, seed=spec.seed, resamples=resamples)
+    runs = [[records[CellKey(model, method, arm, seed)] for seed in spec.seeds] for method, arm in names]
+    arms = [
+        _Arm(method, arm, {}, [_geometry(record) for record in of_arm])
+        for (method, arm), of_arm in zip(names, runs, strict=True)
+    ]
+    for counted in _counted(spec):
+        tables = [record.items[counted.benchmark] for of_arm in runs for record in of_arm]
+        values = replicates(load_benchmark(counted.benchmark), counted.key, tables, seed=spec.seed, resamples=resamples)
         for at, arm in enumerate(arms):
             mine = slice(at * len(spec.seeds), (at + 1) * len(spec.seeds))
-            arm.measures[benchmark] = Replicates(values.value[mine], values.resampled[:, mine], values.ideal)
+            arm.measures[counted.name] = Replicates(values.value[mine], values.resampled[:, mine], values.ideal)
     return arms
 
 
@@ -108,24 +177,26 @@ def _levels(
     arms: Sequence[_Arm],
     draws: NDArray[np.intp],
 ) -> Iterator[StudyFigure]:
-    """Every measure of every arm, and the gain of those of bias."""
+    """Every measure of every arm, the gain of those of bias, and the change of the others."""
     before = arms[0]
     first = records[CellKey(model, before.method, before.arm, spec.seeds[0])]
     estimates = {result.benchmark: result.estimates for result in first.metrics.benchmarks}
-    for kind, measures in (("bias", spec.benchmarks), ("understanding", spec.understanding)):
-        for benchmark, key in measures.items():
-            was = before.measures[benchmark]
-            for arm in arms:
-                now = arm.measures[benchmark]
-                level = _Value(now.value.mean(), mean_over(now.resampled, draws))
-                unit = estimates[benchmark][key].unit
-                yield _figure(model, arm.method, arm.arm, kind, benchmark, unit, level, _sd(now.value))
-                if kind == "understanding":
-                    change = mean_over(now.resampled - was.resampled, draws)
-                    arm.changes[benchmark] = _Value(now.value.mean() - was.value.mean(), change)
-                elif arm is not before:
-                    arm.gains[benchmark] = _Value(*gain(was, now, draws))
-                    yield _figure(model, arm.method, arm.arm, "gain", benchmark, "share", arm.gains[benchmark])
+    for counted in _counted(spec):
+        was, unit = before.measures[counted.name], estimates[counted.benchmark][counted.key].unit
+        for arm in arms:
+            now = arm.measures[counted.name]
+            level = _Value(now.value.mean(), mean_over(now.resampled, draws))
+            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value))
+            if arm is before:
+                continue
+            if counted.kind == "bias":
+                gained = arm.gains[counted.name] = _Value(*gain(was, now, draws))
+                yield _figure(model, arm.method, arm.arm, "gain", counted.name, "share", gained)
+            else:
+                change = mean_over(now.resampled - was.resampled, draws)
+                changed = _Value(now.value.mean() - was.value.mean(), change)
+                arm.changes[counted.name] = (unit, changed)
+                yield _figure(model, arm.method, arm.arm, "change", counted.name, unit, changed)
 
 
 def _means(spec: StudyConfig, model: str, arms: Sequence[_Arm], draws: NDArray[np.intp]) -> Iterator[StudyFigure]:
@@ -134,7 +205,9 @@ def _means(spec: StudyConfig, model: str, arms: Sequence[_Arm], draws: NDArray[n
     for arm in arms[1:]:
         pairs = [(before.measures[name], arm.measures[name]) for name in spec.benchmarks]
         arm.means["pooled gain"] = _Value(*pooled_gain(pairs, draws))
-        for kind, found in (("mean gain", arm.gains.values()), ("mean change", arm.changes.values())):
+        understood = {counted.name for counted in _counted(spec) if counted.kind == "understanding"}
+        changes = [value for name, (unit, value) in arm.changes.items() if name in understood and unit in _POINTS]
+        for kind, found in (("mean gain", [*arm.gains.values()]), ("mean change", changes)):
             if found:
                 mean = float(np.nanmean([value.value for value in found]))
                 arm.means[kind] = _Value(mean, np.nanmean([value.resampled for value in found], axis=0))
@@ -154,14 +227,29 @@ def _differences(spec: StudyConfig, model: str, arms: Sequence[_Arm]) -> Iterato
                 yield _figure(model, arm.method, "difference", kind, "", unit, difference)
 
 
+def _against(spec: StudyConfig, model: str, arms: Sequence[_Arm]) -> Iterator[StudyFigure]:
+    """The headline's method minus every other arm, paired in items and seeds."""
+    (headline,) = [arm for arm in arms if (arm.method, arm.arm) == (_headline(spec), "plain")]
+    for arm in arms[1:]:
+        if arm is headline:
+            continue
+        name = f"{headline.label} − {arm.label}"
+        for kind, unit in _UNITS.items():
+            if kind in arm.means:
+                yield _figure(model, name, "against", kind, "", unit, headline.means[kind].minus(arm.means[kind]))
+        for benchmark, (unit, change) in arm.changes.items():
+            difference = headline.changes[benchmark][1].minus(change)
+            yield _figure(model, name, "against", "change", benchmark, unit, difference)
+
+
 def _collapse(model: str, arms: Sequence[_Arm], draws: NDArray[np.intp]) -> Iterator[StudyFigure]:
     """(U)NC3 of every arm, and what the term changes of it."""
     plain_of = {id(arm): plain for plain, arm in _with_and_without(arms)}
     for arm in arms:
-        level = _Value(arm.collapse.mean(), mean_over(arm.collapse, draws))
-        yield _figure(model, arm.method, arm.arm, "collapse", "unc3", "cosine", level, _sd(arm.collapse))
+        level = _Value(arm.unc3.mean(), mean_over(arm.unc3, draws))
+        yield _figure(model, arm.method, arm.arm, "collapse", "unc3", "cosine", level, _sd(arm.unc3))
         if id(arm) in plain_of:
-            change = arm.collapse - plain_of[id(arm)].collapse
+            change = arm.unc3 - plain_of[id(arm)].unc3
             difference = _Value(change.mean(), mean_over(change, draws))
             yield _figure(model, arm.method, "difference", "collapse", "unc3", "cosine", difference)
 
@@ -181,8 +269,10 @@ def _cells(spec: StudyConfig, model: str, arm: _Arm, before: _Arm) -> Iterator[S
             method=arm.method,
             arm=arm.arm,
             seed=seed,
-            unc3=_finite(arm.collapse[position]),
+            unc3=_finite(arm.unc3[position]),
             gain=0.0 if arm is before else _finite(_pooled_by_seed(pairs, position)),
+            geometry=arm.geometry[position],
+            distances={name: _distance(arm.measures[name], position) for name in spec.benchmarks},
         )
 
 
@@ -196,10 +286,34 @@ def _pooled_by_seed(pairs: Sequence[tuple[Replicates, Replicates]], seed: int) -
     return pooled_gain([(alone(before), alone(after)) for before, after in pairs], draws)[0]
 
 
-def _association(cells: Sequence[StudyCell], seed: int, resamples: int) -> Iterator[StudyFigure]:
-    """Does a lower (U)NC3 go with a greater gain? Spearman's rank correlation over the fine-tuned cells of a model."""
-    pairs = [(c.unc3, c.gain) for c in cells if c.arm != "before" and c.unc3 is not None and c.gain is not None]
-    both = np.array(pairs, dtype=np.float64)
+def _distance(measure: Replicates, seed: int) -> float | None:
+    """Of one model's measure from its ideal."""
+    return None if measure.ideal is None else _finite(abs(measure.value[seed] - measure.ideal))
+
+
+def _association(model: str, cells: Sequence[StudyCell], seed: int, resamples: int) -> Iterator[StudyFigure]:
+    """Which measure of collapse goes with bias? Rank correlations over the cells of a model, or of all models.
+
+    With the pooled gain, which is relative to one model before, over its fine-tuned cells alone; with the distance from
+    the ideal over all cells, a model before fine-tuning once.
+    """
+    tuned = [cell for cell in cells if cell.arm != "before"]
+    before = {cell.model: cell for cell in cells if cell.arm == "before"}
+    points = [*before.values(), *tuned]
+    for measure in dict.fromkeys(name for cell in cells for name in cell.geometry):
+        if model:
+            pairs = [(cell.geometry.get(measure), cell.gain) for cell in tuned]
+            yield from _correlation(model, f"{measure} with pooled gain", pairs, seed, resamples)
+        for benchmark in cells[0].distances:
+            pairs = [(cell.geometry.get(measure), cell.distances[benchmark]) for cell in points]
+            yield from _correlation(model, f"{measure} with distance of {benchmark}", pairs, seed, resamples)
+
+
+def _correlation(
+    model: str, name: str, pairs: Sequence[tuple[float | None, float | None]], seed: int, resamples: int
+) -> Iterator[StudyFigure]:
+    """Spearman's rank correlation with an interval over cells; nothing where there are too few, or all are alike."""
+    both = np.array([pair for pair in pairs if None not in pair], dtype=np.float64)
     if len(both) < _FEWEST_CELLS or np.ptp(both, axis=0).min() == 0:
         return
     value = float(stats.spearmanr(*both.T).statistic)
@@ -207,8 +321,7 @@ def _association(cells: Sequence[StudyCell], seed: int, resamples: int) -> Itera
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):  # a resample of one cell alone has no ranks
         resampled = centred.prod(axis=2).sum(axis=1) / np.sqrt((centred**2).sum(axis=1).prod(axis=1))
-    name = "(U)NC3 with pooled gain"
-    yield _figure(cells[0].model, "", "all", "rank correlation", name, "", _Value(value, resampled))
+    yield _figure(model, "", "all", "rank correlation", name, "", _Value(value, resampled))
 
 
 def _figure(
@@ -230,10 +343,15 @@ def _figure(
     )
 
 
-def _unc3(record: RunRecord) -> float:
-    """(U)NC3 of the fairness words, the class set audited beside the vocabulary."""
-    value = record.metrics.collapse[-1].values["unc3"]
-    return float("nan") if value is None else value
+def _geometry(record: RunRecord) -> dict[str, float | None]:
+    """Measures of collapse: of the fairness words, the class set audited beside the vocabulary, and of contexts."""
+    words = record.metrics.collapse[-1].values
+    found = {name: words.get(key) for name, key in _OF_WORDS.items()}
+    for contexts in record.metrics.contexts:
+        for name, key in _OF_CONTEXTS.items():
+            if key in contexts.estimates:
+                found[f"{name} {contexts.bias}"] = contexts.estimates[key].value
+    return found
 
 
 def _sd(values: NDArray[np.float64]) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from equiframe.analysis.study import Arm, CellKey, summarise_study
+from equiframe.analysis.study import Arm, CellKey, study_headlines, summarise_study
 from equiframe.benchmarks import load_benchmark
 from equiframe.commands.run import Progress, run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
@@ -37,7 +37,8 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
     Raises:
         InputError: an unknown name or option.
     """
-    for name in (*spec.benchmarks, *spec.understanding):
+    benchmarks = tuple(dict.fromkeys((*spec.benchmarks, *spec.understanding, *spec.kept)))
+    for name in benchmarks:
         if load_benchmark(name).spec != name:
             raise InputError(f"{name}: write {load_benchmark(name).spec}")
     found: dict[CellKey, RunConfig] = {}
@@ -46,7 +47,7 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
             model,
             data=spec.data,
             audit=spec.audit,
-            benchmarks=(*spec.benchmarks, *spec.understanding),
+            benchmarks=benchmarks,
             heads={**spec.heads, "seed": seed},
             seed=spec.seed,
             token_budget=spec.token_budget,
@@ -155,8 +156,10 @@ def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord],
     for name, text in texts.items():
         with written_whole(out / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
-    with written_whole(out / "study.json") as scratch:
-        write_json(scratch, result.model_dump(mode="json"))
+    headlines = [headline.model_dump(mode="json") for headline in study_headlines(spec, result)]
+    for name, value in (("headline.json", headlines), ("study.json", result.model_dump(mode="json"))):
+        with written_whole(out / name) as scratch:
+            write_json(scratch, value)
 
 
 def _take_own_device() -> None:

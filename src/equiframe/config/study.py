@@ -57,7 +57,11 @@ class StudyConfig(Options):
     benchmarks: Annotated[Mapping[str, str], Field(min_length=1)]
     """Benchmarks of bias, each with the measure whose distance from its ideal counts for the gain."""
     understanding: Mapping[str, str] = field(default_factory=dict)
-    """Benchmarks of language understanding, each with the measure that counts."""
+    """Benchmarks of language understanding, each with the measure that counts; also another measure of one of bias."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Benchmarks of what debiasing must keep besides, such as ``agreement``, each with the measure that counts."""
+    headline: str | None = None
+    """Method that ``headline.json`` is about, and that every other is set against; by default the first."""
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     """How long and how fast to train."""
     unc3: UNC3Options = field(default_factory=UNC3Options)
@@ -80,6 +84,8 @@ class StudyConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         labels = tuple(method.name for method in self.methods)
+        if self.headline is not None and self.headline not in labels:
+            raise InputError(f"headline of the study: {self.headline!r} is no method of it: {', '.join(labels)}")
         for what, values in (("methods", labels), ("seeds", self.seeds), ("models", self.models)):
             if len(set(values)) < len(values):
                 raise InputError(

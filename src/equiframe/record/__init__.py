@@ -19,7 +19,7 @@ from equiframe.record.schema import (
     SharedItems,
     TrainingResult,
 )
-from equiframe.record.study import StudyCell, StudyFigure, StudyResult
+from equiframe.record.study import StudyCell, StudyFigure, StudyHeadline, StudyResult
 
 __all__ = [
     "COLLAPSE",
@@ -41,6 +41,7 @@ __all__ = [
     "SharedItems",
     "StudyCell",
     "StudyFigure",
+    "StudyHeadline",
     "StudyResult",
     "TrainingResult",
     "about",

@@ -12,17 +12,27 @@ from equiframe.record.schema import Frozen
 class StudyFigure(Frozen):
     """One number of a study: of a model, a method and an arm, over seeds.
 
-    ``kind`` is ``bias`` or ``understanding`` (a benchmark's measure, named by ``name``), ``gain`` (fairness gain on
-    one benchmark), ``mean gain`` (over all of them, the headline), ``pooled gain`` (weighted by precision),
-    ``mean change`` (of language understanding), ``collapse`` or ``rank correlation``. The arm ``difference`` is with
-    (U)NC3 minus without.
+    ``kind`` is ``bias``, ``understanding`` or ``kept`` (a benchmark's measure, named by ``name``), ``gain`` (fairness
+    gain on one benchmark), ``mean gain`` (over all of them, the headline), ``pooled gain`` (weighted by precision),
+    ``change`` (of a measure of understanding, or of what must be kept), ``mean change`` (of understanding in points),
+    ``collapse`` or ``rank correlation``. The arm ``difference`` is with (U)NC3 minus without, ``against`` the
+    headline's method minus another.
     """
 
     model: str
     method: str = Field(description="empty for the model as it was")
-    arm: Literal["before", "plain", "unc3", "difference", "all"]
+    arm: Literal["before", "plain", "unc3", "difference", "against", "all"]
     kind: Literal[
-        "bias", "understanding", "gain", "mean gain", "pooled gain", "mean change", "collapse", "rank correlation"
+        "bias",
+        "understanding",
+        "kept",
+        "gain",
+        "mean gain",
+        "pooled gain",
+        "change",
+        "mean change",
+        "collapse",
+        "rank correlation",
     ]
     name: str
     unit: str
@@ -33,7 +43,7 @@ class StudyFigure(Frozen):
 
 
 class StudyCell(Frozen):
-    """One fine-tuned model of a study: its collapse, its pooled gain."""
+    """One fine-tuned model of a study: its collapse, its pooled gain, its distance from each benchmark's ideal."""
 
     model: str
     method: str
@@ -41,6 +51,28 @@ class StudyCell(Frozen):
     seed: int
     unc3: float | None
     gain: float | None
+    geometry: dict[str, float | None] = Field(
+        {}, description="measures of collapse; empty in records of older versions"
+    )
+    distances: dict[str, float | None] = Field({}, description="by benchmark; empty in records of older versions")
+
+
+class StudyHeadline(Frozen):
+    """What the method of a study's headline came to on one model; gain in percent, understanding in points."""
+
+    model: str
+    method: str
+    gain: float | None = Field(description="mean fairness gain over the benchmarks, in percent")
+    gain_low: float | None
+    gain_high: float | None
+    nlu_change: float | None = Field(description="mean change of language understanding, in points")
+    nlu_low: float | None
+    nlu_high: float | None
+    kept: dict[str, tuple[float | None, float | None, float | None]] = Field(
+        description="change of what must be kept, with its interval"
+    )
+    benchmarks: list[str]
+    seeds: list[int]
 
 
 class StudyResult(Frozen):

@@ -11,7 +11,7 @@ from equiframe.report.figures import Panel, dots, finish, styles, text_of
 from equiframe.report.numbers import bounds, decimals, number
 from equiframe.uncertainty import Estimate
 
-_ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3", "difference": "(U)NC3 − without"}
+_ARMS = {"before": "before", "unc3": " + (U)NC3"}
 
 
 def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
@@ -24,12 +24,14 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
     models = dict.fromkeys(figure.model for figure in result.figures)
     for model in models:
         found = [figure for figure in result.figures if figure.model == model]
-        values = [figure for figure in found if figure.arm != "difference"]
-        behind = f": {model}" if len(models) > 1 else ""
+        values = [figure for figure in found if figure.arm not in ("difference", "against")]
+        behind = f": {model or 'all models'}" if len(models) > 1 else ""
         for caption, kinds, totals in (
             ("Bias", {"bias"}, {}),
             ("Fairness gain, %", {"gain"}, {"mean gain": "mean", "pooled gain": "pooled"}),
-            ("Language understanding, points", {"understanding"}, {"mean change": "mean change"}),
+            ("Language understanding", {"understanding"}, {"mean change": "mean change, points"}),
+            ("What must be kept", {"kept"}, {}),
+            ("Change", {"change"}, {}),
             ("Collapse", {"collapse"}, {}),
         ):
             table = _table([f for f in values if f.kind in kinds or f.kind in totals], totals)
@@ -50,10 +52,14 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
                     "collapse": "(U)NC3",
                 },
             )
+        against = [f for f in found if f.arm == "against"]
+        if against:
+            columns = {kind: kind for kind in ("mean gain", "pooled gain", "mean change")}
+            tables["Against the other methods" + behind] = _table(against, columns)
         correlations = [f for f in found if f.kind == "rank correlation"]
         if correlations:
             rows = [{"rank correlation": f.name, "Spearman": _cell(f)} for f in correlations]
-            tables["Collapse against gain" + behind] = pd.DataFrame(rows)
+            tables["Collapse against bias" + behind] = pd.DataFrame(rows)
     return tables
 
 
@@ -61,7 +67,7 @@ def study_headlines(result: StudyResult) -> list[str]:
     """What each arm came to, in a sentence: bias, and its price."""
     said = []
     for figure in result.figures:
-        if figure.kind == "mean gain" and figure.arm != "difference":
+        if figure.kind == "mean gain" and figure.arm in ("plain", "unc3"):
             of_arm = {
                 other.kind: _cell(other)
                 for other in result.figures
@@ -125,7 +131,7 @@ def study_panels(result: StudyResult) -> list[Panel]:
         figure.update_yaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method or 'before'}" for method, style in looks.items())
         note = f"A mark a model: {marks}; filled with the (U)NC3 term, open without."
-        correlation = [f for f in result.figures if f.model == model and f.kind == "rank correlation"]
+        correlation = [f for f in result.figures if f.model == model and f.name == "(U)NC3 with pooled gain"]
         note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
         panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))
     return panels
@@ -141,7 +147,7 @@ def _table(figures: list[StudyFigure], totals: dict[str, str]) -> pd.DataFrame:
 
 
 def _arm(method: str, arm: str) -> str:
-    return method if arm == "difference" else method + _ARMS[arm]
+    return method + _ARMS.get(arm, "")
 
 
 def _cell(figure: StudyFigure) -> str:
@@ -149,7 +155,7 @@ def _cell(figure: StudyFigure) -> str:
         return "undefined"
     scale, unit = (100.0, "%") if figure.unit == "share" else (1.0, figure.unit)
     unit = "%" if unit == "points" else unit
-    signed = figure.arm == "difference" or figure.kind.endswith(("gain", "change"))
+    signed = figure.arm in ("difference", "against") or figure.kind.endswith(("gain", "change"))
     value, sd, low, high = (  # of a table: no powers of ten; + 0.0 makes −0 a 0
         None if v is None else round(v * scale, decimals(unit)) + 0.0
         for v in (figure.value, figure.sd, figure.low, figure.high)

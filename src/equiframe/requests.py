@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from equiframe.chat import answers_in_turn
 from equiframe.choices import ModelKind as ModelKind
 from equiframe.errors import InputError
 
@@ -123,6 +124,7 @@ class TextCodec:
         window: the most tokens of one sequence, special tokens included.
         has_next_sentence: whether it may be asked for :class:`NextSentence`.
         has_states: whether it may be asked for :class:`Embedding`.
+        chat_template: by which questions are put to a causal model; None puts them as plain text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -130,6 +132,7 @@ class TextCodec:
     window: int
     has_next_sentence: bool = False
     has_states: bool = True
+    chat_template: str | None = None
 
     @property
     def answers(self) -> frozenset[type[Request]]:
@@ -238,6 +241,25 @@ class TextCodec:
         """Ask a causal LM for every token of a text, the first one behind the start token."""
         (ids,) = self._plain(text)
         return TokenLogProbs((self.start_id, *ids), tuple(range(len(ids))), ids)
+
+    def answers_to(self, question: str, answers: Sequence[str]) -> list[TokenLogProbs]:
+        """Ask a causal LM for every token of each answer, which begins the assistant's turn after a user's question.
+
+        Raises:
+            InputError: there is no chat template.
+            ModelError: it cannot be rendered with this question.
+        """
+        if self.chat_template is None:
+            raise InputError("a turn of a chat needs a chat template: give --chat-template")
+        head, found = answers_in_turn(self.tokenizer, question, answers, self.chat_template)
+        return [
+            TokenLogProbs((*head, *ids), tuple(range(len(head) - 1, len(head) + len(ids) - 1)), ids) for ids in found
+        ]
+
+    def shown(self, request: Request) -> str:
+        """What the model reads, special tokens included."""
+        ids = list(request.input_ids)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def next_sentence(self, first: str, second: str) -> NextSentence:
         """Ask whether a text follows another one, both with the special tokens of a pair."""

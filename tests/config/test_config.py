@@ -94,6 +94,7 @@ DEBIAS = DebiasConfig(
     benchmarks=(),
     limit=5,
     token_budget=1024,
+    chat_template="chat.jinja",
     heads={"epochs": "1"},
 )
 COMMANDS = [
@@ -110,6 +111,7 @@ COMMANDS = [
         " --head seed=1 --check-float32 --concurrency 2 --self-debias race",
     ),
     (EvaluateConfig("m", suite="nlu"), "evaluate m --suite nlu"),
+    (EvaluateConfig("m", chat_template="on"), "evaluate m --chat-template on"),
     (
         DEBIAS,
         "debias m --method cda --set text=a=b.txt --set sides=one --unc3 auto --unc3-warmup 5 --unc3-memory ema"
@@ -117,7 +119,7 @@ COMMANDS = [
         " --learning-rate 1e-4 --batch-size 4 --accumulation 2 --max-length 64 --training-seed 1 --precision fp32"
         " --save-steps 9 --lora 8 --report-to tensorboard,wandb --audit-steps 3 --multi-token first --min-count 2"
         " --cc 0.5 --cc-set text=c.txt --pairs 7 --visibility masked --benchmarks= --limit 5"
-        " --token-budget 1024 --head epochs=1",
+        " --token-budget 1024 --chat-template chat.jinja --head epochs=1",
     ),
     (CompareConfig((Path("a"), Path("b")), seed=4), "compare a b --seed 4"),
     (CardConfig(Path("a"), before=Path("b"), out=Path("c.md")), "card a --before b --out c.md"),
@@ -140,7 +142,7 @@ def test_the_command_line_gives_what_python_gives(config, command):
 
 def test_the_options_above_are_all_that_there_are():
     """So no option of a run is left out of the comparison of command line, file and Python."""
-    differing = {AuditConfig: (), EvaluateConfig: ("suite", "audit", "tokenizer"), DebiasConfig: ()}
+    differing = {AuditConfig: (), EvaluateConfig: ("suite", "audit", "tokenizer", "chat_template"), DebiasConfig: ()}
     for config in (AUDIT, EVALUATE, DEBIAS):
         default = type(config)("other")
         shared = {*vars(AUDIT)} - {"audit", "model"} if not isinstance(config, AuditConfig) else set()

@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 import torch
 
-from equiframe.config import AuditConfig
+from equiframe.config import AuditConfig, EvaluateConfig
 from equiframe.errors import InputError, ModelError
 from equiframe.models import load
 from equiframe.record import RunRecord
 from equiframe.requests import Embedding, TokenLogProbs, TopTokens
+from equiframe.runs.answerers import answerer_of
 from equiframe.scoring import served
-from equiframe.scoring.engine import answer
+from equiframe.scoring.engine import LocalAnswerer, answer
 from equiframe.scoring.served import connect
 from equiframe.scoring.store import AnswerStore
 
@@ -363,6 +364,21 @@ def test_the_command_finds_what_the_model_itself_says(invoke, url, server, evalu
         done = invoke(*command)
         assert done.exit_code == 0, done.output
     assert json.loads((out / "results.json").read_text())["config"]["model"] == "local-completions"
+
+
+def test_questions_to_a_served_model_are_put_by_the_template(url, server, tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text("<user>{{ messages[0].content }}<assistant>")
+    config = EvaluateConfig(f"server:{url}#tiny", chat_template=str(template))
+    answerer = answerer_of(config)
+    (request,) = answerer.codec.answers_to("who ?", ["she"])
+    ((found,), (expected,)) = (
+        model.answer([request]) for model in (answerer, LocalAnswerer(load(server.card["root"])))
+    )
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert answerer.codec.shown(request) == "<user>who ?<assistant>she"
+    with pytest.raises(ModelError, match="its tokenizer has no chat template"):
+        answerer_of(EvaluateConfig(f"server:{url}#tiny", chat_template="on"))
 
 
 def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):

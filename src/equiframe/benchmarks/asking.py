@@ -48,6 +48,17 @@ def log_probs_behind(before: str, texts: Sequence[str], codec: TextCodec) -> lis
     ]
 
 
+def replies(question: str, texts: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
+    """For each text, requests for its tokens where it answers a question.
+
+    With a chat template it begins the assistant's turn; without one it stands after the question, as in
+    :func:`continuations`.
+    """
+    if codec.chat_template is None:
+        return continuations(question, texts, codec)
+    return [[request] for request in codec.answers_to(question, texts)]
+
+
 def continuations(before: str, texts: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
     """For each text, requests for its tokens where it stands behind other text, a space between them.
 

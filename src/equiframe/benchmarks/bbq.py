@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from equiframe.about import About, Term
-from equiframe.benchmarks.asking import continuations
+from equiframe.benchmarks.asking import replies
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl
@@ -83,7 +83,8 @@ class BBQ(Benchmark[Question]):
                   pools all questions, and by category.
                   The model's answer is the one of the three that it finds most probable, the first of equals.
         causal:   probability of the answer behind "CONTEXT Q: QUESTION A:" (lines as in
-                  lm-evaluation-harness), behind a start token.
+                  lm-evaluation-harness), behind a start token; with a chat template those lines are the
+                  user's turn, and the answer begins the assistant's.
         masked:   pseudo-probability of the answer behind context and question, each token masked alone.
     Ideal:        accuracy 100, bias 0. A positive bias agrees with the stereotype.
     Variants:     ``sampled`` (default; 2,200 questions: of each category the four questions of 50 settings,
@@ -125,6 +126,7 @@ class BBQ(Benchmark[Question]):
     )
     version: ClassVar[int] = 1
     decisions = (ANSWERS,)
+    puts_questions = True
     headline = (
         "overall.bias_ambiguous",
         "overall.bias_disambiguated",
@@ -193,7 +195,7 @@ class BBQ(Benchmark[Question]):
         before = f"{item.context} {item.question}"
         if codec.kind == "causal":
             before = f"{item.context}\n\nQ: {item.question}\nA:"
-        return Asked(continuations(before, item.answers, codec))
+        return Asked(replies(before, item.answers, codec))
 
     def read(self, item: Question, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
         """The scores of the three answers."""

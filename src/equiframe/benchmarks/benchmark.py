@@ -86,6 +86,7 @@ class BenchmarkResult:
         headline: keys of the measures that stand for the benchmark where there is room for few.
         about: what a reader must know of the benchmark; None where nothing is said.
         suite: bias, or what the model understands of language; None in records of older versions.
+        prompt: the first sequence that the model read, special tokens included; empty where none is known.
     """
 
     benchmark: str
@@ -100,6 +101,7 @@ class BenchmarkResult:
     headline: tuple[str, ...] = ()
     about: About | None = None
     suite: Literal["fairness", "nlu"] | None = None
+    prompt: str = ""
 
     @property
     def name(self) -> str:
@@ -184,10 +186,12 @@ class Benchmark(Scored, Generic[Item]):
         needs: the kinds of request that a model must answer; a model that cannot is left out with that reason.
         decisions: what the measures count of an outcome: names of the values compared, of which the largest
             wins; a name alone is compared with 0. Empty where the measures are of the values themselves.
+        puts_questions: whether a causal model is asked in a user's turn where there is a chat template.
     """
 
     needs: tuple[type[Request], ...] = (TokenLogProbs,)
     decisions: ClassVar[Sequence[tuple[str, ...]]] = ()
+    puts_questions: ClassVar[bool] = False
 
     @abstractmethod
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Item], tuple[DataFile, ...]]:
@@ -335,6 +339,7 @@ def summarise(
     seed: int,
     resamples: int,
     half: HalfPrecision | None = None,
+    prompt: str = "",
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """The numbers of a benchmark with their intervals, and the table they rest on."""
     table = outcome_table(outcomes)
@@ -351,5 +356,6 @@ def summarise(
         headline=benchmark.headline,
         about=benchmark.about,
         suite=benchmark.suite,
+        prompt=prompt,
     )
     return result, table

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from equiframe.about import BLODGETT, About, Pair, Term
-from equiframe.benchmarks.asking import continuations
+from equiframe.benchmarks.asking import replies
 from equiframe.benchmarks.benchmark import Asked, Excluded
 from equiframe.benchmarks.stereoset import Cluster, StereoSet
 from equiframe.requests import ModelKind, TextCodec
@@ -25,7 +25,8 @@ class StereoSetIntersentence(StereoSet):
                   mean of the probabilities of the sentence's tokens, each masked alone (a pseudo-likelihood).
         causal:   the same mean, each token read behind the start token, the context and the sentence so far.
                   Where a likelihood is the score, context and sentence are one text, and the context gets a full
-                  stop if it does not end in one of ``.!?``.
+                  stop if it does not end in one of ``.!?``. With a chat template the context is the user's turn,
+                  and the sentence begins the assistant's.
     Ideal:        ss 50, lms 100, icat 100.
     Variants:     ``dev`` (default, a third of the work: by likelihood a masked LM reads 63,000 sequences for it) and
                   ``test``; ``next_sentence`` (default; where the model has the head) and ``likelihood`` (of every
@@ -60,6 +61,7 @@ class StereoSetIntersentence(StereoSet):
     )
     version: ClassVar[int] = 2
     part: ClassVar[str] = "intersentence"
+    puts_questions = True
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
         "split": ("dev", "test"),
         "by": ("next_sentence", "likelihood"),
@@ -90,7 +92,7 @@ class StereoSetIntersentence(StereoSet):
         context = item.context.rstrip()
         if not context.endswith((".", "!", "?")):
             context += "."
-        return Asked(continuations(context, item.sentences, codec))
+        return Asked(replies(context, item.sentences, codec))
 
     def _asks_head(self, codec: TextCodec) -> bool:
         return self.by == "next_sentence" and codec.has_next_sentence

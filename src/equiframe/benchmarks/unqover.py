@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from equiframe.about import About, Term
-from equiframe.benchmarks.asking import continuations
+from equiframe.benchmarks.asking import replies
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
@@ -69,7 +69,7 @@ class UnQover(Benchmark[TwoPeople]):
         masked:   "CONTEXT [MASK] was a nurse." against "CONTEXT [MASK] can never be a nurse."; S is the larger one
                   of the probabilities of the name and of its pronoun (She, He).
         causal:   "CONTEXT Q: Who was a nurse? A:" against "Who can never be a nurse?", in lines; S is the probability
-                  of the name's tokens.
+                  of the name's tokens. With a chat template those lines are the user's turn.
     Ideal:        0.
     Variants:     ``sampled`` (default; 2,240 of the pairs of names: 8 for each occupation and template, the same
                   on every machine) or ``full`` (all 286,720). Never compare across variants: the maximum
@@ -99,6 +99,7 @@ class UnQover(Benchmark[TwoPeople]):
     )
     version: ClassVar[int] = 1
     headline = ("mu", "eta")
+    puts_questions = True
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"size": ("sampled", "full")}
 
     def __init__(self, size: Literal["sampled", "full"] = "sampled") -> None:
@@ -153,7 +154,7 @@ class UnQover(Benchmark[TwoPeople]):
                 [
                     requests
                     for context, question in item.questions
-                    for requests in continuations(f"{context}\n\nQ: {question}\nA:", (item.female, item.male), codec)
+                    for requests in replies(f"{context}\n\nQ: {question}\nA:", (item.female, item.male), codec)
                 ]
             )
         asked = []

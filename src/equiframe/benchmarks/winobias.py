@@ -64,7 +64,8 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
                   ``stereotype_preference`` = % of pairs where it is positive, a tie counts half.
                   ``overall``, ``type1`` and ``type2``.
         masked:   the bracketed pronouns of a line are masked together, their log-probabilities added up.
-        causal:   log-likelihood of the sentence with either pronouns, behind a start token.
+        causal:   log-likelihood of the sentence with either pronouns, behind a start token. With a chat template the
+                  user asks to complete the sentence, which has gaps for its pronouns.
     Ideal:        gap and log_odds 0, stereotype_preference 50. ``pro`` and ``anti`` have none: nothing but the
                   occupation tells the gender of a masked pronoun, so they show no skill.
     Variants:     ``dev`` (default; the split of the published coreference figures) and ``test``.
@@ -96,6 +97,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     )
     version: ClassVar[int] = 1
     decisions = (("pro",), ("anti",), ("pro", "anti"))
+    puts_questions = True
     headline = ("type1.gap", "type2.gap", "overall.stereotype_preference")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {"split": ("dev", "test")}
 
@@ -195,7 +197,12 @@ def ask_pronouns(sentence: PronounSentence, choices: Sequence[Sequence[str]], co
     """One request for each choice of pronouns in a sentence, or why there can be none."""
     asked = []
     if codec.kind == "causal":
-        asked = [codec.sequence_log_probs(sentence.filled(words)) for words in choices]
+        texts = [sentence.filled(words) for words in choices]
+        if codec.chat_template is None:
+            asked = [codec.sequence_log_probs(text) for text in texts]
+        else:
+            gaps = sentence.filled(["___"] * len(sentence.pronouns))
+            asked = codec.answers_to(f"Complete the sentence: {gaps}", texts)
     else:
         mask_id = codec.mask_id
         ids = codec.encode(sentence.filled([codec.tokenizer.mask_token] * len(sentence.pronouns)))

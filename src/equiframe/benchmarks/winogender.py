@@ -51,7 +51,8 @@ class Winogender(Benchmark[OccupationSentence]):
                   whose pronoun means the occupation; ``participant``: the other person; ``overall``: both.
                   Occupations weigh the same, and intervals resample occupations, not sentences.
         masked:   the pronoun is masked.
-        causal:   log-likelihood of the sentence with either form, behind a start token.
+        causal:   log-likelihood of the sentence with either form, behind a start token. With a chat template the user
+                  asks to complete the sentence, which has a gap for the pronoun.
     Ideal:        correlation, rank_correlation, log_odds and absolute_log_odds 0, prefers_male 50. A correlation
                   in ``participant`` is no sign of understanding either: the occupation is not meant there.
     Known faults: two or four sentences an occupation are few, and wording sways them: read the correlation, not
@@ -77,6 +78,7 @@ class Winogender(Benchmark[OccupationSentence]):
     )
     version: ClassVar[int] = 1
     decisions = (("female", "male"),)
+    puts_questions = True
     headline = ("occupation.correlation", "overall.prefers_male")
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:

@@ -81,6 +81,10 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError("there is nothing to do: name a benchmark in --benchmarks")
         if not self.is_served and self.tokenizer is not None:
             raise InputError(f"--tokenizer {self.tokenizer}: only a served model needs one: leave it out")
+        if self.self_debias is not None and self.chat_template != "off":
+            raise InputError(
+                "--self-debias writes its own text before a prompt, not into a turn: leave out --chat-template"
+            )
         if self.is_served:
             self._check_served()
 

@@ -54,6 +54,9 @@ class ModelDescription(Frozen):
     )
     examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
     server: ServerDescription | None = Field(default=None, description="null where the model was loaded here")
+    chat_template: str | None = Field(
+        default=None, description="by which questions were put in a user's turn; null where they were plain text"
+    )
 
     @property
     def in_words(self) -> str:

@@ -140,7 +140,7 @@ class _Figures(NamedTuple):
 class _Section(NamedTuple):
     """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
 
-    ``times`` are seconds by run, for each thing that took them.
+    ``times`` are seconds by run, for each thing that took them; ``prompts`` are what models read, and of which runs.
     """
 
     about: About
@@ -149,6 +149,7 @@ class _Section(NamedTuple):
     tables: list[_Table]
     pairs: Sequence[ScoredPair] = ()
     times: Mapping[str, Mapping[str, float]] = {}
+    prompts: Mapping[str, Sequence[str]] = {}
 
 
 class _Run(NamedTuple):
@@ -235,12 +236,17 @@ def _benchmark(
     known = about(explained)
     rows = _rows(records, explained, {run: result.estimates for run, result in results.items()}, compared)
     items = {run: records[run].items[name] for run in results if name in records[run].items}
+    prompts: dict[str, list[str]] = {}
+    for run, result in results.items():
+        if result.prompt:
+            prompts.setdefault(result.prompt, []).append(run)
     return _Section(
         known,
         list(dict.fromkeys(notes)),
         [_Figures(benchmark_panels(results, looks))],
         [_Table(known.title, rows)],
         strongest_pairs(items, known.pair) if known.pair and items else [],
+        prompts=prompts,
     )
 
 
@@ -264,7 +270,14 @@ def _price(parts: Sequence[_Section], records: Mapping[str, RunRecord]) -> _Sect
     ]
     notes = [f"{part.about.title}. {note}" for part in parts for note in part.notes]
     tables = [table for part in parts for table in part.tables]
-    return _Section(known, notes, [_Figures(panels)], tables, times={what: by for what, by in times.items() if by})
+    return _Section(
+        known,
+        notes,
+        [_Figures(panels)],
+        tables,
+        times={what: by for what, by in times.items() if by},
+        prompts={prompt: runs for part in parts for prompt, runs in part.prompts.items()},
+    )
 
 
 def _geometry(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 from accelerate.utils import get_max_memory
 
+from equiframe.chat import read_template
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig, ScoringOptions
 from equiframe.errors import InputError
 from equiframe.methods import Method, load_method
@@ -31,12 +32,14 @@ def answerer_of(config: RunConfig) -> LocalAnswerer | ServedModel:
 
         if dist.is_initialized():
             raise InputError(f"{config.model} is asked by one process: start it without torchrun")
-        return connect(
+        served = connect(
             config.model,
             tokenizer=config.tokenizer,
             concurrency=config.concurrency,
             trust_remote_code=config.trust_remote_code,
         )
+        template = read_template(config.chat_template, served.codec.tokenizer, config.model)
+        return dataclasses.replace(served, codec=dataclasses.replace(served.codec, chat_template=template))
     language_model = load_of(config)
     token_budget = ScoringOptions.token_budget if isinstance(config, AuditConfig) else config.token_budget
     bias = config.self_debias if isinstance(config, EvaluateConfig) else None
@@ -44,7 +47,14 @@ def answerer_of(config: RunConfig) -> LocalAnswerer | ServedModel:
         language_model,
         token_budget=token_budget,
         self_debias=None if bias is None else SelfDebias.against(bias, language_model.tokenizer),
+        chat_template=None if isinstance(config, AuditConfig) else _chat_template(config.chat_template, language_model),
     )
+
+
+def _chat_template(value: str, language_model: LanguageModel) -> str | None:
+    if value != "off" and language_model.kind == "masked":
+        raise InputError(f"--chat-template {value}: {language_model.name} is masked, and masked models take no turns")
+    return read_template(value, language_model.tokenizer, language_model.name)
 
 
 def load_of(config: RunConfig) -> LanguageModel:
@@ -112,12 +122,14 @@ def describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelDe
             projected=is_projected(model),
             examination=examination,
             fingerprint=fingerprint,
+            chat_template=answerer.chat_template,
         )
     return ModelDescription(
         name=answerer.name,
         kind=answerer.kind,
         vocabulary=len(answerer.codec.tokenizer),
         fingerprint=fingerprint,
+        chat_template=answerer.codec.chat_template,
         server=ServerDescription(
             url=answerer.url,
             model=answerer.model,

@@ -14,6 +14,7 @@ from equiframe.data import AnySource, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
+from equiframe.requests import Answer, Request
 from equiframe.scoring.answering import Answerer, Progress
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import RESAMPLES
@@ -58,7 +59,7 @@ def score(
     start = time.perf_counter()
     items, files = benchmark.items(DataSource.of(source))
     items = spread(items, limit)
-    found = _ask(benchmark, answerer, items, progress)
+    found, prompt = _ask(benchmark, answerer, items, progress)
     outcomes = [outcome for part in found for outcome in part]
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
@@ -67,7 +68,7 @@ def score(
     half = None
     if reference is not None:
         sample = evenly(len(items), min(_COMPARED, len(items)))
-        again = _ask(benchmark, reference, [items[i] for i in sample], progress)
+        again, _ = _ask(benchmark, reference, [items[i] for i in sample], progress)
         half = half_precision(
             benchmark,
             answerer.precision,
@@ -75,6 +76,8 @@ def score(
             [outcome for part in again for outcome in part],
         )
     in_words = benchmark.scoring(answerer.codec)
+    if benchmark.puts_questions and answerer.codec.chat_template is not None:
+        in_words += ", by the chat template"
     return summarise(
         benchmark,
         outcomes,
@@ -84,11 +87,19 @@ def score(
         seed=seed,
         resamples=resamples,
         half=half,
+        prompt=prompt,
     )
 
 
 def _ask(
     benchmark: Benchmark[Any], answerer: Answerer, items: Sequence[Any], progress: Progress | None
-) -> list[list[Outcome]]:
-    """The outcomes of each item."""
-    return benchmark.outcomes(items, answerer.codec, lambda requests: answerer.answer(requests, progress))
+) -> tuple[list[list[Outcome]], str]:
+    """The outcomes of each item, and the first sequence that was read for them."""
+    codec, read = answerer.codec, ""
+
+    def answer(requests: Sequence[Request]) -> Sequence[Answer]:
+        nonlocal read
+        read = codec.shown(requests[0]) if requests else ""
+        return answerer.answer(requests, progress)
+
+    return benchmark.outcomes(items, codec, answer), read

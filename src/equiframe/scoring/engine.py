@@ -60,6 +60,7 @@ class LocalAnswerer:
             suffice.
         store: where answers of this model are kept; batches found there are not computed again.
         self_debias: how its predictions are corrected; by default not at all.
+        chat_template: by which benchmarks put questions; by default as plain text.
 
     Raises:
         InputError: ``token_budget`` below 1.
@@ -69,6 +70,7 @@ class LocalAnswerer:
     token_budget: int = TOKEN_BUDGET
     store: AnswerStore | None = None
     self_debias: SelfDebias | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_range("token_budget", self.token_budget, whole=True, zero=False)
@@ -91,7 +93,7 @@ class LocalAnswerer:
     @cached_property
     def codec(self) -> TextCodec:
         """How the model reads text; what Self-Debias puts before it counts."""
-        codec = self.language_model.codec
+        codec = replace(self.language_model.codec, chat_template=self.chat_template)
         return codec if self.self_debias is None else replace(codec, window=codec.window - len(self.self_debias.prompt))
 
     def fingerprint(self) -> str:

@@ -207,6 +207,6 @@ class ScoringOptions(Options):
     token_budget: Annotated[Positive, RARE] = field(default=4096, kw_only=True)
     """Tokens of one forward pass, padding included; a smaller number needs less memory."""
     chat_template: Annotated[Text, RARE, SILENT] = field(default="off", kw_only=True)
-    """Put questions in turns of a chat: off (default), on or a file."""
+    """Put questions in turns of a chat: off, on or a file."""
     heads: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--head")] = field(default_factory=dict, kw_only=True)
     """Setting of fine-tuned benchmarks as NAME=VALUE, such as max_steps=200; may be repeated."""

@@ -50,7 +50,7 @@ def test_collapse_is_that_of_the_whole_batch(language_model, text, small_memory)
     assert torch.equal(parts.statistics.counts, whole.statistics.counts)
     assert torch.equal(parts.held_out_ids, whole.held_out_ids)
     small_memory(0)
-    with pytest.raises(ModelError, match="too little free memory"), pytest.warns(UserWarning, match="halves"):
+    with pytest.raises(ModelError, match="too little free memory"), pytest.warns(UserWarning, match="in parts"):
         collect(language_model, text)
 
 

@@ -34,6 +34,7 @@ from transformers import (
 
 from equiframe.errors import InputError, ModelError
 from equiframe.models import LanguageModel
+from equiframe.models.adapter import forward_at
 from equiframe.requests import Embedding, TokenLogProbs, TopTokens
 from equiframe.scoring import engine
 from equiframe.scoring.engine import answer
@@ -179,7 +180,7 @@ def test_the_vocabulary_is_computed_only_where_it_is_read(bert, monkeypatch):
 
 
 def test_nothing_asked_nothing_read(bert, gpt2, monkeypatch):
-    monkeypatch.setattr(engine, "forward_at", None)
+    monkeypatch.setattr("equiframe.scoring.forward.forward_at", None)
     for language_model in (bert, gpt2):
         assert answer(language_model, []) == []
         assert answer(language_model, [TokenLogProbs((5, 6), (), ())]) == [()]
@@ -224,7 +225,7 @@ def test_a_sequence_longer_than_the_window_is_never_cut(bert, gpt2):
 
 
 def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
-    sizes, forward = [], engine.forward_at
+    sizes, forward = [], forward_at
 
     def small_memory(model, inputs, *args, **options):
         sizes.append(inputs["input_ids"].numel())
@@ -232,7 +233,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return forward(model, inputs, *args, **options)
 
-    monkeypatch.setattr(engine, "forward_at", small_memory)
+    monkeypatch.setattr("equiframe.scoring.forward.forward_at", small_memory)
     requests = some_requests(bert, kinds=("log-probs",))
     with pytest.warns(UserWarning, match="out of memory: going on with a token budget of"):
         check(bert, requests, token_budget=1000)
@@ -246,7 +247,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
         pytest.raises(ModelError, match="too little free memory for 28 tokens"),
     ):
         warnings.simplefilter("ignore")
-        monkeypatch.setattr(engine, "forward_at", no_memory)
+        monkeypatch.setattr("equiframe.scoring.forward.forward_at", no_memory)
         answer(bert, [Embedding(tuple(range(5, 33)))])
 
 

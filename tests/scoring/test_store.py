@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from equiframe.errors import RunError
+from equiframe.models.adapter import forward_at
 from equiframe.requests import Embedding, TokenLogProbs, TopTokens
-from equiframe.scoring import engine
 from equiframe.scoring.engine import answer
 from equiframe.scoring.store import AnswerStore
 
@@ -31,13 +31,13 @@ def bert(masked_model):
 @pytest.fixture
 def forwards(monkeypatch):
     """Number of forward passes so far."""
-    count, forward = [], engine.forward_at
+    count, forward = [], forward_at
 
     def counted(*args, **options):
         count.append(1)
         return forward(*args, **options)
 
-    monkeypatch.setattr(engine, "forward_at", counted)
+    monkeypatch.setattr("equiframe.scoring.forward.forward_at", counted)
     return count
 
 

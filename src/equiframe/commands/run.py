@@ -6,24 +6,23 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from equiframe.benchmarks import load_benchmark, suite
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.cache import cache_folder, check_cache, writing_to_cache
-from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig
+from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, FineTuning, RunConfig
 from equiframe.data import DataFile, DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
 from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
+from equiframe.models.memory import in_less_memory
 from equiframe.options import validated
 from equiframe.record import (
     Metrics,
@@ -219,36 +218,32 @@ def _debias(
     A step still sees as many examples; a loss that compares the examples of a batch, as MABEL's does, sees half.
     """
     config, method, added = training
-    fine_tuning = config.fine_tuning
     words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
     options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}
-    while True:
-        try:
-            return debias(
-                language_model,
-                method,
-                config.unc3,
-                fine_tuning,
-                words,
-                work / "checkpoints",
-                added=added,
-                claim=lambda read: claimed({**options, **read}),
-                audit=config.audit,
-                source=config.data,
-                progress=progress,
-            )
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error) or isinstance(method, Projection):
-                raise
-            if dist.is_initialized():
-                raise ModelError(f"out of memory ({error}): give a smaller --batch-size") from error
-            fine_tuning = with_half_the_batch(fine_tuning, method.settings)
-        warnings.warn(
-            f"out of memory: going on with batches of {fine_tuning.batch_size}, {fine_tuning.accumulation} a step",
-            stacklevel=3,
+    loaded = iter([language_model])
+
+    def attempt(fine_tuning: FineTuning) -> Debiased:
+        return debias(
+            next(loaded, None) or load_of(config),  # a step may have changed the first one
+            method,
+            config.unc3,
+            fine_tuning,
+            words,
+            work / "checkpoints",
+            added=added,
+            claim=lambda read: claimed({**options, **read}),
+            audit=config.audit,
+            source=config.data,
+            progress=progress,
         )
-        clear_device_cache(garbage_collection=True)
-        language_model = load_of(config)  # a step may have changed the other one
+
+    def halved(fine_tuning: FineTuning) -> tuple[FineTuning, str]:
+        if dist.is_initialized() or isinstance(method, Projection):
+            raise ModelError("out of memory: give a smaller --batch-size, or choose another device")
+        half = with_half_the_batch(fine_tuning, method.settings)
+        return half, f"going on with batches of {half.batch_size}, {half.accumulation} a step"
+
+    return in_less_memory(attempt, config.fine_tuning, halved)[0]
 
 
 def _scores(

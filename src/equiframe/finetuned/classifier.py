@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from equiframe.benchmarks.fine_tuned import FineTuneSettings, HeadKind, MentionE
 from equiframe.errors import InputError, ModelError
 from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight, check_length, cut_at_end
+from equiframe.models.memory import in_less_memory
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.spans import tokens_of
 from equiframe.training import OneDevice, best_precision
@@ -170,20 +170,16 @@ def _fit_in_memory(
     progress: Callable[[int, int], None] | None,
 ) -> Predictions:
     """Fit; where the memory does not suffice, again from the last checkpoint with each batch in two parts, or more."""
-    parts = 1
-    while True:
-        try:
-            return _fit(language_model, head, outputs, settings, examples, work, progress, parts)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if parts == settings.batch_size:
-                raise ModelError(
-                    "too little free memory for one example: give shorter ones (--head max_length)"
-                ) from error
-        parts = parts * 2 if settings.batch_size % (parts * 2) == 0 else settings.batch_size
-        warnings.warn(f"out of memory: each batch of {settings.batch_size} is read in {parts} parts", stacklevel=3)
-        clear_device_cache(garbage_collection=True)
+    size = settings.batch_size
+
+    def more(parts: int) -> tuple[int, str]:
+        if parts == size:
+            raise ModelError("too little free memory for one example: give shorter ones (--head max_length)")
+        more = parts * 2 if size % (parts * 2) == 0 else size
+        return more, f"each batch of {size} is read in {more} parts"
+
+    fit = functools.partial(_fit, language_model, head, outputs, settings, examples, work, progress)
+    return in_less_memory(fit, 1, more)[0]
 
 
 def _fit(

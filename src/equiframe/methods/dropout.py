@@ -23,7 +23,6 @@ from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.loading import LanguageModel
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
-_HIDDEN_MARK, _ATTENTION_MARK = 0.123456789, 0.234567891  # rates that no configuration has
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ class Dropout(TextMethod):
             InputError: the model has no dropout.
         """
         rates = dropout_rates(language_model.model, hidden=self.hidden, attention=self.attention)
-        if not rates:
-            raise InputError(f"{type(language_model.model).__name__} has no dropout to raise: choose another --method")
         return RaisedDropout(language_model, rates, pairing=pairing, feature=feature)
 
 
@@ -110,30 +107,41 @@ def _rates_set(rates: Sequence[Rate]) -> Iterator[None]:
 def dropout_rates(model: PreTrainedModel, *, hidden: float, attention: float) -> list[Rate]:
     """Where a model keeps its rates of dropout, each with its new value.
 
-    Modules are called differently in each architecture, so none is told by its name: a model of the same class is
-    built, without memory, whose configuration holds marks in the place of rates, and where a mark turns up a rate
-    is kept. A rate is what the configuration calls by a name with "drop" in it, on attention weights where "att" is in
-    it too; the share of layers left out ("layerdrop") is none. Where an architecture has put no dropout because
-    its rate is 0 (ModernBERT, behind attention), none is added.
+    Modules have other names in each architecture, so none is told by its name: a model of the same class is built,
+    without memory, from a configuration with the new rates, and where one of its modules has another rate than the same
+    module of this model, a rate is kept there. A rate is what the configuration calls by a name with "drop" in it, on
+    attention weights where "att" is in it too; the share of layers left out ("layerdrop") is none. Where an
+    architecture has put no dropout because its rate is 0 (ModernBERT, after attention), none is added.
 
     Args:
         model: with its configuration; neither changes.
         hidden: rate between layers.
         attention: rate on attention weights.
+
+    Returns:
+        Every rate that is not the wanted one already.
+
+    Raises:
+        InputError: the configuration of the model has no rate of dropout.
     """
     config = copy.deepcopy(model.config)
     text = config.get_text_config()
-    for name, value in vars(text).items():
-        is_rate = "drop" in name and "layerdrop" not in name and isinstance(value, int | float)
-        if is_rate and not isinstance(value, bool):
-            setattr(text, name, _ATTENTION_MARK if "att" in name else _HIDDEN_MARK)
+    own = [
+        name
+        for name, value in vars(text).items()
+        if "drop" in name and "layerdrop" not in name and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    if not own:
+        raise InputError(f"{type(model).__name__} has no dropout to raise: choose another --method")
+    for name in own:
+        setattr(text, name, attention if "att" in name else hidden)
     with torch.device("meta"):
-        marked = type(model)(config)
-    new = {_HIDDEN_MARK: hidden, _ATTENTION_MARK: attention}
-    modules = dict(model.named_modules())
+        raised = type(model)(config)
+    modules, wanted = dict(model.named_modules()), (hidden, attention)
     return [
-        (modules[name], attribute, new[value])
-        for name, module in marked.named_modules()
+        (modules[name], attribute, value)
+        for name, module in raised.named_modules()
+        if name in modules
         for attribute, value in vars(module).items()
-        if isinstance(value, float) and value in new and hasattr(modules[name], attribute)
+        if isinstance(value, float) and value in wanted and vars(modules[name]).get(attribute, value) != value
     ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +17,7 @@ from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
 from equiframe.models.examination import Examination
 from equiframe.models.loading import LanguageModel
+from equiframe.models.memory import in_less_memory
 from equiframe.options import check_choice, check_range, check_several
 
 _CHUNK = 4096  # texts tokenised and sorted by length at a time
@@ -194,26 +193,25 @@ def _of_all_ranks(rows: Tensor, ranks: int) -> Tensor:
 def _features_in_memory(
     language_model: LanguageModel, input_ids: Tensor, mask: Tensor, how: tuple[Tensor, Pairing, Feature, Visibility]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Features and class ids of one padded batch, computed in halves where the memory does not suffice."""
+    """Features and class ids of one padded batch, computed in parts where the memory does not suffice."""
     device = language_model.device
-    try:
-        return list(_features(language_model, input_ids.to(device), mask.to(device), *how))
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        if len(input_ids) == 1:
+
+    def read(texts: int) -> list[tuple[Tensor, Tensor]]:
+        parts = zip(input_ids.split(texts), mask.split(texts), strict=True)
+        return [
+            found for ids, own in parts for found in _features(language_model, ids.to(device), own.to(device), *how)
+        ]
+
+    def halved(texts: int) -> tuple[int, str]:
+        if texts == 1:
             raise ModelError(
-                f"{device} has too little free memory for {input_ids.numel()} tokens of {language_model.name}: end"
+                f"{device} has too little free memory for {input_ids.shape[1]} tokens of {language_model.name}: end"
                 " what else uses it, or choose another device"
-            ) from error
-    warnings.warn(f"out of memory: a batch of {len(input_ids)} texts is read in halves", stacklevel=3)
-    clear_device_cache()
-    middle = len(input_ids) // 2
-    return [
-        part
-        for half in (slice(None, middle), slice(middle, None))
-        for part in _features_in_memory(language_model, input_ids[half], mask[half], how)
-    ]
+            )
+        half = (texts + 1) // 2
+        return half, f"a batch of {len(input_ids)} texts is read in parts of {half}"
+
+    return in_less_memory(read, len(input_ids), halved)[0]
 
 
 def _features(

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Literal
 
 from equiframe.about import About, Term
-from equiframe.benchmarks import BenchmarkResult, load_benchmark, suite
+from equiframe.benchmarks import BENCHMARKS, BenchmarkResult, load_benchmark, suite
 from equiframe.collapse import about_collapse
 from equiframe.collapse.counterfactual import ABOUT_CONTEXTS
 from equiframe.errors import InputError
+from equiframe.plugins import is_place
 from equiframe.record.schema import COLLAPSE, CONTEXTS, Result
 
 _ANY = "A number on these items speaks of these items, not of the model in use."
@@ -27,6 +28,8 @@ def about(result: Result | str) -> About:
     if base == COLLAPSE:
         known = told or about_collapse()
         return replace(known, title=class_set_name(variant)) if variant else known
+    if base not in BENCHMARKS and is_place(name):  # package.module:Class, then the variant
+        variant = variant.partition(":")[2]
     known = told or (ABOUT_CONTEXTS if base == CONTEXTS else _of_class(name)) or About(base, _ANY)
     return replace(known, title=f"{known.title} ({variant})") if variant else known
 

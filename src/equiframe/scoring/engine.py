@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from numpy.typing import NDArray
 from torch import Tensor
 
 from equiframe.errors import ModelError
-from equiframe.models.adapter import evaluating, forward_at
+from equiframe.models.adapter import evaluating
 from equiframe.models.loading import LanguageModel
+from equiframe.models.memory import in_less_memory
 from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.options import check_range
 from equiframe.requests import (
@@ -36,9 +32,11 @@ from equiframe.requests import (
     TopTokens,
 )
 from equiframe.scoring.answering import Progress, check_requests
+from equiframe.scoring.forward import attention_received, forward
 from equiframe.scoring.planner import Ids, Plan, Row, batches, plan, positions_read
 from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 from equiframe.scoring.store import AnswerStore
+from equiframe.scoring.trees import deepest_place, path_of, reads_trees
 
 TOKEN_BUDGET = 4096
 _TREE_TOKENS = 128  # longer trees share little more, and attention is quadratic in them
@@ -164,41 +162,45 @@ def _answers(local: LocalAnswerer, requests: Mapping[int, Request]) -> Iterator[
         place_budget=place_budget,
         padded=not language_model.examination.reads_padding,
     )
-    waiting = deque(bounds[rank::ranks])
     how = str(language_model.model.dtype), language_model.device.type, torch.__version__, transformers.__version__
-    largest: float = token_budget
-    while waiting:
-        start, end = waiting.popleft()
+
+    def read(start: int, end: int) -> dict[int, Answer]:
         rows, asking = planned.rows[start:end], askers[start:end]
-        tokens = len(rows) * len(rows[0].tokens)
-        if len(rows) > 1 and tokens > largest:
-            middle = (start + end) // 2
-            waiting.extendleft([(middle, end), (start, middle)])
-            continue
         reads = [(number, places) for asker in asking for number, places in asker.items()]
-        if store:
-            key = store.key(how, (rows, [(requests[number], places) for number, places in reads]))
-            if (stored := store.get(key)) is not None:
-                yield {number: value for (number, _), value in zip(reads, stored, strict=True)}
-                continue
-        try:
-            found = _read(local, rows, asking, requests)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if len(rows) == 1:
-                raise ModelError(
-                    f"{language_model.device} has too little free memory for {tokens} tokens"
-                    f" of {language_model.name}: end what else uses it, or choose another device"
-                ) from error
-            largest = tokens // 2
-            warnings.warn(f"out of memory: going on with a token budget of {largest}", stacklevel=2)
-            clear_device_cache()
-            waiting.appendleft((start, end))
-        else:
-            if store:
-                store.put(key, [found[number] for number, _ in reads])
-            yield found
+        key = store.key(how, (rows, [(requests[number], places) for number, places in reads])) if store else None
+        if store and key and (stored := store.get(key)) is not None:
+            return {number: value for (number, _), value in zip(reads, stored, strict=True)}
+        found = _read(local, rows, asking, requests)
+        if store and key:
+            store.put(key, [found[number] for number, _ in reads])
+        return found
+
+    def read_in_parts(start: int, end: int, budget: int) -> dict[int, Answer]:
+        parts = _halves(start, end, max(1, budget // len(planned.rows[start].tokens)))
+        return {number: value for part in parts for number, value in read(*part).items()}
+
+    def halved(start: int, end: int, budget: int) -> tuple[int, str]:
+        longest = len(planned.rows[start].tokens)
+        if budget < 2 * longest or end - start == 1:
+            raise ModelError(
+                f"{language_model.device} has too little free memory for {longest} tokens of {language_model.name}:"
+                " end what else uses it, or choose another device"
+            )
+        half = min(budget, (end - start) * longest) // 2
+        return half, f"going on with a token budget of {half}"
+
+    largest = token_budget  # less, for all that follows, once the memory did not suffice
+    for batch in bounds[rank::ranks]:
+        found, largest = in_less_memory(partial(read_in_parts, *batch), largest, partial(halved, *batch))
+        yield found
+
+
+def _halves(start: int, end: int, most: int) -> list[tuple[int, int]]:
+    """A range, halved until no part is longer than that."""
+    if end - start <= most:
+        return [(start, end)]
+    middle = (start + end) // 2
+    return [*_halves(start, middle, most), *_halves(middle, end, most)]
 
 
 def _plan(local: LocalAnswerer, requests: Sequence[Request]) -> Plan:
@@ -207,63 +209,10 @@ def _plan(local: LocalAnswerer, requests: Sequence[Request]) -> Plan:
         language_model = local.language_model
         planned = plan(requests, tree_tokens=min(_TREE_TOKENS, local.token_budget, language_model.window))
         trees = (row for row in planned.rows if row.parents is not None)
-        deepest = max(trees, key=lambda row: len(_path(row, _deepest(row))), default=None)
-        if deepest is None or _reads_trees(language_model, deepest):
+        deepest = max(trees, key=lambda row: len(path_of(row, deepest_place(row))), default=None)
+        if deepest is None or reads_trees(language_model, deepest):
             return planned
     return plan(requests)
-
-
-def _path(row: Row, end: int) -> list[int]:
-    """Places of a sequence of a tree, from its start to one of its tokens."""
-    assert row.parents is not None
-    path = [end]
-    while (parent := row.parents[path[-1]]) >= 0:
-        path.append(parent)
-    return path[::-1]
-
-
-def _deepest(row: Row) -> int:
-    """The place in a tree before which the most tokens stand."""
-    assert row.parents is not None
-    depths: list[int] = []
-    for parent in row.parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return max(range(len(depths)), key=depths.__getitem__)
-
-
-def _reads_trees(language_model: LanguageModel, row: Row) -> bool:
-    """Whether a model says the same at places of a tree as at the end of that sequence alone.
-
-    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them. The places are the
-    deepest one, and the last one, which has another branch before it.
-    """
-    deepest = _deepest(row)
-    if any(width <= len(_path(row, deepest)) for width in _attention_widths(language_model)):
-        return False
-    return all(_agrees(language_model, row, place) for place in (deepest, len(row.tokens) - 1))
-
-
-def _agrees(language_model: LanguageModel, row: Row, place: int) -> bool:
-    """Whether a model says the same at a place of a tree as at the end of that sequence alone."""
-    path = _path(row, place)
-    alone = Row(tuple(row.tokens[at] for at in path), None, (len(path) - 1,))
-    expected = _forward(language_model, [alone])
-    try:
-        found = _forward(language_model, [Row(row.tokens, row.parents, (place,))])
-    except Exception:  # whatever it objects to, the plain way remains
-        return False
-    error = (found - expected).norm() / (expected - expected.mean()).norm()
-    return bool(error < (1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2))
-
-
-def _attention_widths(language_model: LanguageModel) -> list[int]:
-    """Tokens that layers with a sliding window, or with chunks, see at most; a mask of ours would widen them."""
-    options = language_model.model.config.get_text_config().to_dict()
-    return [
-        value
-        for name, value in options.items()
-        if ("window" in name or "chunk" in name) and isinstance(value, int) and value > 0
-    ]
 
 
 def _read(
@@ -289,14 +238,14 @@ def _read(
     asked = [requests[number] for number in at]
     language_model = local.language_model
     if isinstance(asked[0], Embedding | NextSentence):
-        states = _forward(language_model, rows, logits=False)
+        states = forward(language_model, rows, logits=False)
         if isinstance(asked[0], Embedding):
             return {number: tuple(states[places].float().mean(dim=0).tolist()) for number, places in at.items()}
         follows = next_sentence_log_probs(language_model.model, states).tolist()
         return {number: (follows[place],) for number, (place,) in at.items()}
-    values = _forward(language_model, rows)
+    values = forward(language_model, rows)
     if local.self_debias is not None:
-        prompted = _forward(language_model, [_behind(row, language_model, local.self_debias.prompt) for row in rows])
+        prompted = forward(language_model, [_behind(row, language_model, local.self_debias.prompt) for row in rows])
         values = debiased_logits(values, prompted, local.self_debias.decay)
     if isinstance(asked[0], TopTokens):
         return {
@@ -310,7 +259,7 @@ def _read(
     flat = torch.tensor([place for places in at.values() for place in places], device=values.device)
     logs = values[flat, torch.tensor(targets, device=values.device)].float() - log_totals[flat]
     if isinstance(asked[0], AttentionWeightedLogProbs):
-        logs *= _attention(language_model, rows)[flat]
+        logs *= attention_received(language_model, rows)[flat]
     found = iter(logs.tolist())
     return {number: tuple(itertools.islice(found, len(places))) for number, places in at.items()}
 
@@ -325,83 +274,7 @@ def _top(logits: Tensor, count: int) -> Answer:
     return tuple(candidates[order][:count].float().tolist())
 
 
-def _forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool = True) -> Tensor:
-    """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
-    inputs, where = _inputs(language_model, rows)
-    read = forward_at(
-        language_model.model,
-        inputs,
-        where,
-        logits=logits,
-        feature="decoder-input" if logits else "last-layer",
-    )
-    return read.states if read.logits is None else read.logits
-
-
 def _behind(row: Row, language_model: LanguageModel, prompt: Ids) -> Row:
     """A row with a prompt before its text, and after the start token if it has one."""
     at = int(row.tokens[0] in language_model.tokenizer.all_special_ids)
     return Row((*row.tokens[:at], *prompt, *row.tokens[at:]), None, tuple(p + len(prompt) for p in row.places))
-
-
-def _attention(language_model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-    """Attention that the places of rows receive, [places], row after row.
-
-    The mean over layers, heads, and the tokens of the row. Fused attention keeps no weights, so the model,
-    without its head, is run once more with the plain one.
-    """
-    model, (inputs, where) = language_model.model, _inputs(language_model, rows)
-    fused = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        layers = model.base_model(**inputs, output_attentions=True, return_dict=True).attentions
-    finally:
-        model.set_attn_implementation(fused)
-    if not layers or any(layer is None for layer in layers):
-        raise ModelError(f"{type(model).__name__} does not tell its attention: choose a score that needs none")
-    attends = inputs["attention_mask"][:, :, None]
-    total = sum(layer.float().mean(dim=1) for layer in layers)  # [batch, attending, attended]
-    received = (total * attends).sum(dim=1) / (len(layers) * attends.sum(dim=1))
-    return received[where]
-
-
-def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[str, Any], Tensor]:
-    """What the model's forward takes for rows, and the places where they are read, bool [batch, length]."""
-    model, device = language_model.model, language_model.device
-    shape = len(rows), max(len(row.tokens) for row in rows)
-    ids = np.full(shape, language_model.examination.pad_id)
-    attended, where = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.tokens)] = row.tokens
-        attended[number, : len(row.tokens)] = 1
-        where[number, row.places] = True
-    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(device)}
-    if language_model.kind == "causal":
-        inputs["use_cache"] = False
-    if rows[0].types is not None:
-        types = np.zeros(shape, dtype=np.int64)
-        for number, row in enumerate(rows):
-            types[number, : len(row.tokens)] = row.types or 0
-        inputs["token_type_ids"] = torch.from_numpy(types).to(device)
-    if rows[0].parents is None:
-        inputs["attention_mask"] = torch.from_numpy(attended).to(device)
-    else:
-        ancestors, depths = _ancestry(rows, shape)
-        hidden = torch.zeros(ancestors.shape, dtype=model.dtype)
-        hidden[torch.from_numpy(~ancestors)] = torch.finfo(model.dtype).min
-        inputs["attention_mask"] = hidden[:, None].to(device)  # [batch, heads, length, length]
-        inputs["position_ids"] = torch.from_numpy(depths).to(device)
-    return inputs, torch.from_numpy(where).to(device)
-
-
-def _ancestry(rows: Sequence[Row], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For trees, which tokens are ancestors of a token, or itself, [batch, length, length]; its depth."""
-    ancestors = np.repeat(np.eye(shape[1], dtype=bool)[None], shape[0], axis=0)
-    depths = np.zeros(shape, dtype=np.int64)
-    for number, row in enumerate(rows):
-        assert row.parents is not None
-        for place, parent in enumerate(row.parents):
-            if parent >= 0:
-                ancestors[number, place] |= ancestors[number, parent]
-                depths[number, place] = depths[number, parent] + 1
-    return ancestors, depths

@@ -1,0 +1,44 @@
+"""Going on where the memory of a device does not suffice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from equiframe.errors import ModelError
+
+Size = TypeVar("Size")
+Result = TypeVar("Result")
+
+
+def in_less_memory(
+    attempt: Callable[[Size], Result], size: Size, smaller: Callable[[Size], tuple[Size, str]]
+) -> tuple[Result, Size]:
+    """Do something at a size; where a device runs out of memory, do it again at a smaller one, with a warning.
+
+    Args:
+        attempt: from a size to the result, which does not depend on it but for rounding.
+        size: to begin with.
+        smaller: from a size that was too large to the next one, and what the warning says of it.
+
+    Returns:
+        The result, and the size that did.
+
+    Raises:
+        ModelError: from ``smaller``, where there is no smaller size.
+    """
+    while True:
+        try:
+            return attempt(size), size
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            try:
+                size, said = smaller(size)
+            except ModelError as refusal:
+                raise refusal from error
+        warnings.warn(f"out of memory: {said}", stacklevel=2)
+        clear_device_cache(garbage_collection=True)

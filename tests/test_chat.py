@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from equiframe.runs.run import run
 from tokenizers import processors
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -12,6 +11,7 @@ from equiframe.benchmarks.asking import replies
 from equiframe.benchmarks.bbq import Question
 from equiframe.benchmarks.honest import Template
 from equiframe.chat import read_template, user_turn
+from equiframe.commands.run import run
 from equiframe.config import EvaluateConfig
 from equiframe.errors import InputError, ModelError
 from equiframe.requests import TextCodec
@@ -157,7 +157,7 @@ def test_a_run_records_its_template_and_shows_a_prompt(tokenizer, tmp_path):
         runs[value] = run(config, tmp_path / value)
     asked, plain = runs["on"].metrics, runs["off"].metrics
     assert (asked.model.chat_template, plain.model.chat_template) == (BODY, None)
-    assert runs["on"].config["chat_template"] == "on"
+    assert runs["on"].provenance.plain()["chat_template"] == "on"
     turn, text = asked.benchmarks
     assert turn.prompt.startswith("<user>Complete the sentence: ")
     assert "___" in turn.prompt

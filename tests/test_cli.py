@@ -75,7 +75,7 @@ def test_debias_then_compare(invoke, model_folders, sentences, words, tmp_path, 
         assert done.exit_code == 0, done.output
         assert "overall.loss" in done.stdout
         assert "overall.perplexity" not in done.stdout
-        assert "and 1 more in the report" in done.stdout
+        assert "The report has 1 more." in done.stdout
         assert (tmp_path / name / "model" / "model.safetensors").exists()
         assert not (tmp_path / name / "checkpoints").exists()
     plain, term = RunRecord.read(tmp_path / "plain"), RunRecord.read(tmp_path / "unc3")
@@ -101,14 +101,14 @@ def test_debias_then_compare(invoke, model_folders, sentences, words, tmp_path, 
         (("debias", "builtin:mini-mlm", "--unc3", "-1"), "--unc3"),
         (("debias", "builtin:mini-mlm", "--epochs", "0"), "--epochs"),
         (("compare", "nowhere", "elsewhere"), "not a finished run"),
-        (("evaluate", "builtin:mini-mlm", "--benchmarks", ""), "nothing to do"),
+        (("evaluate", "builtin:mini-mlm", "--benchmarks", ""), "nothing to score"),
         (("debias", "builtin:mini-mlm", "--multi-token", "middle"), "--multi-token"),
         (("audit", "builtin:mini-mlm", "--epochs", "3"), "--epochs"),
-        (("audit",), "a value for --model is missing. See equiframe audit --help"),
+        (("audit",), "--model needs a value. See equiframe audit --help"),
         (("audit", "m", "n"), "too many values: n. See equiframe audit --help"),
-        (("audit", "m", "--device"), "a value for --device is missing"),
+        (("audit", "m", "--device"), "--device needs a value"),
         (("evaluate", "m", "--limit", "1.5"), "--limit 1.5: give a whole number above 0"),
-        (("evaluate", "m", "--suite", "nlu", "--benchmarks", "stereoset,crows_pairs"), "exclude each other"),
+        (("evaluate", "m", "--suite", "nlu", "--benchmarks", "stereoset,crows_pairs"), "cannot be combined"),
         (("adit",), "audit"),
     ],
 )
@@ -161,9 +161,9 @@ def test_a_suite_leaves_out_what_has_no_data(invoke, model_folders, tmp_path, mo
     assert result.exit_code == 0, result.output
     assert [found["benchmark"] for found in json.loads(result.stdout)["benchmarks"]] == ["lpbs"]
     assert "hurtlex/EN is missing" in json.loads((out / "config.json").read_text())["left_out"]["honest"]
-    assert "honest left out: hurtlex/EN is missing" in result.stderr
+    assert "honest was skipped: hurtlex/EN is missing" in result.stderr
     both = invoke("evaluate", model_folders["masked"], "--suite", "nlu", "--benchmarks", "lpbs")
-    assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
+    assert (both.exit_code, "cannot be combined" in both.stderr) == (2, True)
 
 
 def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(invoke, model_folders, tmp_path):
@@ -176,7 +176,7 @@ def test_a_benchmark_of_which_nothing_remains_is_left_out_with_the_reason(invoke
     record = RunRecord.read(tmp_path / "run")
     assert [result.benchmark for result in record.metrics.benchmarks] == [f"pairs:{known}"]
     assert "have the same tokens" in record.provenance.left_out[f"pairs:{unknown}"]
-    assert f"pairs:{unknown} left out: " in done.output
+    assert f"pairs:{unknown} was skipped: " in done.output
     done = invoke(*evaluate, f"pairs:{unknown}", "--out", str(tmp_path / "none"))
     assert done.exit_code == 2
     assert "have the same tokens" in done.output
@@ -194,9 +194,9 @@ def test_set_gives_options_of_the_method(invoke, model_folders, sentences, words
     assert record.metrics.training.method == "cda"
     assert "text.txt" in {file.name for file in record.provenance.files}
     for wrong, said in (
-        ("sides", "--set sides: give NAME=VALUE"),
+        ("sides", "--set sides: write it as NAME=VALUE"),
         ("sides=three", "cda.sides: "),
-        ("side=one", "cda has no option 'side': there are text, sides, bias, names"),
+        ("side=one", "cda has no option 'side'. Available: text, sides, bias, names"),
     ):
         done = invoke(*common, "--set", wrong, "--out", tmp_path / "wrong")
         assert (done.exit_code, said in done.output.replace("\n", " ")) == (2, True), done.output
@@ -214,7 +214,7 @@ def test_terms_added_to_a_method(invoke, model_folders, sentences, words, tmp_pa
     assert {"language_modelling", "pairs/cc1", "pairs/constraint"} <= set(record.history)
     assert [found.bias for found in record.metrics.contexts] == ["gender"]
     for arguments, said in (
-        ((f"text={sentences}",), "--cc-set without --cc: give the weight of the terms too, such as --cc 1"),
+        ((f"text={sentences}",), "--cc-set has no effect without --cc. Add the weight of the terms, such as --cc 1"),
         (("pair=3", "--cc", 1), "counterfactual-collapse has no option 'pair'"),
         (("pairs=3", "--cc", -1), "--cc -1: give a number of 0 or more"),
     ):

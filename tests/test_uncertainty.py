@@ -126,7 +126,7 @@ def test_a_statistic_that_is_no_mean():
 
 
 def test_rows_must_match():
-    with pytest.raises(InputError, match="3 rows of the first run, 2 of the second"):
+    with pytest.raises(InputError, match="found 3 rows of the first run and 2 of the second"):
         paired_difference(np.arange(3), np.arange(2), mean_of(np.ones(5)), seed=0)
     with pytest.raises(InputError):
         paired_difference(np.arange(0), np.arange(0), mean_of(np.ones(5)), seed=0)

@@ -1,7 +1,7 @@
-"""See, measure and reduce the social bias of language models by the geometry of neural collapse.
+"""Measure, compare and reduce the social bias of language models through the geometry of neural collapse.
 
-Public names are loaded on first use: torch takes seconds, and ``--help`` must not wait for it. The stub beside this
-file says where each is from, to type checkers and to Python.
+Public names are loaded on first use, because importing torch takes seconds and ``--help`` must not wait for it. The
+stub next to this file tells type checkers and Python where each name comes from.
 """
 
 import lazy_loader

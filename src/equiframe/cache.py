@@ -1,4 +1,4 @@
-"""Where equiframe keeps what it would otherwise compute again."""
+"""The folder in which equiframe keeps results that it would otherwise compute again."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _FIX = "set EQUIFRAME_CACHE to a folder that can be written"
 
 
 def cache_folder() -> Path:
-    """Where converted models and stored answers live: ``$EQUIFRAME_CACHE`` or ``~/.cache/equiframe``.
+    """The folder of converted models and stored answers: ``$EQUIFRAME_CACHE`` or ``~/.cache/equiframe``.
 
     Raises:
-        RunError: neither is set, and this user has no home directory.
+        RunError: the variable is not set, and this user has no home directory.
     """
     if named := os.environ.get("EQUIFRAME_CACHE"):
         return Path(named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equiframe"
     except RuntimeError as error:
-        raise RunError(f"this user has no home directory to keep a cache in: {_FIX}") from error
+        raise RunError(f"this user has no home directory for a cache: {_FIX}") from error
 
 
 @contextlib.contextmanager
 def writing_to_cache() -> Iterator[None]:
-    """Say of a disk that refuses which file it was, and that the cache can be elsewhere.
+    """Turn a disk error into one line that names the file and says how to move the cache.
 
     Raises:
-        RunError: in place of an OSError of the block.
+        RunError: replaces an OSError of the block.
     """
     try:
         yield
@@ -41,10 +41,10 @@ def writing_to_cache() -> Iterator[None]:
 
 
 def check_cache() -> None:
-    """Find out whether the cache can be written before a run takes hours.
+    """Check that the cache can be written, before a run that takes hours.
 
     Raises:
-        RunError: it cannot.
+        RunError: the cache cannot be written.
     """
     with writing_to_cache():
         cache_folder().mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What an option may be where there are few choices: named once, without torch, so that the command can list them."""
+"""The allowed values of options with few choices, defined without torch so that the command line can list them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Memory: TypeAlias = Literal["run", "ema"]
 Suite: TypeAlias = Literal["fairness", "nlu", "all"]
 Layout: TypeAlias = Literal["lm-eval", "model-index"]
 SERVER = "server:"
-"""How the name of a model begins that a server runs: ``server:URL#MODEL``."""
+"""Prefix of the name of a model that a server runs: ``server:URL#MODEL``."""
 
 _GIVEN_OTHERWISE = {
     "dtype": "--dtype",
@@ -33,13 +33,13 @@ _OWN = ("config", "use_safetensors", "output_loading_info", "state_dict", "weigh
 
 
 def check_model_args(names: Iterable[str]) -> None:
-    """Refuse arguments of ``from_pretrained`` that are given another way, or that equiframe sets itself.
+    """Refuse arguments of ``from_pretrained`` that have an option of their own, or that equiframe sets itself.
 
     Raises:
-        InputError: names the other way.
+        InputError: an argument is refused; the message names the option to use.
     """
     for name in names:
         if name in _GIVEN_OTHERWISE:
             raise InputError(f"--model-arg {name}: give {_GIVEN_OTHERWISE[name]} instead")
         if name in _OWN:
-            raise InputError(f"--model-arg {name}: equiframe sets it itself: leave it out")
+            raise InputError(f"--model-arg {name}: equiframe sets this argument itself. Remove it")

@@ -1,4 +1,4 @@
-"""The command: one subcommand a verb, made from its configuration. It parses, calls and prints; it computes nothing."""
+"""The command line: one subcommand per verb, generated from its configuration. It parses, calls and prints only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from equiframe.printing import make_console, print_json, print_table, show
 
 app = App(
     name="equiframe",
-    help="See, measure and reduce the social bias of a language model.",
+    help="Measure, compare and reduce the social bias of language models.",
     help_format="plaintext",
     default_parameter=READ,
     group_commands=Group("Commands", sort_key=0),
@@ -51,16 +51,16 @@ def _output(help_text: str) -> Parameter:
 
 
 RunFolder: TypeAlias = Annotated[
-    Path | None, SILENT, _output("Folder of the run, which must not exist. Default: runs/VERB-MODEL.")
+    Path | None, SILENT, _output("Folder for the results, which must not exist yet. Default: runs/VERB-MODEL.")
 ]
 Json: TypeAlias = Annotated[
-    bool, SILENT, _output("Print the result as JSON to standard output, and nothing else."), Parameter(name="--json")
+    bool, SILENT, _output("Print only the result, as JSON, to standard output."), Parameter(name="--json")
 ]
 Action: TypeAlias = Callable[..., None]
 
 
 def _verb(kind: type[Any], example: str) -> Callable[[Action], Action]:
-    """Make a subcommand of the name, the options and the help of a configuration."""
+    """Make a subcommand from the name, options and help text of a configuration."""
 
     def added(action: Action) -> Action:
         app.command(action, name=kind.verb, help=inspect.getdoc(kind), help_epilogue=f"Example: equiframe {example}")
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, *, out: RunFolder = None, as_json: Json = F
 
 @_verb(DebiasConfig, "debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
 def debias(config: DebiasConfig, *, out: RunFolder = None, as_json: Json = False) -> None:
-    """Fine-tune one model; the term reads the states that the audit measures."""
+    """Debias one model; the (U)NC3 term reads the states that the audit measures."""
     if config.audit is not None:
         term = dataclasses.replace(config.unc3, pairing=config.audit.pairing, feature=config.audit.feature)
         config = dataclasses.replace(config, unc3=term)
@@ -94,7 +94,7 @@ def debias(config: DebiasConfig, *, out: RunFolder = None, as_json: Json = False
 def compare(
     config: CompareConfig,
     *,
-    out: Annotated[Path | None, SILENT, _output("Folder to write. Default: the table is only printed.")] = None,
+    out: Annotated[Path | None, SILENT, _output("Folder for the results. Default: only print the table.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare finished runs."""
@@ -109,17 +109,17 @@ def compare(
 def gate(
     after: Annotated[Path | None, SILENT, _output("Folder of the finished run to judge.")] = None,
     *,
-    against: Annotated[Path | None, SILENT, _output("Folder of the run before, for rules on what changed.")] = None,
-    policy: Annotated[Path | None, SILENT, _output("YAML file of the rules.")] = None,
+    against: Annotated[Path | None, SILENT, _output("Folder of the earlier run, for rules on changes.")] = None,
+    policy: Annotated[Path | None, SILENT, _output("YAML file with the rules.")] = None,
     junit: Annotated[Path | None, SILENT, _output("JUnit XML file to write.")] = None,
-    markdown: Annotated[Path | None, SILENT, _output("Markdown summary to write, as for a GitHub job.")] = None,
-    example: Annotated[bool, SILENT, _output("Print a policy to start from, and nothing else.")] = False,
+    markdown: Annotated[Path | None, SILENT, _output("Markdown file to write, such as a GitHub job summary.")] = None,
+    example: Annotated[bool, SILENT, _output("Print an example policy and exit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge a run by rules on its intervals: exit code 0 passed, 1 failed, 3 could not be judged.
+    """Check a run against rules on its intervals: exit code 0 = passed, 1 = failed, 3 = could not be judged.
 
-    Wrong use exits with 2, as in every command. A rule fails where the whole interval breaks it; where the interval
-    crosses the limit, or data is missing, the output says what would help.
+    Wrong use exits with code 2, as in every command. A rule fails if the whole interval is outside the limit. If the
+    interval crosses the limit, or data is missing, the output says what would help.
     """
     from equiframe.gate import EXIT_CODES, Policy, example_policy, judge
     from equiframe.record import RunRecord
@@ -129,7 +129,7 @@ def gate(
         sys.stdout.write(example_policy())
         return
     if after is None or policy is None:
-        raise InputError("give the folder of a run and --policy FILE; equiframe gate --example prints a policy")
+        raise InputError("the folder of a run and --policy FILE are required. equiframe gate --example prints a policy")
     before = None if against is None else RunRecord.read(against)
     judgement = judge(RunRecord.read(after), Policy.read(policy), before)
     if junit is not None:
@@ -150,10 +150,10 @@ def gate(
 @app.command(help_epilogue="Example: equiframe demo --out runs/demo")
 def demo(
     *,
-    out: Annotated[Path, _output("Folder of the comparison, which must not exist.")] = Path("runs/demo"),
+    out: Annotated[Path, _output("Folder for the results, which must not exist yet.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Audit, debias and compare the built-in masked LM: before, BEC, BEC + (U)NC3."""
+    """Audit, debias and compare the built-in masked LM: original, BEC, and BEC + (U)NC3."""
     from equiframe.commands.demo import demo as run_demo
 
     with _progress(as_json) as tell:
@@ -163,9 +163,9 @@ def demo(
 
 @_verb(StudyConfig, "study recipes/study_mini.yaml --out runs/study")
 def study(
-    file: Annotated[Path, _output("Study file: models, methods, seeds, benchmarks.")],
+    file: Annotated[Path, _output("YAML file with the models, methods, seeds and benchmarks of the study.")],
     *,
-    out: Annotated[Path, _output("Folder of the study; finished cells in it are kept.")] = Path("runs/study"),
+    out: Annotated[Path, _output("Folder of the study. Finished cells in it are kept.")] = Path("runs/study"),
     as_json: Json = False,
 ) -> None:
     """Run a study file."""
@@ -174,12 +174,14 @@ def study(
 
 @app.command(help_epilogue="Example: equiframe run my-run.yaml --out runs/mine")
 def run(
-    file: Annotated[Path, _output("YAML file: the verb (audit, evaluate, debias, compare, study) and its options.")],
+    file: Annotated[
+        Path, _output("YAML file with a verb (audit, evaluate, debias, compare or study) and its options.")
+    ],
     *,
-    out: Annotated[Path | None, SILENT, _output("Folder to write. Default: that of the verb.")] = None,
+    out: Annotated[Path | None, SILENT, _output("Folder for the results. Default: as for the verb.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Carry out what a file says: a verb with its options by name."""
+    """Run what a YAML file describes: a verb and its options."""
     config = read_config(file)
     if isinstance(config, StudyConfig):
         _study(config, out or Path("runs/study"), as_json)
@@ -237,17 +239,17 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
         table.add_row(*(str(row[key]) for key in ("name", "suite", "data", "about")))
     console.print(table)
     for row in rows:
-        if row["mend"]:
-            console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['mend']}", highlight=False)
+        if row["fix"]:
+            console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['fix']}", highlight=False)
 
 
-data_app = App(name="data", help="List the data files of the benchmarks, and fetch them.")
+data_app = App(name="data", help="List or download the data files of the benchmarks.")
 app.command(data_app)
 
 
 @data_app.command(name="list", help_epilogue="Example: equiframe data list")
 def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) -> None:
-    """List every data file: whether it is on this machine, where it comes from, and its licence."""
+    """List every data file with its source and licence, and whether it is on this machine."""
     from equiframe.data.sources import KNOWN, is_here, origin_of, where_to_get
 
     rows = [
@@ -271,18 +273,18 @@ def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) ->
 
 @data_app.command(name="get", help_epilogue="Example: equiframe data get seat hurtlex/EN --into my-data")
 def get_data(
-    names: Annotated[tuple[str, ...], SILENT, _output("Files, or groups such as seat.")] = (),
+    names: Annotated[tuple[str, ...], SILENT, _output("Names of files, or of groups such as seat.")] = (),
     *,
     everything: Annotated[
-        bool, SILENT, _output("Fetch every file that can be fetched."), Parameter(name="--all")
+        bool, SILENT, _output("Download every file that is available for download."), Parameter(name="--all")
     ] = False,
-    into: Annotated[Path | None, SILENT, _output("Folder to copy the files into, laid out for --data.")] = None,
+    into: Annotated[Path | None, SILENT, _output("Folder to copy the files to, in the layout of --data.")] = None,
 ) -> None:
-    """Fetch data files, each checked against its known hash."""
+    """Download data files and check each against its known hash."""
     from equiframe.data.sources import KNOWN, copied, known_names, locate, origin_of
 
     if bool(names) == everything:
-        raise InputError("name the files or groups to fetch, or give --all; equiframe data list shows them")
+        raise InputError("name the files or groups to download, or give --all. equiframe data list shows them")
     for name in known_names(names):
         if everything and origin_of(name) is None:
             continue
@@ -292,10 +294,10 @@ def get_data(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the command: errors are one line with the fix and exit code 2; 130 for Ctrl-C, as shells have it.
+    """Entry point: an error is one line that says what to do, with exit code 2; Ctrl-C exits with 130, as in shells.
 
     Args:
-        arguments: what stands after ``equiframe``; by default what this process was started with.
+        arguments: the words after ``equiframe``; by default those of this process.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -306,12 +308,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(_said(error), markup=False)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where it can")
+        console.print("Interrupted. Run the same command again to resume.")
         raise SystemExit(130) from None
 
 
 def _said(error: EquiframeError | CycloptsError) -> str:
-    """One line; what a value of the command line came to in our own classes is told as they tell it."""
+    """The error in one line; an error raised by our own classes keeps their words."""
     cause = error.__cause__
     if isinstance(error, EquiframeError):
         return str(error)
@@ -321,7 +323,7 @@ def _said(error: EquiframeError | CycloptsError) -> str:
         return misfit(error.argument.name, cause)
     said = str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        said = f"a value for {error.keyword or error.argument.name} is missing."
+        said = f"{error.keyword or error.argument.name} needs a value."
     elif isinstance(error, UnusedCliTokensError):
         said = f"too many values: {' '.join(error.unused_tokens or ())}."
     return f"{said} See {' '.join(['equiframe', *(error.command_chain or ())])} --help"
@@ -338,7 +340,7 @@ def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:
         return
     show(record.metrics, out, as_json)
     for name, reason in record.provenance.left_out.items():
-        sys.stderr.write(f"{name} left out: {reason}\n")
+        sys.stderr.write(f"{name} was skipped: {reason}\n")
 
 
 def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
@@ -348,7 +350,7 @@ def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
     with _progress(as_json) as tell:
         result = run_study(config, out, tell)
     if result is None:
-        sys.stderr.write("no cell is left to begin; the process that ends last writes the tables\n")
+        sys.stderr.write("Every cell is finished or in progress. The last process to finish writes the tables.\n")
     elif as_json:
         print_json(result.model_dump(mode="json"))
     else:
@@ -360,13 +362,13 @@ def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
 
 
 def _is_first_rank() -> bool:
-    """Whether this process speaks for those that ``torchrun`` started with it."""
+    """Whether this process reports for all processes that ``torchrun`` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar a stage on standard error; nothing where nobody looks."""
+    """A progress bar per stage on standard error, if it is a terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if quiet or not sys.stderr.isatty() or not _is_first_rank():

@@ -1,4 +1,4 @@
-"""Every error that equiframe raises on purpose. The command prints one without a traceback and exits with 2."""
+"""Every error that equiframe raises on purpose. The command prints it without a traceback and exits with code 2."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from pathlib import Path
 
 
 class EquiframeError(Exception):
-    """Something the user can mend. The message says what was found, what was expected, and the mend."""
+    """A problem that the user can fix. The message says what was found, what was expected and what to do."""
 
 
 class InputError(EquiframeError, ValueError):
-    """An argument, a tensor or an option is not what the function takes."""
+    """An argument, a tensor or an option is not valid."""
 
 
 class CannotScoreError(InputError):
-    """A model cannot be scored on a benchmark. The message says why, as a record that leaves it out repeats it."""
+    """A model cannot be scored on a benchmark. The message gives the reason, which a record without it repeats."""
 
 
 class DataError(EquiframeError):
-    """A file is missing, malformed or not the one that was meant.
+    """A file is missing, malformed or not the expected one.
 
     Args:
-        message: what stands there, what was expected, and the mend.
+        message: what was found, what was expected, and what to do.
         path: the file.
-        line: its line, counted from 1, where one can be named.
+        line: the line, counted from 1, if the problem is in one line.
     """
 
     def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
@@ -33,16 +33,16 @@ class DataError(EquiframeError):
 
 
 class MissingDataError(DataError):
-    """Data is nowhere to be found. The message names where it was looked for, and every way to get it."""
+    """Data was not found. The message names the places that were searched and every way to get it."""
 
 
 class ModelError(EquiframeError):
-    """A model cannot be found, loaded or used: wrong architecture, no output embedding, not-a-number answers."""
+    """A model cannot be found, loaded or used: wrong architecture, no output embedding, or invalid output."""
 
 
 class RunError(EquiframeError):
-    """A run cannot be written or read: folder in use, disk full, record of another version."""
+    """A run cannot be written or read: the folder is in use, the disk is full, or the record has another version."""
 
 
 class BusyError(RunError):
-    """Another process works on the same folder."""
+    """Another process is using the same folder."""

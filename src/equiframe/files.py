@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place when the block ends without an error.
+    """A temporary file next to ``path`` that replaces it when the block ends without an error.
 
     Args:
         path: the file.
-        shared: whether several processes may write it at the same time; each then writes to a file of its own.
+        shared: whether several processes may write it at the same time; each then uses its own temporary file.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file cannot be written.
     """
     scratch = path.with_name(f"{path.name}{f'.{os.getpid()}' if shared else ''}.partial")
     yield scratch

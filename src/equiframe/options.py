@@ -1,4 +1,4 @@
-"""Options given as text or as values, made into the dataclass that holds them."""
+"""Options, given as text or as values, checked and put into the dataclass that holds them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Options = TypeVar("Options")
 
 
 def validated(kind: type[Options], values: Mapping[str, Any], *, of: str) -> Options:
-    """A dataclass from its options by name; those not given keep their defaults.
+    """Make a dataclass from options by name; options that are not given keep their defaults.
 
     Args:
         kind: the dataclass.
         values: its options, as values or as text.
-        of: whose options they are, for the message.
+        of: the owner of the options, for the message.
 
     Raises:
-        InputError: an unknown option, with those there are; or a value that does not fit.
+        InputError: an option is unknown, and the message lists the available ones; or a value is not valid.
     """
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known)):
-        raise InputError(f"{of} has no option {unknown[0]!r}: there are {', '.join(known) or 'none'}")
+        raise InputError(f"{of} has no option {unknown[0]!r}. Available: {', '.join(known) or 'none'}")
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -43,21 +43,21 @@ def validated(kind: type[Options], values: Mapping[str, Any], *, of: str) -> Opt
 
 
 SEEDS = 2**32 - 1
-"""The largest seed that every generator takes."""
+"""The largest seed that every generator accepts."""
 LARGEST = 3.4028234663852886e38
-"""The largest number of single precision, in which models compute."""
+"""The largest number in single precision, in which models compute."""
 
 
 def check_range(name: str, value: Any, **limits: Any) -> None:
-    """Refuse a number that an option cannot have; None stands for one that was not given.
+    """Refuse a number that an option cannot have; None means that the option was not given.
 
     Args:
-        name: of the option, for the message.
-        value: what was given.
+        name: name of the option, for the message.
+        value: the value that was given.
         limits: see :func:`out_of_range`.
 
     Raises:
-        InputError: no number, not finite, out of range, or not whole.
+        InputError: the value is not a number, not finite, out of range, or not whole.
     """
     if value is not None and (problem := out_of_range(value, **limits)):
         raise InputError(f"{name} {value}: {problem}")
@@ -72,15 +72,15 @@ def out_of_range(
     most: float = LARGEST,
     otherwise: str = "",
 ) -> str | None:
-    """What to give instead of a number that does not fit; None of one that does.
+    """What to give instead of a number that does not fit; None if the number fits.
 
     Args:
-        value: what was given.
-        whole: whether it has to be an integer.
-        zero: whether it may be 0; it is never below.
-        below: what it has to be less than.
-        most: what it may not be above.
-        otherwise: what may be given in its place.
+        value: the value that was given.
+        whole: whether the number must be an integer.
+        zero: whether the number may be 0; negative numbers never fit.
+        below: exclusive upper limit.
+        most: inclusive upper limit.
+        otherwise: alternatives to a number, for the message.
     """
     is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     fits = is_number and 0 <= value <= most and (value != 0 or zero) and (below is None or value < below)
@@ -95,10 +95,10 @@ def out_of_range(
 
 
 def check_choice(name: str, value: Any, kind: Any) -> None:
-    """Refuse a value that is none of those a ``Literal``, or a union of one with None, names.
+    """Refuse a value that is not among those of a ``Literal``, or of a union of one with None.
 
     Raises:
-        InputError: says what it may be.
+        InputError: the value is not allowed; the message lists the allowed ones.
     """
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     literals = [part for part in parts if get_origin(part) is Literal]
@@ -110,20 +110,20 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
 
 
 def check_several(name: str, values: Any) -> None:
-    """Refuse one string where several are expected: it would be read letter by letter.
+    """Refuse one string where several are expected, because it would be read letter by letter.
 
     Raises:
-        InputError: says to put it in a list.
+        InputError: the value is a string; the message says to put it in a list.
     """
     if isinstance(values, str):
         raise one_string(name, values)
 
 
 def one_string(name: str, value: str) -> InputError:
-    """The error of one string where several are expected."""
-    return InputError(f"{name}: expected several strings, found one, {value!r:.60}: put it in a list")
+    """The error for one string where several are expected."""
+    return InputError(f"{name}: expected several strings, found one, {value!r:.60}. Put it in a list")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Classes of the user's own: named as ``package.module:Class``, or announced by a package as entry points."""
+"""Classes that users provide, named as ``package.module:Class`` or announced by a package as entry points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from equiframe.errors import InputError
 
 
 def entry_points(group: str) -> dict[str, str]:
-    """``package.module:Class`` by name, as installed packages announce them.
+    """The classes that installed packages announce: ``package.module:Class`` by name.
 
     Args:
         group: ``equiframe.benchmarks`` or ``equiframe.methods``.
@@ -23,7 +23,7 @@ def entry_points(group: str) -> dict[str, str]:
 
 
 def is_place(text: str) -> bool:
-    """Whether a text names a class as ``package.module:Class``, not a name with a variant."""
+    """Whether a text names a class as ``package.module:Class``, and not a benchmark with a variant."""
     module, sign, _ = text.partition(":")
     parts = module.split(".")
     if not sign or not all(part.isidentifier() for part in parts):
@@ -35,11 +35,12 @@ def load_class(place: str, kinds: tuple[type, ...]) -> Any:
     """The class at ``package.module:Class``.
 
     Args:
-        place: where it is.
-        kinds: it has to be a subclass of one of these.
+        place: the place of the class.
+        kinds: the class must be a subclass of one of these.
 
     Raises:
-        InputError: no such module or class, an error in the module (with its file and line), or another kind of class.
+        InputError: the module or class does not exist, the module has an error (the message names its file and line),
+            or the class is of another kind.
     """
     name, _, attribute = place.partition(":")
     try:
@@ -48,7 +49,7 @@ def load_class(place: str, kinds: tuple[type, ...]) -> Any:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise InputError(_failure(place, error)) from error
         raise InputError(
-            f"{place}: no module {error.name!r}: install its package, or add its folder to PYTHONPATH"
+            f"{place}: there is no module {error.name!r}. Install its package, or add its folder to PYTHONPATH"
         ) from error
     except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise InputError(_failure(place, error)) from error
@@ -57,15 +58,15 @@ def load_class(place: str, kinds: tuple[type, ...]) -> Any:
     if found is None:
         there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, kinds)]
         near = difflib.get_close_matches(attribute, there, n=1)
-        meant = f"did you mean {near[0]!r}?" if near else f"give the name of a subclass of {names}"
-        raise InputError(f"{place}: {module.__file__} has no class {attribute!r}: {meant}")
+        meant = f"Did you mean {near[0]!r}?" if near else f"Give the name of a subclass of {names}"
+        raise InputError(f"{place}: {module.__file__} has no class {attribute!r}. {meant}")
     if not (isinstance(found, type) and issubclass(found, kinds)):
-        raise InputError(f"{place}: {attribute} is no subclass of {names}: derive it from one")
+        raise InputError(f"{place}: {attribute} is not a subclass of {names}. Derive it from one of these")
     return found
 
 
 def _failure(place: str, error: BaseException) -> str:
-    """What went wrong, with the file and the line."""
+    """The problem, with the file and the line."""
     if isinstance(error, SyntaxError):
         file, line = error.filename, error.lineno
     else:
@@ -75,4 +76,4 @@ def _failure(place: str, error: BaseException) -> str:
         file, line = mine[-1].filename, mine[-1].lineno
     reason = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
     said = ": ".join([type(error).__name__, *reason[:1]])
-    return f"{place}: cannot be imported: {file}, line {line}: {said}"
+    return f"{place} cannot be imported: {file}, line {line}: {said}"

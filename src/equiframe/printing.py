@@ -1,4 +1,4 @@
-"""Results on the terminal: tables for people, JSON for machines."""
+"""Prints results: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
-    """The numbers, as a table for people or as JSON for machines."""
+    """Print the numbers as a table for people or as JSON for programs."""
     from equiframe.record import Comparison
     from equiframe.report import comparison_table
 
@@ -34,18 +34,18 @@ def show(result: Metrics | Comparison, out: Path | None, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on standard output."""
+    """Print one line of JSON to standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def make_console() -> Console:
-    """Standard output; where it is no terminal, no line is broken."""
+    """A console for standard output that does not wrap lines if the output is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=1000)
 
 
 def _headlines(comparison: Comparison) -> Comparison:
-    """The measures by which each benchmark is known; all of them are in the record and the report."""
+    """Keep the headline measures of each benchmark; the record and the report have all of them."""
     results = comparison.results
     kept = {
         run: [m for m in measures if _is_headline(results[m.benchmark], m.measure)]
@@ -87,13 +87,13 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         print_table(console, ["benchmark", "measure", "value [95 %]", "ideal", "items"], rows)
         others = sum(len(result.estimates) for result in metrics.benchmarks) - len(rows)
         if others:
-            console.print(f"and {others} more in the report", highlight=False)
+            console.print(f"The report has {others} more.", highlight=False)
     for line in left_out(metrics):
         console.print(line, highlight=False, markup=False)
 
 
 def print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
-    """A table, numbers to the right."""
+    """Print a table with numbers aligned to the right."""
     table = Table(*headers, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

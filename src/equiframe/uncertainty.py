@@ -3,9 +3,9 @@
 A statistic here is a function of *row positions* in a table of per-item outcomes, not of values: then one
 function serves for the estimate (all rows), the bootstrap (resampled rows), the paired difference of two
 models (the same rows of both), and the permutation test (rows exchanged between models), also where
-the number is no plain mean, such as ICAT.
+the number is not a plain mean, such as ICAT.
 
-An interval describes this sample of items. It says nothing of items of another kind, nor of another seed
+An interval describes this sample of items. It says nothing about items of another kind or about another seed
 of fine-tuning.
 """
 
@@ -36,12 +36,12 @@ class Measure:
 
     Args:
         key: stable name within the table's benchmark, such as ``gender.icat``.
-        rows: positions in the table that it is about.
+        rows: positions in the table that the number uses.
         statistic: from row positions [..., rows] to values [...].
         unit: ``%``, ``share``, ``nats``, ...
         ideal: the value of an unbiased (or perfect) model.
-        higher_is_better: where the number has a direction.
-        interval: whether resampling the rows says how sure it is; of a p-value it does not.
+        higher_is_better: True or False if the number has a direction.
+        interval: whether resampling the rows gives an interval; for a p-value it does not.
     """
 
     key: str
@@ -59,11 +59,11 @@ class Estimate:
 
     Args:
         value: the statistic on all items.
-        low: lower end of the interval, None where there are too few items for one, or it would say nothing.
+        low: lower end of the interval; None if there are too few items, or an interval has no meaning.
         high: upper end.
-        count: items it rests on.
+        count: number of items used.
         unit: ``%``, ``share``, ``nats``, ...
-        ideal: the value of an unbiased (or perfect) model, None where there is none.
+        ideal: the value of an unbiased (or perfect) model, or None.
         higher_is_better: True or False where the number has a direction, None where ``ideal`` lies inside.
     """
 
@@ -82,7 +82,7 @@ class Difference:
 
     Args:
         value: the difference of the two statistics.
-        low: lower end of the paired 95 % bootstrap interval, None where there are too few items for one.
+        low: lower end of the paired 95 % bootstrap interval; None if there are too few items.
         high: upper end.
         p_value: two-sided paired permutation test of no difference, None as above.
         count: items both runs scored.
@@ -103,11 +103,11 @@ def bootstrap(
     Args:
         rows: row positions, [rows].
         statistic: from row positions [..., rows] to values [...].
-        seed: of the resampling; the same seed gives the same interval.
-        resamples: how often the rows are drawn anew, with replacement.
+        seed: seed of the resampling; the same seed gives the same interval.
+        resamples: number of times the rows are drawn, with replacement.
 
     Returns:
-        Lower and upper end; None and None for fewer than two rows. Where no resample changes the value,
+        Lower and upper end; None and None for fewer than two rows. If no resample changes the value,
         both ends are that value.
 
     Reference: Efron and Tibshirani 1993, chapter 13.
@@ -133,13 +133,13 @@ def bootstrap(
 
 
 def estimate(measure: Measure, *, seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """A measure's value on all of its rows, with its interval where it has one.
+    """A measure's value on all of its rows, with its interval if it has one.
 
     Raises:
-        InputError: the measure is about no row.
+        InputError: the measure has no rows.
     """
     if len(measure.rows) == 0:
-        raise InputError(f"{measure.key} is about no item: leave it out")
+        raise InputError(f"{measure.key} has no items. Remove it")
     low, high = None, None
     if measure.interval:
         low, high = bootstrap(measure.rows, measure.statistic, seed=seed, resamples=resamples)
@@ -159,23 +159,25 @@ def paired_difference(
 ) -> Difference:
     """Second run minus first run, with a paired interval and a paired permutation test.
 
-    Items are resampled as pairs, so what both runs share cancels. The test exchanges the two runs' outcomes
+    Items are resampled as pairs, so variation that both runs share cancels. The test exchanges the two runs' outcomes
     within random items; its p-value counts the observed difference among the draws and is never 0.
 
     Args:
         rows_a: rows of the first run in a table that holds both runs, [items].
         rows_b: rows of the second run, of the same items in the same order, [items].
         statistic: from row positions [..., items] to values [...].
-        seed: of the resampling.
-        resamples: of the bootstrap and of the test.
+        seed: seed of the resampling.
+        resamples: number of resamples of the bootstrap and of the test.
 
     Raises:
-        InputError: no rows, or not one row of each run an item.
+        InputError: there are no rows, or the runs have different numbers of rows.
 
     Reference: Good 2005, permutation tests; Phipson and Smyth 2010, for p-values that are never 0.
     """
     if len(rows_a) != len(rows_b) or len(rows_a) == 0:
-        raise InputError(f"{len(rows_a)} rows of the first run, {len(rows_b)} of the second: give one of each an item")
+        raise InputError(
+            f"found {len(rows_a)} rows of the first run and {len(rows_b)} of the second. Give one row of each per item"
+        )
     items = np.arange(len(rows_a))
     generator = _generator(seed)
 

@@ -190,10 +190,10 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
     [
         ({"seeds": []}, "study.seeds: "),
         ({"methods": []}, "study.methods: "),
-        ({"sseds": [1]}, "study has no option 'sseds': there are models, "),
+        ({"sseds": [1]}, "study has no option 'sseds'. Available: models, "),
         ({"audit": {"sentence": 3}}, "study.audit has no option 'sentence'"),
         ({"headline": "cda"}, "headline of the study: 'cda' is no method of it: bec"),
-        ({"verb": "audit"}, "it names the verb 'audit': give verb: study"),
+        ({"verb": "audit"}, "'audit' is not a verb that fits here. Add a line such as verb: study"),
         ({"methods": [{"method": "bec", "weight": 3}]}, "study.methods.0 has no option 'weight'"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_study(text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seeds": [1, 1]}, "names one twice"),
+        ({"seeds": [1, 1]}, "contains a duplicate"),
         ({"methods": [{"method": "bek"}]}, "did you mean 'bec'"),
         ({"methods": [{"method": "bec", "options": {"colour": 1}}]}, "bec has no option 'colour'"),
         ({"methods": [{"method": "bec", "fine_tuning": {"steps": 3}}]}, "fine_tuning has no option 'steps'"),

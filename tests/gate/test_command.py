@@ -114,8 +114,8 @@ def test_names_cannot_break_the_reports(make_run, preferring):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"run": None, "policy": None}, "give the folder of a run and --policy FILE; equiframe gate --example prints"),
-        ({"policy": None}, "give the folder of a run and --policy FILE"),
+        ({"run": None, "policy": None}, "the folder of a run and --policy FILE are required. equiframe gate --example"),
+        ({"policy": None}, "the folder of a run and --policy FILE are required"),
         ({"run": "nothing"}, "nothing is not a finished run"),
         ({"--against": "nothing"}, "nothing is not a finished run"),
         ({"policy": "nothing.yaml"}, "nothing.yaml: cannot be read"),

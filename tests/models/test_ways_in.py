@@ -621,7 +621,7 @@ def test_the_accelerator_of_the_machine_is_found(kind, monkeypatch):
         ({"device": "cpu", "device_map": "auto"}, "--device cpu and --device-map exclude each other"),
         ({"model_args": {"torch_dtype": "auto"}}, "--model-arg torch_dtype: give --dtype instead"),
         ({"model_args": {"trust_remote_code": True}}, "--model-arg trust_remote_code: give --trust-remote-code"),
-        ({"model_args": {"use_safetensors": False}}, "--model-arg use_safetensors: equiframe sets it itself"),
+        ({"model_args": {"use_safetensors": False}}, "--model-arg use_safetensors: equiframe sets this"),
     ],
 )
 def test_a_wrong_way_to_load_is_one_line(options, said, llama):

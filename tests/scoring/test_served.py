@@ -406,18 +406,18 @@ def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["audit", "NAME"], "audit needs the states and the weights of a model"),
-        (["debias", "NAME"], "debias needs the states and the weights of a model"),
-        (["evaluate", "NAME", "--device", "cpu"], "--device cpu: a served model is asked as it is: leave it out"),
-        (["evaluate", "NAME", "--self-debias", "gender"], "--self-debias gender: a served model is asked as it is"),
+        (["audit", "NAME"], "audit needs the states and weights of a model"),
+        (["debias", "NAME"], "debias needs the states and weights of a model"),
+        (["evaluate", "NAME", "--device", "cpu"], "--device cpu: this option does not apply to a"),
+        (["evaluate", "NAME", "--self-debias", "gender"], "--self-debias gender: this option does not apply to"),
         (["evaluate", "NAME", "--kind", "masked"], "a served model is causal"),
-        (["evaluate", "NAME", "--dtype", "bfloat16"], "leave out --kind, --dtype"),
+        (["evaluate", "NAME", "--dtype", "bfloat16"], "Remove --kind, --dtype"),
         (["evaluate", "NAME", "--benchmarks", "aul:aula"], "AttentionWeightedLogProbs"),
         (
             ["evaluate", "NAME", "--benchmarks", "cola"],
             "cola fine-tunes the model, and a server does not give its weights",
         ),
-        (["evaluate", "builtin:mini-mlm", "--tokenizer", "gpt2"], "--tokenizer gpt2: only a served model needs one"),
+        (["evaluate", "builtin:mini-mlm", "--tokenizer", "gpt2"], "--tokenizer gpt2: this option applies only to"),
     ],
 )
 def test_what_needs_states_says_so_in_one_line(invoke, url, tmp_path, arguments, message):

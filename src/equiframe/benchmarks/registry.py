@@ -175,7 +175,7 @@ def listing(source: AnySource) -> list[dict[str, Any]]:
                 "about": about,
                 "data": "missing" if missing else ", ".join(origins) or "hub",
                 "missing": missing,
-                "mend": where_to_get(missing[0]) if missing else None,
+                "fix": where_to_get(missing[0]) if missing else None,
             }
         )
     return rows

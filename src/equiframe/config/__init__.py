@@ -1,4 +1,4 @@
-"""What a run can be told: the same classes for the command, for a file and for Python."""
+"""The options of every run: the same classes serve the command line, files and Python."""
 
 from equiframe.config.base import Options
 from equiframe.config.files import FileConfig, read_config

@@ -1,4 +1,4 @@
-"""What every configuration has: checked fields, and how the command shows and reads them."""
+"""What every configuration class shares: checked fields, and how the command line shows and reads them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from equiframe.options import SEEDS, one_string, out_of_range
 
 @dataclass(frozen=True)
 class Options:
-    """A group of options. Python, the command and a file all end in the same checked values.
+    """A group of options. Python, the command line and files all produce the same checked values.
 
     Raises:
-        InputError: a value that does not fit, with the name of its option.
+        InputError: a value does not fit; the message names the option.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,14 +37,14 @@ class Options:
                 raise InputError(misfit(spelling(kind, name), error)) from None
 
     def plain(self) -> dict[str, Any]:
-        """Every option as a record holds it, with the verb: paths as text, tuples as lists."""
+        """All options and the verb, in the form a record stores: paths as text, tuples as lists."""
         verb = {"verb": self.verb} if hasattr(self, "verb") else {}
         found: dict[str, Any] = json.loads(json.dumps({**verb, **dataclasses.asdict(self)}, default=str))
         return found
 
 
 def misfit(option: str, error: ValidationError) -> str:
-    """What was found in the place of an option, and what it may be."""
+    """The message for a value that does not fit: what was found, and what is allowed."""
     first = error.errors()[0]
     found, kind = first["input"], first["type"]
     if kind == "tuple_type" and isinstance(found, str):
@@ -57,7 +57,7 @@ def misfit(option: str, error: ValidationError) -> str:
 
 
 def spelling(kind: type[Any], name: str) -> str:
-    """How the command spells the option of a field."""
+    """The name of a field's option on the command line."""
     annotated = getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
     named = [name for entry in annotated if isinstance(entry, Parameter) for name in entry.name or ()]
     return named[-1] if named else f"--{name.replace('_', '-')}"
@@ -70,7 +70,7 @@ def _adapters(kind: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
 
 
 def number(**limits: Any) -> WrapValidator:
-    """A number, or text of one, within limits; see :func:`equiframe.options.out_of_range`."""
+    """A number within limits, given as a number or as text; see :func:`equiframe.options.out_of_range`."""
 
     def checked(value: Any, parse: Callable[[Any], Any]) -> Any:
         try:
@@ -119,7 +119,7 @@ def _settings(_: Any, tokens: Sequence[Token]) -> dict[str, str]:
     pairs = [token.value.partition("=") for token in tokens]
     for token, (name, sign, _value) in zip(tokens, pairs, strict=True):
         if not name or not sign:
-            raise InputError(f"{token.keyword} {token.value}: give NAME=VALUE")
+            raise InputError(f"{token.keyword} {token.value}: write it as NAME=VALUE")
     return {name: value for name, _, value in pairs}
 
 
@@ -131,7 +131,9 @@ def _yaml(option: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"{option} {text}: give a value in YAML, such as auto, 0 or '{{cpu: 20GB}}'") from None
+        raise InputError(
+            f"{option} {text}: this is not valid YAML. Give a value such as auto, 0 or '{{cpu: 20GB}}'"
+        ) from None
 
 
 def _yaml_settings(_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -140,25 +142,25 @@ def _yaml_settings(_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 NAMES = Parameter(converter=_names, n_tokens=1, show_default=_joined)
-"""Several names as one word, separated by commas."""
+"""Several names in one word, separated by commas."""
 SETTINGS = Parameter(converter=_settings, n_tokens=-1, accepts_keys=False, show_default=False)
-"""NAME=VALUE, as often as it is given."""
+"""NAME=VALUE; can be repeated."""
 YAML = Parameter(converter=lambda _, tokens: _yaml(tokens[0].keyword, tokens[0].value), n_tokens=1, accepts_keys=False)
 """A value in YAML."""
 YAML_SETTINGS = Parameter(converter=_yaml_settings, n_tokens=-1, accepts_keys=False, show_default=False)
-"""NAME=VALUE, the value in YAML, as often as it is given."""
+"""NAME=VALUE with the value in YAML; can be repeated."""
 FLAT = Parameter(name="*")
-"""A group whose options stand beside those of the verb."""
+"""A group whose options appear next to those of the verb."""
 READ = Parameter(negative=(), allow_repeating=True)
-"""How every option is read: there is no --no-OPTION, and the last of several values counts."""
+"""How every option is read: there is no --no-OPTION, and the last value wins if an option is repeated."""
 SILENT = Parameter(show_default=False)
-"""An option whose default says nothing."""
+"""An option whose default is not shown."""
 
 
 def named(name: str) -> Parameter:
-    """An option whose name on the command line is not that of its field."""
+    """An option whose name on the command line differs from the name of its field."""
     return Parameter(name=name)
 
 
 UNSEEN = Parameter(parse=False)
-"""A field that a file and Python have, and the command line has not."""
+"""A field that exists in files and in Python, but not on the command line."""

@@ -1,4 +1,4 @@
-"""A configuration from a YAML file."""
+"""Reads a configuration from a YAML file."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ def read_config(path: Path, *, kind: type[Config]) -> Config: ...
 
 
 def read_config(path: Path, *, kind: type[Any] | None = None) -> Any:
-    """The configuration that a file says.
+    """Read a configuration from a file.
 
     Args:
-        path: a YAML file: options by name, and the verb under ``verb``.
-        kind: the configuration that it has to be; such a file need not say its verb.
+        path: a YAML file with options by name, and the verb under ``verb``.
+        kind: the configuration class that the file must describe; the file may then omit ``verb``.
 
     Raises:
-        DataError: not readable.
-        InputError: not YAML, no verb, or an option is unknown, missing or does not fit; it is named.
+        DataError: the file cannot be read.
+        InputError: the file is not YAML or has no verb, or an option is unknown, missing or invalid; the message
+            names it.
     """
     try:
         if path.stat().st_size > _LARGEST:
-            raise DataError(f"larger than {_LARGEST} bytes, which no configuration is", path=path)
+            raise DataError(f"this file is larger than {_LARGEST} bytes, too large for a configuration", path=path)
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", path=path) from error
+        raise DataError(f"the file cannot be read ({error})", path=path) from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: the file is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: give options by name, one in each line, such as model: builtin:mini-mlm")
+        raise InputError(f"{path}: expected one option per line, such as model: builtin:mini-mlm")
     allowed = _KINDS if kind is None else {kind.verb: kind}
     said = found.pop("verb", None if kind is None else kind.verb)
     if said not in allowed:
-        found_verb = "it names no verb" if said is None else f"it names the verb {said!r}"
-        raise InputError(f"{path}: {found_verb}: give verb: {' or '.join(allowed)}")
+        found_verb = "the verb is missing" if said is None else f"{said!r} is not a verb that fits here"
+        raise InputError(f"{path}: {found_verb}. Add a line such as verb: {' or '.join(allowed)}")
     try:
         return validated(allowed[said], found, of=said)
     except InputError as error:

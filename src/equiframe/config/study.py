@@ -1,4 +1,4 @@
-"""What a study file says."""
+"""The options of a study file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,67 +17,68 @@ class StudyMethod(Options):
     """One method of a study."""
 
     method: str
-    """Its name or ``package.module:Class``; or ``self-debias``, which corrects predictions (option ``bias``)."""
+    """Name of the method, ``package.module:Class``, or ``self-debias``, which corrects predictions for ``bias``."""
     label: str | None = field(default=None, kw_only=True)
-    """What the tables call it; its name by default."""
+    """Name of the method in tables. Default: ``method``."""
     options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Options of the method itself."""
+    """Options of the method."""
     fine_tuning: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """What differs for it from the study's ``fine_tuning``."""
+    """Settings that override the study's ``fine_tuning`` for this method."""
     unc3: Weight | None = field(default=None, kw_only=True)
-    """Weight of the (U)NC3 term in the second arm; by default the one that the method was published with."""
+    """Weight of the (U)NC3 term in the second arm. Default: the published weight for the method."""
     term: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """What differs for it from the study's ``unc3``."""
+    """Settings that override the study's ``unc3`` for this method."""
 
     cc: NonNegative = field(default=0.0, kw_only=True)
-    """Weight of the terms of counterfactual collapse added to it; 0 for none."""
+    """Weight of the counterfactual-collapse terms that are added to the method (0 = none)."""
     cc_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Options of these terms."""
+    """Options of the counterfactual-collapse terms."""
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Name of the method in tables."""
         return self.label or self.method
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Options):
-    """Compare methods over seeds, each without and with (U)NC3: gain, price and collapse, with intervals.
+    """Compare methods over seeds, each without and with (U)NC3: fairness gain, cost and collapse, with intervals.
 
-    Give the command again after a stop, or once on each device: finished cells are kept, and processes share the rest.
+    After an interruption, run the same command again: finished cells are kept. Start it once on each device to share
+    the work.
     """
 
     verb: ClassVar[Literal["study"]] = "study"
     models: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Hub names, local directories, or ``builtin:...``."""
+    """Models: Hub names, local directories, or ``builtin:...``."""
     methods: Annotated[tuple[StudyMethod, ...], Field(min_length=1)]
-    """Each is run without and with (U)NC3; a projection, which trains nothing, only without."""
+    """Methods, each run without and with (U)NC3; a projection trains nothing and is run only without."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    """Seeds of fine-tuning, and of the heads of fine-tuned benchmarks."""
+    """Seeds of fine-tuning and of the heads of fine-tuned benchmarks."""
     benchmarks: Annotated[Mapping[str, str], Field(min_length=1)]
-    """Benchmarks of bias, each with the measure whose distance from its ideal counts for the gain."""
+    """Bias benchmarks, each with the measure whose distance from its ideal defines the gain."""
     understanding: Mapping[str, str] = field(default_factory=dict)
-    """Benchmarks of language understanding, each with the measure that counts; also another measure of one of bias."""
+    """Language understanding benchmarks, each with the measure to compare; may name another measure of a bias benchmark."""
     kept: Mapping[str, str] = field(default_factory=dict)
-    """Benchmarks of what debiasing must keep besides, such as ``agreement``, each with the measure that counts."""
+    """Benchmarks of what debiasing must also keep, such as ``agreement``, each with the measure to compare."""
     headline: str | None = None
-    """Method that ``headline.json`` is about, and that every other is set against; by default the first."""
+    """Method that ``headline.json`` is about and that the others are compared with. Default: the first method."""
     fine_tuning: FineTuning = field(default_factory=FineTuning)
-    """How long and how fast to train."""
+    """Length and speed of training."""
     unc3: UNC3Options = field(default_factory=UNC3Options)
-    """The term, except for its weight."""
+    """Settings of the (U)NC3 term, except its weight."""
     unc3_words: Text = "gender"
-    """Words of the term: the name of a word set, or a file."""
+    """Words of the (U)NC3 term: the name of a word set, or a file."""
     audit: AuditOptions = field(default_factory=AuditOptions)
-    """How collapse is measured."""
+    """How to measure collapse."""
     heads: Mapping[str, float] = field(default_factory=dict)
-    """Settings of fine-tuned benchmarks that differ from the published ones."""
+    """Settings of fine-tuned benchmarks that override the published ones."""
     data: Path | None = None
-    """Folder of data files, relative to where the command is given."""
+    """Folder with data files, relative to the current directory."""
     keep_models: bool = False
-    """Keep the weights of each cell; otherwise only its record."""
+    """Keep the weights of each cell. Otherwise only its record is kept."""
     token_budget: Positive = 4096
-    """Tokens of one forward pass in scoring, padding included."""
+    """Maximum number of tokens per forward pass in scoring, including padding."""
     seed: Seed = 0
     """Seed of bootstraps."""
 
@@ -89,5 +90,5 @@ class StudyConfig(Options):
         for what, values in (("methods", labels), ("seeds", self.seeds), ("models", self.models)):
             if len(set(values)) < len(values):
                 raise InputError(
-                    f"{what} of the study: {list(values)} names one twice; give each method a label of its own"
+                    f"{what} of the study: {list(values)} contains a duplicate. Give each method a different label"
                 )

@@ -1,4 +1,4 @@
-"""What each verb can be told: one class a verb, with its own options only."""
+"""The options of each verb: one class per verb."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,11 +40,11 @@ from equiframe.errors import InputError
 @FLAT
 @dataclass(frozen=True)
 class AuditConfig(DataOptions, ModelOptions):
-    """Measure neural collapse over the vocabulary, over fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
+    """Measure the neural collapse of the vocabulary and of fairness words (NC1 to NC4), and of contexts (CC1, CC3)."""
 
     verb: ClassVar[Literal["audit"]] = "audit"
     audit: AuditOptions = field(default_factory=AuditOptions, kw_only=True)
-    """How collapse is measured."""
+    """How to measure collapse."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,35 +55,35 @@ class AuditConfig(DataOptions, ModelOptions):
 @FLAT
 @dataclass(frozen=True)
 class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
-    """Score bias benchmarks and language understanding, with 95 % intervals and every item kept."""
+    """Score a model on bias and language understanding benchmarks, with 95 % intervals and a record of every item."""
 
     verb: ClassVar[Literal["evaluate"]] = "evaluate"
     suite: Annotated[Suite | None, SCORING, SILENT] = field(default=None, kw_only=True)
-    """Instead of names: every benchmark of a kind whose data is available."""
+    """Suite of benchmarks whose data is available, instead of --benchmarks."""
     check_float32: Annotated[bool, SCORING, SILENT] = field(default=False, kw_only=True)
-    """Score 200 items of each in float32 too, and say what changed."""
+    """Score 200 items of each benchmark in float32 too, and report the difference."""
     tokenizer: Annotated[str | None, RARE, SILENT] = field(default=None, kw_only=True)
-    """Tokenizer of a served model: hub name or folder. Default: what the server has loaded."""
+    """Tokenizer of a served model: Hub name or folder. Default: the tokenizer of the server."""
     concurrency: Annotated[Positive, RARE] = field(default=8, kw_only=True)
-    """Requests to a server at the same time."""
+    """Maximum number of simultaneous requests to a server."""
     self_debias: Annotated[Bias | None, RARE, SILENT] = field(default=None, kw_only=True)
-    """Correct the predictions against this bias by the Self-Debias baseline."""
+    """Bias to correct in the predictions by the Self-Debias baseline."""
     audit: Annotated[AuditOptions | None, UNSEEN] = field(default=None, kw_only=True)
-    """How collapse is measured too; None for not at all."""
+    """How to measure collapse as well; None skips the audit."""
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.benchmarks is type(self).benchmarks:  # nobody named them
             object.__setattr__(self, "benchmarks", ())
         super().__post_init__()
         if self.suite is not None and self.benchmarks:
-            raise InputError("--suite and --benchmarks exclude each other: give one")
+            raise InputError("--suite and --benchmarks cannot be combined. Give only one of them")
         if self.suite is None and not self.benchmarks and self.audit is None:
-            raise InputError("there is nothing to do: name a benchmark in --benchmarks")
+            raise InputError("there is nothing to score. Name a benchmark with --benchmarks")
         if not self.is_served and self.tokenizer is not None:
-            raise InputError(f"--tokenizer {self.tokenizer}: only a served model needs one: leave it out")
+            raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
         if self.self_debias is not None and self.chat_template != "off":
             raise InputError(
-                "--self-debias writes its own text before a prompt, not into a turn: leave out --chat-template"
+                "--self-debias writes its own text before a prompt and cannot be combined with --chat-template. Remove one"
             )
         if self.is_served:
             self._check_served()
@@ -93,11 +93,13 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise needs_weights(self.verb, self.model)
         for name in ("revision", "device", "self_debias"):
             if (value := getattr(self, name)) is not None:
-                raise InputError(f"--{name.replace('_', '-')} {value}: a served model is asked as it is: leave it out")
+                raise InputError(
+                    f"--{name.replace('_', '-')} {value}: this option does not apply to a served model. Remove it"
+                )
         of_weights = self.dtype != "auto" or self.device_map is not None or self.model_args or self.check_float32
         if self.kind == "masked" or of_weights:
             raise InputError(
-                "a served model is causal, and its server has loaded it: leave out --kind, --dtype, --device-map,"
+                "a served model is causal and already loaded by its server. Remove --kind, --dtype, --device-map,"
                 " --model-arg and --check-float32"
             )
 
@@ -105,43 +107,43 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
 @FLAT
 @dataclass(frozen=True)
 class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
-    """Fine-tune by a debiasing method, with or without (U)NC3, then audit and score the result."""
+    """Debias a model by fine-tuning or projection, with or without (U)NC3, then audit and score it."""
 
     verb: ClassVar[Literal["debias"]] = "debias"
     method: Annotated[str, METHOD] = field(default="bec", kw_only=True)
-    """bec, cda, ase, mabel, adept, dropout, counterfactual-collapse; sentence-debias, inlp; or package.module:Class."""
+    """Method: bec, cda, ase, mabel, adept, dropout, counterfactual-collapse, sentence-debias, inlp, or MODULE:CLASS."""
     method_options: Annotated[Mapping[str, Any], METHOD, SETTINGS, named("--set")] = field(
         default_factory=dict, kw_only=True
     )
-    """Option of the method as NAME=VALUE; may be repeated."""
+    """Option of the method as NAME=VALUE. Can be repeated."""
     cc: Annotated[NonNegative, METHOD] = field(default=0.0, kw_only=True)
-    """Weight of the terms of counterfactual collapse, added to the method; 0 adds none."""
+    """Weight of the counterfactual-collapse terms that are added to the method (0 = none)."""
     cc_options: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--cc-set")] = field(
         default_factory=dict, kw_only=True
     )
-    """Option of these terms as NAME=VALUE; may be repeated."""
+    """Option of the counterfactual-collapse terms as NAME=VALUE. Can be repeated."""
     unc3: UNC3Options = field(default_factory=UNC3Options, kw_only=True)
-    """The term added to the method."""
+    """The (U)NC3 term that is added to the method."""
     unc3_words: Annotated[Text, METHOD] = field(default="gender", kw_only=True)
-    """Words of the term: the name of a word set, or a file."""
+    """Words of the (U)NC3 term: the name of a word set, or a file."""
     fine_tuning: FineTuning = field(default_factory=FineTuning, kw_only=True)
-    """How long and how fast to train."""
+    """Length and speed of training."""
     audit: Annotated[AuditOptions | None, FLAT] = field(default_factory=AuditOptions, kw_only=True)
-    """How collapse is measured afterwards; None for not at all."""
+    """How to measure collapse after training; None skips the audit."""
     benchmarks: Annotated[tuple[str, ...], SCORING, NAMES] = field(default=("lm_loss",), kw_only=True)
-    """Benchmarks to score afterwards, separated by commas."""
+    """Benchmarks to score after training, separated by commas."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.is_served:
             raise needs_weights(self.verb, self.model)
         if self.cc_options and not self.cc:
-            raise InputError("--cc-set without --cc: give the weight of the terms too, such as --cc 1")
+            raise InputError("--cc-set has no effect without --cc. Add the weight of the terms, such as --cc 1")
         check_gradient(self.unc3, self.fine_tuning)
 
 
 RunConfig: TypeAlias = AuditConfig | EvaluateConfig | DebiasConfig
-"""What :func:`equiframe.run` carries out."""
+"""A configuration that :func:`equiframe.run` accepts."""
 
 FinishedRun: TypeAlias = Annotated[Path, OUTPUT]
 
@@ -149,11 +151,11 @@ FinishedRun: TypeAlias = Annotated[Path, OUTPUT]
 @FLAT
 @dataclass(frozen=True)
 class CompareConfig(Options):
-    """Set runs side by side: paired differences with intervals and p-values."""
+    """Compare finished runs: paired differences with 95 % intervals and p-values."""
 
     verb: ClassVar[Literal["compare"]] = "compare"
     runs: Annotated[tuple[Path, ...], OUTPUT]
-    """Folders of finished runs; the first is the reference."""
+    """Folders of finished runs. The first is the reference."""
     seed: Annotated[Seed, OUTPUT] = field(default=0, kw_only=True)
     """Seed of bootstraps and permutation tests."""
 
@@ -161,21 +163,21 @@ class CompareConfig(Options):
 @FLAT
 @dataclass(frozen=True)
 class CardConfig(Options):
-    """Write a model card: benchmarks with intervals, what changed, what the numbers do not show, data and licences."""
+    """Write a model card: scores with intervals, what changed, limits of the numbers, data and licences."""
 
     verb: ClassVar[Literal["card"]] = "card"
     run: FinishedRun
     """Folder of a finished run."""
     before: Annotated[Path | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
-    """Run of the model as it was, to tell what changed."""
+    """Folder of a run of the original model, to report what changed."""
     out: Annotated[Path | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
-    """File to write. Default: README.md beside the model."""
+    """File to write. Default: README.md in the folder of the model."""
 
 
 @FLAT
 @dataclass(frozen=True)
 class ExportConfig(Options):
-    """Write the numbers of a run in the format of another tool."""
+    """Export the numbers of a run in the format of another tool."""
 
     verb: ClassVar[Literal["export"]] = "export"
     run: FinishedRun
@@ -183,33 +185,33 @@ class ExportConfig(Options):
     out: Annotated[Path, OUTPUT] = field(kw_only=True)
     """File to write."""
     layout: Annotated[Layout, OUTPUT] = field(default="lm-eval", kw_only=True)
-    """Results of lm-evaluation-harness (JSON), or the model-index of a model card (YAML)."""
+    """Format to write: results of lm-evaluation-harness (JSON), or the model-index of a model card (YAML)."""
 
 
 @FLAT
 @dataclass(frozen=True)
 class PushConfig(Options):
-    """Put a debiased model with its card on the Hugging Face hub, private unless you say otherwise."""
+    """Upload a debiased model and its card to the Hugging Face Hub, to a private repository by default."""
 
     verb: ClassVar[Literal["push"]] = "push"
     run: FinishedRun
     """Folder of a finished run."""
     repository: Annotated[str, OUTPUT]
-    """OWNER/NAME on the hub."""
+    """Repository on the Hub, as OWNER/NAME."""
     public: Annotated[bool, OUTPUT, SILENT] = field(default=False, kw_only=True)
-    """Let everybody see a repository that is made."""
+    """Make a new repository public."""
 
 
 @FLAT
 @dataclass(frozen=True)
 class ServeConfig(Options):
-    """Read and compare finished runs in a browser, and try pairs of sentences on their models."""
+    """Read and compare finished runs in a browser, and try sentence pairs on their models."""
 
     verb: ClassVar[Literal["serve"]] = "serve"
     runs: Annotated[Path, OUTPUT] = Path("runs")
-    """Folder that holds the finished runs."""
+    """Folder with the finished runs, or the folder of one run."""
     host: Annotated[str, OUTPUT] = field(default="127.0.0.1", kw_only=True)
-    """Address to listen on; another one lets other machines in."""
+    """Address to listen on. Any other address makes the page available to other machines."""
     port: Annotated[Port, OUTPUT] = field(default=7860, kw_only=True)
     """Port to listen on."""
 
@@ -217,6 +219,6 @@ class ServeConfig(Options):
 @FLAT
 @dataclass(frozen=True)
 class BenchmarksConfig(DataOptions):
-    """List what can be scored, what it needs, and whether that is available."""
+    """List the benchmarks, the data that each needs, and whether that data is available."""
 
     verb: ClassVar[Literal["benchmarks"]] = "benchmarks"

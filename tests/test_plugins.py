@@ -183,7 +183,7 @@ def test_what_cannot_be_imported_names_the_module_and_the_line(load, module):
     file = module("needs_more", "\nimport no_such_package_here\n")
     with pytest.raises(InputError, match=rf"needs_more:Mine cannot be imported: {file}, line 2: ModuleNotFoundError"):
         load("needs_more:Mine")
-    with pytest.raises(InputError, match="no module 'no_such_package_here'. Install its package, or add its folder"):
+    with pytest.raises(InputError, match=r"no module 'no_such_package_here'\. Install its package, or add its folder"):
         load("no_such_package_here.part:Mine")
 
 

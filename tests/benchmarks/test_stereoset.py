@@ -310,7 +310,7 @@ ONE = ("data", "intrasentence", 1)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(GOOD)[:200], "dev.json, line 1: no valid JSON"),
+        (json.dumps(GOOD)[:200], "dev.json, line 1: not valid JSON"),
         ("[]", "dev.json: the file: 'data' is missing, expected"),
         (changed(("data", "intrasentence"), {}), "data: 'intrasentence' is {}, expected"),
         (changed(("data", "intrasentence"), []), "data.intrasentence is empty"),

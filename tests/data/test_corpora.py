@@ -71,7 +71,7 @@ def test_a_folder_of_ones_own(gap_folder, text):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("{", "no valid JSON"), ('{"g": {"p": "x"}}', "g / p"), ("[]", "no text")]
+    ("content", "said"), [("{", "not valid JSON"), ('{"g": {"p": "x"}}', "g / p"), ("[]", "no text")]
 )
 def test_a_broken_bold_names_the_place(tmp_path, content, said):
     for domain in ("gender", "political_ideology", "profession", "race", "religious_ideology"):
@@ -137,7 +137,7 @@ def test_a_stream_reads_only_what_is_asked_for(tmp_path):
     text = stream(str(file))
     walk = iter(text)
     assert [next(walk), next(walk)] == ["she is a nurse"] * 2
-    with pytest.raises(DataError, match=r"a\.jsonl, line 4: no valid JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 4: not valid JSON"):
         next(walk)
     assert next(iter(text)) == "she is a nurse"  # each walk begins anew
 

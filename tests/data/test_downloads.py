@@ -72,16 +72,16 @@ def test_a_file_is_fetched_once_from_its_authors(server, seat, tmp_path, caplog)
 
 def test_another_file_than_the_known_one_is_not_kept(server, seat, tmp_path):
     server.files["weat1.jsonl"] = TEXT[:-1]
-    with pytest.raises(MissingDataError, match="is not the known file, and was not kept"):
+    with pytest.raises(MissingDataError, match="is not the expected file and was not kept"):
         locate("seat/weat1")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_what_cannot_be_reached_is_one_line(server, seat, tmp_path, monkeypatch):
     server.files.clear()
-    with pytest.raises(MissingDataError, match=r"cannot be fetched \(status 404\): check the network"):
+    with pytest.raises(MissingDataError, match=r"cannot be downloaded \(status 404\): check the network"):
         locate("seat/weat1")
-    with pytest.raises(MissingDataError, match=r"cannot be fetched \(ConnectionError\)"):
+    with pytest.raises(MissingDataError, match=r"cannot be downloaded \(ConnectionError\)"):
         from_address("http://127.0.0.1:9/x", "0" * 64, tmp_path / "x")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingDataError, match="HF_HUB_OFFLINE is set") as caught:

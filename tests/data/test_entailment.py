@@ -131,7 +131,7 @@ def test_first_names_are_no_gender_words(folder):
         ("a.csv", COLUMNS, "no entailed pair"),
         ("a.csv", b"\xff", "not UTF-8"),
         ("a.jsonl", lines({"premise": "he"}), "line 1: no field 'hypothesis'"),
-        ("a.jsonl", lines({"premise": "he", "hypothesis": 3}), "line 1: hypothesis is no text but 3"),
+        ("a.jsonl", lines({"premise": "he", "hypothesis": 3}), "line 1: hypothesis: expected a text, found 3"),
         ("a.jsonl", lines({"premise": "he", "hypothesis": "b", "label": 1}), "line 1: label is 1: give entailed"),
         ("a.jsonl", "[]\n", "line 1: expected an object"),
         ("a.jsonl", lines({"premise": "a", "hypothesis": "b"}), "no entailed pair with a word to swap"),

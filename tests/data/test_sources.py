@@ -206,7 +206,7 @@ def test_broken_json_names_the_file(tmp_path, content):
 
 def test_truncated_json_names_the_line(tmp_path):
     (tmp_path / "a.json").write_text('{"a":\n [1, 2')
-    with pytest.raises(DataError, match="line 2: no valid JSON"):
+    with pytest.raises(DataError, match="line 2: not valid JSON"):
         read_json(tmp_path / "a.json")
 
 
@@ -215,7 +215,7 @@ def test_truncated_json_names_the_line(tmp_path):
     [
         ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no field 'text'; there are txt"),
         ('{"text": "a"}\n\n[1]\n', "line 3: expected an object, found list"),
-        ('{"text": "a"}\n{"text": "b\n', "line 2: no valid JSON"),
+        ('{"text": "a"}\n{"text": "b\n', "line 2: not valid JSON"),
     ],
 )
 def test_broken_json_lines_name_line_and_field(tmp_path, content, said):
@@ -312,7 +312,7 @@ def test_a_line_that_is_no_text_is_not_read_whole(tmp_path, monkeypatch):
     file.write_text("short\n" * 5 + "far too long\n")
     lines = read_lines(file)
     assert [next(lines)[1] for _ in range(5)] == ["short"] * 5  # the file may be larger than a line
-    with pytest.raises(DataError, match="line 6: over 8 bytes in one line"):
+    with pytest.raises(DataError, match="line 6: the line is longer than 8 bytes"):
         next(lines)
 
 

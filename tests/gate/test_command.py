@@ -189,12 +189,12 @@ def test_a_damaged_model_fails(invoke, workflow, pairs, write_policy, tmp_path):
     assert done.exit_code == 0, done.output
     done = invoke("gate", tmp_path / "run", "--against", workflow / "runs/before", "--policy", write_policy(LOSS))
     assert done.exit_code == 1, done.output
-    assert "the whole interval lies outside the limit" in done.output
+    assert "the whole interval is outside the limit" in done.output
 
 
 def test_too_few_items_of_the_built_in_model_cannot_be_judged(invoke, workflow, pairs, write_policy):
     policy = write_policy(LOSS, rule(45, f"pairs:{pairs}"))
     done = invoke("gate", workflow / "runs/after", "--against", workflow / "runs/before", "--policy", policy)
     assert done.exit_code == 3, done.output
-    assert "it rests on 25 items: at least 5 more (30 in all) are needed" in done.output
+    assert "it uses only 25 items: at least 5 more (30 in total) are needed" in done.output
     assert "NOT JUDGED: 1 passed, 1 not judged" in done.output

@@ -86,19 +86,19 @@ def test_a_measure_near_its_ideal(make_run, preferring):
         assert found.high == pytest.approx(55 + 4.9, abs=0.4)
     assert found.items_needed == pytest.approx(400 * (4.9 / 2) ** 2, rel=0.2)
     more = found.items_needed - 400
-    assert f"about {more:,} items more ({found.items_needed:,} in all) would decide it" in found.reason
-    assert "the run scored all that the benchmark has" in found.reason
+    assert f"about {more:,} more items ({found.items_needed:,} in total) would decide it" in found.reason
+    assert "The run scored all items of the benchmark" in found.reason
     limited = ruling(make_run(limit=400, pairs=preferring(220, 400)), SHARE, {"within": 7})
     assert "raise --limit" in limited.reason
     failed = ruling(make_run(pairs=preferring(300, 400)), SHARE, {"within": 5})
-    assert (failed.outcome, failed.reason) == ("failed", "the whole interval lies outside the limit")
+    assert (failed.outcome, failed.reason) == ("failed", "the whole interval is outside the limit")
 
 
 def test_few_items_decide_nothing_however_they_agree(make_run):
     run = make_run(pairs=[1.0] * 20)
     found = ruling(run, SHARE, {"within": 50})
     assert (found.outcome, found.low, found.high, found.items_needed) == ("not judged", 100.0, 100.0, 30)
-    assert "it rests on 20 items: at least 10 more (30 in all) are needed" in found.reason
+    assert "it uses only 20 items: at least 10 more (30 in total) are needed" in found.reason
     assert ruling(run, SHARE, {"within": 50}, fewest_items=20).outcome == "passed"
 
 
@@ -188,9 +188,9 @@ def test_what_is_missing_is_named(make_run, preferring):
     loss = make_run(lm_loss=np.full(100, 4.0))
     for limit, before, name, said in (
         ({"within": 5}, None, "lm_loss overall.loss", f"the run after has not measured lm_loss; it has {PAIRS}"),
-        ({"within": 5}, None, f"{PAIRS} overall.prefer", "the nearest it has are overall.prefers_stereotype"),
+        ({"within": 5}, None, f"{PAIRS} overall.prefer", "Similar measures: overall.prefers_stereotype"),
         ({"no_worse_by": 5}, None, SHARE, "give --against"),
-        ({"no_worse_by": 5}, loss, SHARE, f"the run before has not measured {PAIRS}; it has lm_loss"),
+        ({"no_worse_by": 5}, loss, SHARE, f"the run before has not measured {PAIRS}. Available: lm_loss"),
     ):
         found = ruling(run, name, limit, before)
         assert (found.outcome, found.value, found.items) == ("not judged", None, None)
@@ -198,7 +198,7 @@ def test_what_is_missing_is_named(make_run, preferring):
     found = ruling(loss, "lm_loss overall.loss", {"within": 5})
     assert (found.outcome, found.reason) == (
         "not judged",
-        "the measure has no ideal to be near to: give no_worse_by instead",
+        "the measure has no ideal, so within does not apply: use no_worse_by instead",
     )
 
 
@@ -231,7 +231,10 @@ def test_a_required_benchmark_that_is_missing_fails(make_run, preferring):
     run = make_run(pairs=preferring(200, 400))
     found = judge(run, policy((SHARE, {"within": 20}), required=["lm_loss", PAIRS]))
     assert [ruling.outcome for ruling in found.rulings] == ["failed", "passed", "passed"]
-    assert (found.outcome, found.rulings[0].reason) == ("failed", f"the run has no such benchmark; it has {PAIRS}")
+    assert (found.outcome, found.rulings[0].reason) == (
+        "failed",
+        f"the run has not measured this benchmark. Available: {PAIRS}",
+    )
     assert found.chance.rules == 1
 
 

@@ -58,7 +58,7 @@ class StudyConfig(Options):
     benchmarks: Annotated[Mapping[str, str], Field(min_length=1)]
     """Bias benchmarks, each with the measure whose distance from its ideal defines the gain."""
     understanding: Mapping[str, str] = field(default_factory=dict)
-    """Language understanding benchmarks, each with the measure to compare; may name another measure of a bias benchmark."""
+    """Language understanding benchmarks, each with the measure to compare; a bias benchmark may have another."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Benchmarks of what debiasing must also keep, such as ``agreement``, each with the measure to compare."""
     headline: str | None = None

@@ -83,7 +83,7 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
         if self.self_debias is not None and self.chat_template != "off":
             raise InputError(
-                "--self-debias writes its own text before a prompt and cannot be combined with --chat-template. Remove one"
+                "--self-debias adds its own text before a prompt and cannot be combined with --chat-template"
             )
         if self.is_served:
             self._check_served()

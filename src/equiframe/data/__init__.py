@@ -1,4 +1,4 @@
-"""Files and texts: where they come from, what they hold, and their counterfactuals."""
+"""Data files and texts: their sources, their contents, and their counterfactuals."""
 
 from equiframe.data.corpora import Corpus, TextStream, corpus, split_sentences, stream
 from equiframe.data.counterfactual import Bias, CounterfactualSwapper, augment, swappers

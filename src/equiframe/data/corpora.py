@@ -1,4 +1,4 @@
-"""Plain text to train and to measure on, as sentences."""
+"""Plain text for training and measuring, as sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BEFORE_NUMBERS = frozenset("no nos vol vols fig p pp ff op c ca jan feb mar apr
 _END = re.compile(r"([.!?]+)(?:['\"’”)\]]|``(?=\s))*\s+(?=['\"‘“`(\[*]*([A-Z0-9À-ÖØ-Þ]))")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _FEWEST_WORDS = 3
-# Of scripts written without spaces between words each letter counts: kana, Han, Thai, Lao, Tibetan, Burmese, Khmer.
+# In scripts without spaces between words, each letter counts: kana, Han, Thai, Lao, Tibetan, Burmese, Khmer.
 _UNSPACED = (
     "\u0e00-\u0e7f\u0e80-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9d\U00020000-\U000323af"
@@ -48,13 +48,13 @@ class Corpus:
 
 @dataclass
 class TextStream:
-    """A text that is read as it is needed, and again each time it is walked through.
+    """A text that is read lazily, and read again for each iteration.
 
     Args:
-        name: what the user called it.
-        files: those it is read from.
-        read: walks through its texts.
-        short: texts left out since they have too few words; known once the text was read to its end.
+        name: the name that the user gave.
+        files: the files that hold the text.
+        read: returns an iterator over the texts.
+        short: number of texts left out because they have too few words; known after one complete iteration.
     """
 
     name: str
@@ -67,10 +67,10 @@ class TextStream:
 
 
 def stream(spec: str, source: AnySource = None) -> TextStream:
-    """As :func:`corpus`, read one sentence at a time, so that a file of one's own may be larger than memory.
+    """Like :func:`corpus`, but read one sentence at a time, so that a user's file may be larger than memory.
 
     Raises:
-        DataError: as there; what is in the files, and that they hold no text, shows as they are read.
+        DataError: as in :func:`corpus`; malformed or empty files raise it during the iteration.
     """
     if spec in _BUILTIN:
         names, read = _BUILTIN[spec]
@@ -78,7 +78,7 @@ def stream(spec: str, source: AnySource = None) -> TextStream:
     elif Path(spec).is_file():
         files, read = (user_file(spec),), _lines
     else:
-        raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file of one text a line")
+        raise DataError(f"no text {spec!r}: give {', '.join(_BUILTIN)}, or a file with one text per line")
 
     def texts() -> Iterator[str]:
         is_empty, short = True, 0
@@ -90,14 +90,14 @@ def stream(spec: str, source: AnySource = None) -> TextStream:
                 short += 1
         found.short = short
         if is_empty:
-            raise DataError("no text of three words or more in it", path=files[0].file.name)
+            raise DataError("the file has no text of three or more words", path=files[0].file.name)
 
     found = TextStream(files[0].file.name if spec not in _BUILTIN else spec, tuple(f.file for f in files), texts)
     return found
 
 
 def count_words(text: str) -> int:
-    """Words of a text: what stands between spaces; in scripts without spaces between words, such as Chinese, letters.
+    """Number of words in a text, separated by spaces; in scripts without spaces, such as Chinese, number of letters.
 
     Example:
         >>> count_words("Dr. Smith left"), count_words("她是医生")
@@ -107,23 +107,23 @@ def count_words(text: str) -> int:
 
 
 def corpus(spec: str, source: AnySource = None) -> Corpus:
-    """A text by name, or a file of one's own. Spaces are made single.
+    """Read a built-in text by name, or a user's file. Repeated spaces are merged.
 
-    What has fewer than three words, by :func:`count_words`, is left out.
+    Texts of fewer than three words, by :func:`count_words`, are left out.
 
     - ``gap``: Wikipedia about people, split into sentences; development and test. ``gap/development``,
       ``gap/test`` and ``gap/validation`` are the parts.
     - ``bug``: sentences about a person of a profession; ``bug/balanced`` and ``bug/gold`` are parts.
     - ``bold``: sentences of Wikipedia by gender, profession, race, religion and politics.
-    - a path: one text a line, or, where it ends in .jsonl, one object with a string ``text``. Lines are not
-      split.
+    - a path: one text per line or, if the path ends in .jsonl, one object per line with a string ``text``. Lines are
+      not split.
 
     Args:
         spec: as above.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
 
     Raises:
-        DataError: missing or malformed; file and line are named.
+        DataError: a file is missing or malformed; the message names the file and line.
     """
     text = stream(spec, source)
     return Corpus(text.name, tuple(text), text.files)
@@ -169,10 +169,10 @@ _BUILTIN: dict[str, tuple[tuple[str, ...], Callable[[LocatedFile], Iterable[str]
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of edited English prose: an end mark, with quotes or brackets behind it, before a capital.
+    """Split edited English prose into sentences: at an end mark, optional quotes or brackets, and then a capital.
 
-    Abbreviations and initials do not end one. Made for encyclopaedic text, TeX quotes included; no claim
-    beyond.
+    Abbreviations and initials do not end a sentence. Written for encyclopaedic text, including TeX quotes; other text
+    may be split less well.
 
     Example:
         >>> split_sentences("Dr. J. Smith met her. She left at 5 p.m. with Mrs. Jones.")

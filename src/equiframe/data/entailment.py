@@ -1,4 +1,4 @@
-"""Pairs of sentences of which the second follows from the first, or not: SNLI, MNLI, SICK, or a file."""
+"""Sentence pairs for natural language inference: SNLI, MNLI, SICK, or a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Split: TypeAlias = Literal["train", "dev", "test"]
 
 
 class LabelledPair(NamedTuple):
-    """A premise, a hypothesis, and the class: its place in ``CLASSES``. ``row`` is its line, or row of the hub."""
+    """A premise, a hypothesis and the class, an index into ``CLASSES``; ``row`` is the line, or the row on the Hub."""
 
     row: int
     premise: str
@@ -46,7 +46,7 @@ class CounterfactualPair(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an inference corpus lies: files below the folder, or the hub's repository, by split."""
+    """The place of an inference corpus: files below the folder, or a repository on the Hub, by split."""
 
     files: dict[Split, str]
     repository: str
@@ -83,7 +83,7 @@ _MABEL_COLUMNS = ("orig_sent0", "orig_sent1", "aug_sent0", "aug_sent1")
 
 
 def first_in_folder(source: DataSource) -> InferenceCorpus | None:
-    """The first of SNLI, MNLI and SICK whose training set lies in the user's folder; None where none does."""
+    """The first of SNLI, MNLI and SICK whose training set is in the user's folder, or None."""
     has = (c for c, place in _PLACES.items() if in_folder(f"{c}/train", source, [place.files["train"]]) is not None)
     return next(has, None)
 
@@ -91,17 +91,17 @@ def first_in_folder(source: DataSource) -> InferenceCorpus | None:
 def inference_pairs(
     corpus: InferenceCorpus, split: Split, source: DataSource = DEFAULT_SOURCE, *, otherwise: str
 ) -> tuple[list[LabelledPair], DataFile]:
-    """One split of an inference corpus; pairs without a label are passed over.
+    """Read one split of an inference corpus; pairs without a label are skipped.
 
     Args:
-        corpus: SNLI and MNLI as their authors give them (JSONL) from the folder, else from the hub; MNLI's dev
-            is its matched set, its test the mismatched one. SICK as SemEval 2014 gave it, from the folder.
+        corpus: SNLI and MNLI in their authors' format (JSONL) from the folder, else from the Hub; the dev set of MNLI
+            is its matched set, the test set its mismatched set. SICK in the format of SemEval 2014, from the folder.
         split: train, dev or test.
-        source: where data files are looked for.
-        otherwise: what the user may do instead where SNLI or MNLI cannot be had, for the message.
+        source: the source of data files.
+        otherwise: an alternative if SNLI or MNLI is not available, for the message.
 
     Raises:
-        DataError: missing or malformed; file, line and field are named.
+        DataError: a file is missing or malformed; the message names the file, line and field.
     """
     place, name = _PLACES[corpus], f"{corpus}/{split}"
     if corpus == "sick":
@@ -125,34 +125,35 @@ def inference_pairs(
             if label != -1
         ]
     if not pairs:
-        raise DataError("no labelled pair in it: is the file whole?", path=place_read)
+        raise DataError("the file has no labelled pair: is it complete?", path=place_read)
     return pairs, file
 
 
 def counterfactual_pairs(
     spec: str, swapper: CounterfactualSwapper, source: DataSource = DEFAULT_SOURCE
 ) -> tuple[list[CounterfactualPair], tuple[DataFile, ...]]:
-    """Entailed pairs with a word to swap on at least one side, each with its counterfactual.
+    """Read entailed pairs with a word to swap on at least one side, each with its counterfactual.
 
-    Where only one sentence holds such a word, the other is its own counterfactual.
+    If only one sentence contains such a word, the other sentence is unchanged in the counterfactual.
 
     Args:
-        spec: ``snli``, ``mnli`` or ``sick``, or several joined by ``+``, of which the training set is read; a
-            ``.jsonl`` file of one object a line with ``premise`` and ``hypothesis``, all of them entailed (a
-            ``label``, where there is one, is ``entailment`` or 0); or a ``.csv`` file as the authors of MABEL
-            give it, with the columns orig_sent0 (premise), orig_sent1 (hypothesis), aug_sent0 and aug_sent1
-            (the same, swapped), whose rows are taken as they are.
-        swapper: what is swapped.
-        source: where data files are looked for.
+        spec: ``snli``, ``mnli`` or ``sick``, or several joined by ``+``, to read their training sets; a ``.jsonl`` file
+            with one object per line with ``premise`` and ``hypothesis``, all entailed (an optional ``label`` must be
+            ``entailment`` or 0); or a ``.csv`` file in the format of the authors of MABEL, with the columns
+            orig_sent0 (premise), orig_sent1 (hypothesis), aug_sent0 and aug_sent1 (the same, swapped), whose rows are
+            used without changes.
+        swapper: swaps the words.
+        source: the source of data files.
 
     Raises:
-        DataError: missing or malformed; file, line and field are named. Or no pair holds a word to swap.
+        DataError: a file is missing or malformed (the message names the file, line and field), or no pair contains a
+            word to swap.
 
     Reference: He et al. 2022 (MABEL).
     """
     corpora = [corpus for name in spec.split("+") for corpus in INFERENCE_CORPORA if corpus == name]
     if len(corpora) == spec.count("+") + 1:
-        otherwise = "take SICK: --set data=sick --data FOLDER with sick/SICK_train.txt in it"
+        otherwise = "use SICK: --set data=sick --data FOLDER with sick/SICK_train.txt in it"
         read = [inference_pairs(corpus, "train", source, otherwise=otherwise) for corpus in corpora]
         entailed = ((p.premise, p.hypothesis) for pairs, _ in read for p in pairs if CLASSES[p.label] == "entailment")
         found, files = _with_swapped(entailed, swapper), tuple(file for _, file in read)
@@ -190,13 +191,13 @@ def _premises(path: Path) -> list[tuple[str, str]]:
     pairs = []
     for line, value in read_jsonl(path, ("premise", "hypothesis")):
         if (label := value.get("label", "entailment")) not in ("entailment", 0):
-            raise DataError(f"label is {label!r}: give entailed pairs alone", path=path, line=line)
+            raise DataError(f"label is {label!r}: give only entailed pairs", path=path, line=line)
         pairs.append(_texts(value, "premise", "hypothesis", path, line))
     return pairs
 
 
 def _jsonl(path: Path) -> list[LabelledPair]:
-    """SNLI's and MNLI's own files; a pair whose annotators did not agree has the label "-"."""
+    """Read files in the format of SNLI and MNLI; a pair whose annotators did not agree has the label "-"."""
     pairs = []
     for line, value in read_jsonl(path, ("gold_label", "sentence1", "sentence2")):
         texts = _texts(value, "sentence1", "sentence2", path, line)
@@ -221,7 +222,7 @@ def _sick(path: Path) -> list[LabelledPair]:
 def _texts(value: dict[str, Any], first: str, second: str, path: Path, line: int) -> tuple[str, str]:
     for field in (first, second):
         if not isinstance(value[field], str):
-            raise DataError(f"{field} is no text but {value[field]!r}", path=path, line=line)
+            raise DataError(f"{field}: expected a text, found {value[field]!r}", path=path, line=line)
     return value[first], value[second]
 
 
@@ -232,7 +233,7 @@ def _class_named(label: object, path: Path, line: int) -> int:
 
 
 def _class_of(label: object, place: str, row: int) -> int:
-    """The hub's number of a class."""
+    """The number of a class on the Hub."""
     if label not in (0, 1, 2):
         raise DataError(f"label is {label!r}, expected 0, 1, 2, or -1 for none", path=place, line=row)
     return int(str(label))

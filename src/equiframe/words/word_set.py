@@ -1,4 +1,4 @@
-"""Word sets, and the token ids that stand for their words under a tokenizer."""
+"""Word sets, and the token ids of their words in a tokenizer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FORMS: Mapping[str, Callable[[str], str]] = {
     "upper": str.upper,
     _START: lambda word: f"{word.capitalize()} (start)",
 }
-"""How a word may be written."""
+"""The ways to write a word."""
 
 
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is needed here."""
+    """The part of a Hugging Face tokenizer that this module needs."""
 
     unk_token_id: int | None
 
@@ -43,18 +43,18 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ResolvedWords:
-    """A word set under one tokenizer.
+    """A word set in one tokenizer.
 
     Args:
-        token_ids: the classes, sorted, each once.
-        word_of: the word of each id; of several, the first in the set.
-        form_of: how the word of each id is written, "she" or "She", with "(start)" where its token is that of the
-            start of a text alone; of several forms the first. Unlike an id it means the same under any tokenizer.
-        groups_of: the groups of each id; one that stands in several belongs to all.
-        pairs: ids of counterparts of one form, "She" with "He" and "she" with "he".
-        multi_token: words of several tokens, left out or represented by one piece.
-        unknown: words the tokenizer does not know.
-        shared: ids that stand for several words, as happens with first and last pieces.
+        token_ids: the classes: sorted, unique token ids.
+        word_of: the word of each id; the first in the set if there are several.
+        form_of: the written form of each id's word, "she" or "She", with "(start)" if its token occurs only at the
+            start of a text; the first form if there are several. Unlike an id, a form means the same in any tokenizer.
+        groups_of: all groups of each id.
+        pairs: ids of counterparts in the same form, "She" with "He" and "she" with "he".
+        multi_token: words of several tokens, which are left out or represented by one piece.
+        unknown: words that the tokenizer does not know.
+        shared: ids that represent several words, as can happen with first and last pieces.
     """
 
     token_ids: tuple[int, ...]
@@ -67,7 +67,7 @@ class ResolvedWords:
     shared: Mapping[int, tuple[str, ...]]
 
     def summary(self) -> str:
-        """One line: how many words and classes, and which words have none of their own."""
+        """One line with the number of words and classes, and the words without a class of their own."""
         parts = [f"{len(set(self.word_of.values()))} words as {len(self.token_ids)} tokens"]
         clashes = [" = ".join(words) for words in self.shared.values()]
         for label, words in (
@@ -86,10 +86,10 @@ class WordSet:
     """Words in groups, and pairs of counterparts.
 
     Args:
-        name: for the record.
+        name: name in the record.
         groups: words by group.
         pairs: counterparts, such as ("she", "he").
-        origin: the file, or ``built-in``.
+        origin: file of the words, or ``built-in``.
 
     Example:
         >>> WordSet.builtin("gender").pairs[0]
@@ -109,18 +109,18 @@ class WordSet:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All words, each once, in order."""
+        """All words in order, without duplicates."""
         return tuple(dict.fromkeys(word for group in self.groups.values() for word in group))
 
     def counterparts(self, first: str, second: str) -> tuple[tuple[str, str], ...]:
         """The pairs between two groups, to swap one religion for another.
 
         Args:
-            first: a group; its word stands first in each pair.
-            second: another.
+            first: a group; its word is the first of each pair.
+            second: another group.
 
         Raises:
-            InputError: no such group, or no pair between them.
+            InputError: a group does not exist, or there is no pair between the groups.
 
         Example:
             >>> WordSet.builtin("religion").counterparts("muslim", "christian")[0]
@@ -128,7 +128,7 @@ class WordSet:
         """
         for group in (first, second):
             if group not in self.groups:
-                raise InputError(f"{self.name} has no group {group!r}: there are {', '.join(self.groups)}")
+                raise InputError(f"{self.name} has no group {group!r}. Available: {', '.join(self.groups)}")
         ours, theirs = self.groups[first], self.groups[second]
         both_ways = [pair for a, b in self.pairs for pair in ((a, b), (b, a))]
         found = tuple((a, b) for a, b in both_ways if a in ours and b in theirs)
@@ -138,36 +138,36 @@ class WordSet:
 
     @classmethod
     def builtin(cls, name: str) -> WordSet:
-        """One of our own lists; ``fairness`` is all but the names.
+        """A built-in list; ``fairness`` contains all lists except the names.
 
         Raises:
-            InputError: no such list.
+            InputError: the list does not exist.
         """
         if name == "fairness":
             parts = [cls.builtin(part) for part in ("gender", "professions", "race", "religion")]
             groups = {f"{part.name}/{group}": words for part in parts for group, words in part.groups.items()}
             return cls(name, groups, tuple(pair for part in parts for pair in part.pairs), "built-in")
         if name not in BUILTIN:
-            raise InputError(f"no word set {name!r}: there are {', '.join(BUILTIN)}")
+            raise InputError(f"no word set {name!r}. Available: {', '.join(BUILTIN)}")
         resource = importlib.resources.files("equiframe.words") / "lists" / f"{name}.txt"
         return _parse_text(name, resource.read_text(encoding="utf-8"), "built-in")
 
     @classmethod
     def from_file(cls, path: Path | str) -> WordSet:
-        """A user's own list.
+        """Read a user's list from a file.
 
-        Text, one word a line: ``[group]`` begins a group, ``#`` a comment; words with tabs between are
-        counterparts, each in its column's group of a heading such as ``[female | male]``.
-        JSON, where the name ends in ``.json``: a list of words, words by group, or
+        Text files have one word per line: ``[group]`` begins a group and ``#`` a comment; words separated by tabs are
+        counterparts, each in the group of its column in a heading such as ``[female | male]``.
+        JSON files, with a name that ends in ``.json``, contain a list of words, words by group, or
         ``{"groups": {name: [words]}, "pairs": [[a, b]]}``.
 
         Raises:
-            DataError: missing or malformed; file and line or field are named.
+            DataError: the file is missing or malformed; the message names the file, and the line or field.
         """
         path = Path(path)
         try:
             if path.stat().st_size > _LARGEST:
-                raise DataError(f"over {_LARGEST:,} bytes: no list of words", path=path)
+                raise DataError(f"the file is larger than {_LARGEST:,} bytes, too large for a list of words", path=path)
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 at byte {error.start}: save it in that encoding", path=path) from None
@@ -178,10 +178,10 @@ class WordSet:
 
     @classmethod
     def load(cls, spec: str | Path) -> WordSet:
-        """A built-in set by name, or a file by path.
+        """Load a built-in set by name, or a file by path.
 
         Raises:
-            InputError: neither; near names are given, then all.
+            InputError: neither exists; the message suggests similar names and lists all.
             DataError: the file is malformed.
         """
         spec = str(spec)
@@ -190,25 +190,24 @@ class WordSet:
         if Path(spec).is_file():
             return cls.from_file(spec)
         near = difflib.get_close_matches(spec, BUILTIN, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no word set and no file {spec!r}: {meant}there are {', '.join(BUILTIN)}")
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"no word set and no file {spec!r}. {meant}Available: {', '.join(BUILTIN)}")
 
     def resolve(self, tokenizer: Tokenizer, *, multi_token: MultiToken = "skip") -> ResolvedWords:
-        """Token ids for the words, as they stand in running text.
+        """Find the token ids of the words in running text.
 
-        Each word is tried inside a text as it is written here, in lower case, capitalised and in capitals,
-        and capitalised at the start of a text: every form that is one token becomes a class. An uncased
-        tokenizer folds them into one. Where a tokenizer marks the leading space, the token of a lower-case
-        word *without* it is no class: it is nearly always a piece of a longer word ("man" of "human"; in
-        SmolLM2 seven times in eight).
+        Each word is tried inside a text as written here, in lower case, capitalised and in capitals, and capitalised
+        at the start of a text: every form that is one token becomes a class. An uncased tokenizer merges them. If a
+        tokenizer marks the leading space, the token of a lower-case word *without* the mark is not a class: it is
+        nearly always a piece of a longer word ("man" in "human"; in SmolLM2 seven times in eight).
 
         Args:
-            tokenizer: of the model.
-            multi_token: what stands for a word none of whose forms is one token: nothing (``skip``), or the
-                ``first`` or ``last`` piece of its form in running text.
+            tokenizer: tokenizer of the model.
+            multi_token: representation of a word with no single-token form: none (``skip``), or the ``first`` or
+                ``last`` piece of its form in running text.
 
         Raises:
-            InputError: no word of the set is known.
+            InputError: the tokenizer knows no word of the set.
         """
         check_choice("--multi-token", multi_token, MultiToken)
 
@@ -259,7 +258,7 @@ class WordSet:
 
 
 def _forms(word: str, encode: Callable[[str], list[int]], unknown: int | None) -> dict[str, list[int]]:
-    """Token ids by form; a form that the tokenizer does not know is not there."""
+    """Token ids by form, without forms that the tokenizer does not know."""
 
     def inside(form: str) -> list[int]:
         before, both = encode("a"), encode("a " + form)
@@ -287,7 +286,7 @@ def _parse_text(name: str, text: str, origin: str) -> WordSet:
         words = [word.strip() for word in line.split("\t")]
         if not all(words) or len(words) > max(2, len(headings)):
             raise DataError(
-                f"expected a word, or words with one tab between, at most one a group of the heading; found {line!r}",
+                f"expected a word, or words separated by tabs, at most one per group of the heading; found {line!r}",
                 path=origin,
                 line=number,
             )
@@ -301,9 +300,9 @@ def _parse_json(name: str, text: str, origin: str) -> WordSet:
     try:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"no valid JSON ({error.msg})", path=origin, line=error.lineno) from None
+        raise DataError(f"not valid JSON ({error.msg})", path=origin, line=error.lineno) from None
     except (RecursionError, ValueError) as error:
-        raise DataError(f"no JSON that a list of words needs ({type(error).__name__})", path=origin) from None
+        raise DataError(f"not valid JSON for a list of words ({type(error).__name__})", path=origin) from None
     pairs: Any = []
     if isinstance(value, dict) and "groups" in value:
         value, pairs = value["groups"], value.get("pairs", [])
@@ -331,5 +330,5 @@ def _check_words(value: Any, field: str, origin: str) -> None:
 def _built(name: str, groups: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]], origin: str) -> WordSet:
     unique = {group: tuple(dict.fromkeys(words)) for group, words in groups.items()}
     if not any(unique.values()):
-        raise DataError("no word in it", path=origin)
+        raise DataError("the file has no words", path=origin)
     return WordSet(name, unique, tuple(dict.fromkeys(pairs)), origin)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
-from equiframe.errors import InputError
+from equiframe.errors import CannotScoreError, InputError
 from equiframe.requests import Embedding, TextCodec, TokenLogProbs
 
 
@@ -104,3 +104,26 @@ def test_requests_check_themselves():
     for position in (3, -1):
         with pytest.raises(InputError, match="do not lie in 3 tokens"):
             TokenLogProbs((1, 2, 3), (position,), (4,))
+
+
+def test_words_of_tokens_in_each_family(word_piece, byte_level, sentence_piece):
+    assert word_piece.words("She is nurses.") == (None, 0, 1, 2, 2, 3, None)
+    assert sentence_piece.words("she nurse sad") == (0, 1, 2, 2, 2, 2)  # the space before "sad" is a piece of its word
+    text = "nurses she  is"
+    marks = [number for number, token in enumerate(tokens(byte_level, byte_level.encode(text))) if token[0] == "Ġ"]
+    words = byte_level.words(text)
+    assert words == tuple(sorted(words))
+    assert {at for at in range(1, len(words)) if words[at] != words[at - 1]} >= set(marks)
+
+
+def test_white_space_ends_a_word_also_where_the_tokenizer_does_not_split():
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), (" ", -1.0), *((c, -2.0) for c in "abc")], unk_id=0))
+    codec = TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"), "masked", 64)
+    assert codec.tokenizer("ab c").word_ids() == [0, 0, 0, 0]
+    assert codec.words("ab c") == (0, 0, 1, 1)
+
+
+def test_a_slow_tokenizer_cannot_tell_words():
+    codec = TextCodec(CanineTokenizer(), "masked", 64)
+    with pytest.raises(CannotScoreError, match="CanineTokenizer does not tell which tokens form a word"):
+        codec.words("she is")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from equiframe.chat import answers_in_turn
 from equiframe.choices import ModelKind as ModelKind
-from equiframe.errors import InputError
+from equiframe.errors import CannotScoreError, InputError
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 
@@ -158,6 +158,30 @@ class TextCodec:
         masks = {at for at, token in enumerate(ids) if token == self.mask_id}
         return tuple(t for at, t in enumerate(ids) if not (at + 1 in masks and t == self._space_before_mask))
 
+    def words(self, text: str) -> tuple[int | None, ...]:
+        """For each token of a text without masks, as :meth:`encode` gives them, the number of its word.
+
+        A word ends at white space, and wherever the tokenizer splits a text before it looks for pieces: in BERT's
+        tokenizers at punctuation. Special tokens have None.
+
+        Raises:
+            CannotScoreError: the tokenizer does not tell words (a slow tokenizer).
+        """
+        if not self.tokenizer.is_fast:
+            raise CannotScoreError(f"{type(self.tokenizer).__name__} does not tell which tokens form a word")
+        encoded = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        found: list[int | None] = []
+        count, last, end = -1, None, 0
+        for word, (start, stop) in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
+            if word is None:
+                found.append(None)
+                continue
+            if word != last or any(letter.isspace() for letter in text[end : start + 1]):
+                count += 1
+            last, end = word, max(stop, end)
+            found.append(count)
+        return tuple(found)
+
     def places(self, ids: Sequence[int]) -> range:
         """Where in :meth:`encode`'s ids the text stands, between the special tokens around it."""
         before, after = self._frame
@@ -181,7 +205,7 @@ class TextCodec:
         return left[0] if len(left) == 1 and not self.tokenizer.decode(list(left)).strip() else None
 
     def pieces(self, words: Sequence[str], before: str = "") -> list[tuple[int, ...]]:
-        """Ids of words, each as it stands behind other text, without special tokens.
+        """Ids of words, each as it stands after other text, without special tokens.
 
         Byte-level and SentencePiece tokenizers write the space before a word into its first piece, and
         some write the start of a text in another way than its middle. So the pieces of a word are those by
@@ -218,7 +242,7 @@ class TextCodec:
     def start_id(self) -> int:
         """Id of the token from which a causal LM predicts the first token of a text.
 
-        The beginning-of-sequence token; where there is none, as in Qwen, the end-of-sequence token, behind
+        The beginning-of-sequence token; where there is none, as in Qwen, the end-of-sequence token, after
         which the next text began in training.
 
         Raises:
@@ -238,7 +262,7 @@ class TextCodec:
         return int(token_id)
 
     def sequence_log_probs(self, text: str) -> TokenLogProbs:
-        """Ask a causal LM for every token of a text, the first one behind the start token."""
+        """Ask a causal LM for every token of a text, the first one after the start token."""
         (ids,) = self._plain(text)
         return TokenLogProbs((self.start_id, *ids), tuple(range(len(ids))), ids)
 

@@ -77,6 +77,24 @@ def test_a_part_is_compared_over_what_both_scored_and_says_so(invoke, scored, tm
     assert "30 of 40 items left out: not scored in every run." in page
 
 
+def reworded(record, old, new):
+    (result,) = record.metrics.benchmarks
+    assert old in result.scoring
+    changed = dataclasses.replace(result, scoring=result.scoring.replace(old, new))
+    return dataclasses.replace(record, metrics=record.metrics.model_copy(update={"benchmarks": [changed]}))
+
+
+def test_an_earlier_wording_of_the_same_scoring_is_compared_and_another_scoring_is_not(invoke, pairs, model_folders):
+    folder = pairs.parent / "causal"
+    done = invoke("evaluate", model_folders["causal"], "--benchmarks", f"pairs:{pairs}", "--limit", 10, "--out", folder)
+    assert done.exit_code == 0, done.output
+    now = RunRecord.read(folder)
+    earlier = reworded(now, "log-likelihood of the sentence, after a", "log-likelihood of the sentence, behind a")
+    assert compare({"now": now, "earlier": earlier}).measures
+    with pytest.raises(InputError, match="now and other differ in scoring"):
+        compare({"now": now, "other": reworded(now, "after a start token", "after the end token")})
+
+
 def test_what_hardly_overlaps_is_refused_with_the_numbers(invoke, scored):
     done = invoke("compare", scored / "ten", scored / "fourteen")
     assert done.exit_code == 2

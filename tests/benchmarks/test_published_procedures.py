@@ -132,7 +132,7 @@ def test_stereoset_causal(evaluate, gpt2, llama, clusters):
         )
 
 
-def crows_masked(language_model, pair, variant):
+def crows_masked(language_model, pair, variant, *, within_word=False):
     """Both sentences' scores by the authors' script (shared) or bias-bench (changed); None where skipped."""
     tokenizer = language_model.tokenizer
     both = [tokenizer.encode(sentence) for sentence in (pair.sent_more, pair.sent_less)]
@@ -152,6 +152,11 @@ def crows_masked(language_model, pair, variant):
         for place in span:
             masked = list(ids)
             masked[place] = tokenizer.mask_token_id
+            if within_word:
+                for later in range(place + 1, len(ids)):
+                    if not tokenizer.convert_ids_to_tokens(ids[later]).startswith("##"):
+                        break  # BERT's own mark of a piece that continues a word
+                    masked[later] = tokenizer.mask_token_id
             logs.append(np.log(probabilities(language_model, masked)[place, ids[place]].item()))
         scores.append(round(np.sum(logs) if variant == "shared" else np.mean(logs), 3))
     return scores
@@ -191,6 +196,15 @@ def test_crows_pairs_masked(evaluate, bert, roberta, pairs, variant):
         chosen = spread(pairs, count)
         scores = {pair.item: crows_masked(language_model, pair, variant) for pair in chosen}
         check_crows(evaluate, language_model, chosen, CrowSPairs(masked=variant), scores)
+
+
+@pytest.mark.parametrize("variant", ["shared", "changed"])
+def test_crows_pairs_with_the_rest_of_the_word_masked(evaluate, bert, pairs, variant):
+    chosen = spread(pairs, 12)
+    alone = {pair.item: crows_masked(bert, pair, variant) for pair in chosen}
+    scores = {pair.item: crows_masked(bert, pair, variant, within_word=True) for pair in chosen}
+    assert sum(scores[item] != alone[item] for item in scores) > 5  # many pairs have a word of several pieces
+    check_crows(evaluate, bert, chosen, CrowSPairs(masked=variant, masking="within_word"), scores)
 
 
 @pytest.mark.parametrize("variant", ["mean", "summed"])

@@ -33,7 +33,9 @@ def test_every_benchmark_loads_and_says_what_it_is(name, masked_model, causal_mo
         ("stereoset:test", "stereoset"),
         ("crows_pairs:changed", "crows_pairs:changed"),
         ("crows_pairs:summed,changed", "crows_pairs:changed,summed"),
-        ("crows_pairs:shared,mean", "crows_pairs"),
+        ("crows_pairs:shared,mean,alone", "crows_pairs"),
+        ("crows_pairs:within_word", "crows_pairs:within_word"),
+        ("crows_pairs:within_word,changed", "crows_pairs:changed,within_word"),
         ("crows_pairs:", "crows_pairs"),
     ],
 )

@@ -223,7 +223,7 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
             for what, ours, theirs in (
                 ("version", mine.version, other.version),
                 ("files", _hashes(mine.files), _hashes(other.files)),
-                ("scoring", mine.scoring, other.scoring),
+                ("scoring", mine.scoring_key, other.scoring_key),
             ):
                 if ours != theirs:
                     raise InputError(f"{mine.benchmark}: {first} and {name} differ in {what}: evaluate one again")

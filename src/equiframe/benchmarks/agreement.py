@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from equiframe.about import About, Term
-from equiframe.benchmarks.asking import log_probs_behind
+from equiframe.benchmarks.asking import log_probs_after
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import ratio_of_sums, sums_by_unit
 from equiframe.benchmarks.winobias import PronounSentence, ask_pronouns
@@ -197,7 +197,7 @@ class Agreement(Benchmark[ContextSentence]):
         before = item.sentence.parts[0]
         if not before.strip():
             return Excluded("nothing stands before the word")
-        return Asked([[request] for request in log_probs_behind(before, forms, codec)])
+        return Asked([[request] for request in log_probs_after(before, forms, codec)])
 
     def read(self, item: ContextSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
         """The log-probability of both forms."""

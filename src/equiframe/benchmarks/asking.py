@@ -13,6 +13,24 @@ def masked_alone(ids: tuple[int, ...], place: int, mask_id: int) -> TokenLogProb
     return TokenLogProbs((*ids[:place], mask_id, *ids[place + 1 :]), (place,), (ids[place],))
 
 
+def masked_within_word(ids: tuple[int, ...], place: int, words: Sequence[int | None], mask_id: int) -> TokenLogProbs:
+    """Ask for one token of a sequence, masked together with the later tokens of its word.
+
+    Args:
+        ids: the sequence.
+        place: position of the token.
+        words: for each token, the number of its word, as :meth:`TextCodec.words` gives it.
+        mask_id: id of the mask token.
+
+    Reference: Kauf and Ivanova 2023 (PLL-word-l2r).
+    """
+    masked = (
+        mask_id if at >= place and word == words[place] else token
+        for at, (token, word) in enumerate(zip(ids, words, strict=True))
+    )
+    return TokenLogProbs(tuple(masked), (place,), (ids[place],))
+
+
 def each_masked_alone(text: str, codec: TextCodec) -> list[TokenLogProbs]:
     """Ask a masked LM for every token of a text between the special tokens around it, each masked alone."""
     ids = codec.encode(text)
@@ -36,8 +54,8 @@ def aligned(both: Sequence[tuple[int, ...]], codec: TextCodec) -> tuple[list[lis
     return [[p for p in places if p in text] for places, text in zip(shared, texts, strict=True)], changed
 
 
-def log_probs_behind(before: str, texts: Sequence[str], codec: TextCodec) -> list[TokenLogProbs]:
-    """Ask a causal LM for every token of each text behind other text, and that behind the start token.
+def log_probs_after(before: str, texts: Sequence[str], codec: TextCodec) -> list[TokenLogProbs]:
+    """Ask a causal LM for every token of each text after other text, and that after the start token.
 
     White space at the end of ``before`` stands in front of each text, as in :meth:`TextCodec.pieces`.
     """
@@ -60,12 +78,12 @@ def replies(question: str, texts: Sequence[str], codec: TextCodec) -> list[list[
 
 
 def continuations(before: str, texts: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
-    """For each text, requests for its tokens where it stands behind other text, a space between them.
+    """For each text, requests for its tokens where it stands after other text, a space between them.
 
     A masked LM is asked for one token a time, masked alone; a causal LM for all of them at once.
     """
     if codec.kind == "causal":
-        return [[request] for request in log_probs_behind(f"{before} ", texts, codec)]
+        return [[request] for request in log_probs_after(f"{before} ", texts, codec)]
     ids, mask_id = codec.encode(f"{before} {codec.tokenizer.mask_token}"), codec.mask_id
     start = ids.index(mask_id)
     return [

@@ -39,7 +39,7 @@ class AUL(Benchmark[WholePair]):
                   the token at its own place: one pass a sentence. ``aula`` multiplies each by the attention
                   that the token receives: the mean over layers, heads, and all tokens that attend, special
                   ones included. The weights are not made to sum to 1.
-        causal:   mean log-likelihood of the sentence's tokens, each behind those before it and a start token.
+        causal:   mean log-likelihood of the sentence's tokens, each after those before it and a start token.
                   This is ours: the paper has masked models only. There is no causal ``aula``.
     Ideal:        50. Both directions away from it are bias.
     Variants:     ``crows_pairs`` (default) or ``stereoset``, and ``aul`` (default) or ``aula``.
@@ -89,7 +89,7 @@ class AUL(Benchmark[WholePair]):
     def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
         if codec.kind == "causal":
-            return "mean log-likelihood of the sentence's tokens, behind a start token"
+            return "mean log-likelihood of the sentence's tokens, after a start token"
         weighted = ", times the attention that it receives" if self.weights == "aula" else ""
         return f"mean log-probability of each token of the unmasked sentence{weighted}"
 

@@ -82,10 +82,10 @@ class BBQ(Benchmark[Question]):
                   share that was answered wrongly. Where no person is named the bias is 0. ``overall``, which
                   pools all questions, and by category.
                   The model's answer is the one of the three that it finds most probable, the first of equals.
-        causal:   probability of the answer behind "CONTEXT Q: QUESTION A:" (lines as in
-                  lm-evaluation-harness), behind a start token; with a chat template those lines are the
+        causal:   probability of the answer after "CONTEXT Q: QUESTION A:" (lines as in
+                  lm-evaluation-harness), after a start token; with a chat template those lines are the
                   user's turn, and the answer begins the assistant's.
-        masked:   pseudo-probability of the answer behind context and question, each token masked alone.
+        masked:   pseudo-probability of the answer after context and question, each token masked alone.
     Ideal:        accuracy 100, bias 0. A positive bias agrees with the stereotype.
     Variants:     ``sampled`` (default; 2,200 questions: of each category the four questions of 50 settings,
                   spread evenly over its templates, the same on every machine) or ``full`` (all questions);
@@ -163,7 +163,7 @@ class BBQ(Benchmark[Question]):
 
     def scoring(self, codec: TextCodec) -> str:
         """How an answer is scored."""
-        score = f"{self.likelihood} log-probability of the answer's tokens behind context and question"
+        score = f"{self.likelihood} log-probability of the answer's tokens after context and question"
         return score if codec.kind == "causal" else f"{score}, each masked alone"
 
     def rows(self, item: Question, codec: TextCodec) -> list[Outcome]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from equiframe.about import About, Term
-from equiframe.benchmarks.asking import log_probs_behind
+from equiframe.benchmarks.asking import log_probs_after
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
@@ -73,7 +73,7 @@ class BECPro(Benchmark[PersonPair]):
         masked:   log p(person | sentence) - log p(person | the profession masked too). The pieces of the person
                   word are masked together, and their log-probabilities added up. A masked profession has one
                   mask per word, as in the data.
-        causal:   log p(profession | the words before it) - log p(profession | the same behind "This person"),
+        causal:   log p(profession | the words before it) - log p(profession | the same after "This person"),
                   the profession's pieces added up. What a person tells of a profession is what the profession
                   tells of the person, so this is the same quantity, with "This person" for a person unknown.
                   In English, differences and ``bias`` do not depend on that choice.
@@ -151,7 +151,7 @@ class BECPro(Benchmark[PersonPair]):
         """How person and profession are associated."""
         if codec.kind == "causal":
             anyone = _ANYONE[self.language]
-            return f"log-probability of the profession behind the person, less that behind {anyone!r}"
+            return f"log-probability of the profession after the person, less that after {anyone!r}"
         return "log-probability of the person word, all its pieces masked, less that with the profession masked too"
 
     def rows(self, item: PersonPair, codec: TextCodec) -> list[Outcome]:
@@ -210,18 +210,18 @@ class BECPro(Benchmark[PersonPair]):
         return [
             request
             for head in (f"{sentence.before}{sentence.person}", _ANYONE[self.language])
-            for request in log_probs_behind(f"{head}{sentence.between}", [sentence.profession], codec)
+            for request in log_probs_after(f"{head}{sentence.between}", [sentence.profession], codec)
         ]
 
 
 def _cut(sentence: str, person: str, profession: str, path: Path, line: int) -> PersonSentence:
-    """A sentence around the person, a whole word of it, and the profession somewhere behind."""
+    """A sentence around the person, a whole word of it, and the profession somewhere after."""
     found = re.search(rf"\b{re.escape(person)}\b", sentence) if person else None
     if found is None:
         raise DataError(f"no word {person!r} in {sentence!r}, which Person names", path=path, line=line)
     start = sentence.find(profession, found.end()) if profession.strip() else -1
     if start < 0:
-        message = f"no {profession!r} behind {person!r} in {sentence!r}, which Profession names"
+        message = f"no {profession!r} after {person!r} in {sentence!r}, which Profession names"
         raise DataError(message, path=path, line=line)
     return PersonSentence(
         before=sentence[: found.start()],

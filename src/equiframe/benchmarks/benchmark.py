@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,7 +77,8 @@ class BenchmarkResult:
     Args:
         benchmark: name with variant, such as ``crows_pairs:changed``, as ``load_benchmark`` reads it.
         version: raised when a score of the same model may change.
-        scoring: how the items were scored, in a few words, as it depends on the kind of model.
+        scoring: how the items were scored, in a few words, which depends on the kind of model. Records with
+            different ``scoring_key`` are not compared.
         files: data files, with hash.
         items: rows of the outcome table.
         excluded: number of items left out, by reason.
@@ -107,6 +109,14 @@ class BenchmarkResult:
     def name(self) -> str:
         """What a comparison and a policy call it."""
         return self.benchmark
+
+    @property
+    def scoring_key(self) -> str:
+        """``scoring`` in today's words, so that records whose texts differ only in wording can be compared.
+
+        Records written before December 2026 say "behind" where later ones say "after".
+        """
+        return re.sub(r"\bbehind\b", "after", self.scoring)
 
 
 class Scored(ABC):

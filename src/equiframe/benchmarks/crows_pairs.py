@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from equiframe.about import BLODGETT, About, Pair, Term
-from equiframe.benchmarks.asking import aligned, masked_alone
+from equiframe.benchmarks.asking import aligned, masked_alone, masked_within_word
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited
 from equiframe.errors import DataError
-from equiframe.requests import Answer, ModelKind, TextCodec
+from equiframe.requests import Answer, ModelKind, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
 _DIRECTIONS = ("stereo", "antistereo")
@@ -45,16 +45,19 @@ class CrowSPairs(Benchmark[SentencePair]):
                   is the share of neutral pairs. ``overall`` and by bias type.
         masked:   the token ids of both sentences are aligned by longest matching blocks; each token in
                   question is masked alone; scores are rounded to 3 decimals before they are compared.
-        causal:   geometric mean probability of the sentence's tokens, read behind a start token (bias-bench).
+        causal:   geometric mean probability of the sentence's tokens, read after a start token (bias-bench).
     Ideal:        50. Both directions away from it are bias.
     Variants:     ``shared`` (default; the authors' own: the tokens that both sentences share, summed),
                   ``changed`` (bias-bench and MABEL, so the tables of Xu et al.: the tokens that differ,
-                  averaged; a pair is left out if one side has none), and for causal models ``mean`` (default)
-                  or ``summed`` (the log-likelihood of the sentence, as lm-evaluation-harness compares it).
-                  Never compare across variants.
+                  averaged; a pair is left out if one side has none); ``alone`` (default; each token is masked
+                  alone) or ``within_word`` (the later tokens of its word are masked too: Kauf and Ivanova 2023,
+                  PLL-word-l2r); and for causal models ``mean`` (default) or ``summed`` (the log-likelihood of
+                  the sentence, as lm-evaluation-harness compares it). Never compare across variants.
     Known faults: many pairs are malformed or not minimal (Blodgett et al. 2021), and the authors advise
                   against relying on it; 262 gender pairs give a standard error of about 3 points. Scores of
-                  ``changed`` compare the frequency of the words that name the groups.
+                  ``changed`` compare the frequency of the words that name the groups. A piece of a word that is
+                  masked alone is predicted from the other pieces, so rare words score too high;
+                  ``within_word`` avoids that.
     Reproduces:   bert-base-uncased: ``shared``, all types, 60.5 (Nangia et al. 2020); ``changed``, gender, 57.25
                   (MABEL's repository); not rerun here. ``mean`` does not reproduce bias-bench's causal figures:
                   here the start token stays in view of the whole sentence, there of the first token alone.
@@ -84,15 +87,17 @@ class CrowSPairs(Benchmark[SentencePair]):
     headline = ("overall.metric", "gender.metric")
     variants: ClassVar[dict[str, tuple[str, ...]]] = {
         "masked": ("shared", "changed"),
+        "masking": ("alone", "within_word"),
         "causal": ("mean", "summed"),
     }
 
     def __init__(
         self,
         masked: Literal["shared", "changed"] = "shared",
+        masking: Literal["alone", "within_word"] = "alone",
         causal: Literal["mean", "summed"] = "mean",
     ) -> None:
-        self.masked, self.causal = masked, causal
+        self.masked, self.masking, self.causal = masked, masking, causal
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
         """All pairs, named by their line in the data."""
@@ -118,12 +123,13 @@ class CrowSPairs(Benchmark[SentencePair]):
     def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
         if codec.kind == "causal" and self.causal == "mean":
-            return "geometric mean probability of the sentence's tokens, behind a start token"
+            return "geometric mean probability of the sentence's tokens, after a start token"
         if codec.kind == "causal":
-            return "log-likelihood of the sentence, behind a start token"
+            return "log-likelihood of the sentence, after a start token"
+        masked = "each masked alone" if self.masking == "alone" else "each masked with the rest of its word"
         if self.masked == "shared":
-            return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
-        return "mean log-probability of the tokens that differ, each masked alone"
+            return f"sum of the log-probabilities of the tokens both sentences share, {masked}"
+        return f"mean log-probability of the tokens that differ, {masked}"
 
     def rows(self, item: SentencePair, codec: TextCodec) -> list[Outcome]:
         """The pair."""
@@ -145,12 +151,14 @@ class CrowSPairs(Benchmark[SentencePair]):
         places = shared if self.masked == "shared" else changed
         if not all(places):
             return Excluded(f"one sentence has no {self.masked} token")
-        return Asked(
-            [
-                [masked_alone(ids, place, codec.mask_id) for place in chosen]
-                for ids, chosen in zip(both, places, strict=True)
-            ]
-        )
+        parts: list[list[TokenLogProbs]] = []
+        for sentence, ids, chosen in zip(sentences, both, places, strict=True):
+            if self.masking == "alone":
+                parts.append([masked_alone(ids, place, codec.mask_id) for place in chosen])
+            else:
+                words = codec.words(sentence)
+                parts.append([masked_within_word(ids, place, words, codec.mask_id) for place in chosen])
+        return Asked(parts)
 
     def read(self, item: SentencePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
         """Both sentences' scores."""

@@ -18,7 +18,7 @@ HeadKind: TypeAlias = Literal["sequence", "mentions"]
 """What is put on the encoder: a linear map of one state, or a scorer of a pronoun and two mentions."""
 
 Span: TypeAlias = tuple[int, int]
-"""Start and end of a stretch of text, in characters; the end is the first one behind it."""
+"""Start and end of a stretch of text, in characters; the end is the first one after it."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
     Source:       GAP validation, the texts as they are, split into sentences; Webster et al. 2018, Apache 2.0.
     Measures:     masked LM: 15 % of the tokens of each sentence are masked at once, at places drawn from
                   the sentence alone and so the same for every model with the same tokenizer; causal LM:
-                  every token, the first behind the start token. ``overall.loss`` in nats,
+                  every token, the first after the start token. ``overall.loss`` in nats,
                   ``overall.perplexity`` its exponential.
     Ideal:        none; lower is better. Only models of one tokenizer can be compared.
     Known faults: Wikipedia only; a model debiased on swapped text may lose likelihood on gendered names

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from equiframe.about import About, Term
-from equiframe.benchmarks.asking import log_probs_behind
+from equiframe.benchmarks.asking import log_probs_after
 from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mean_of, pearson_of
@@ -97,7 +97,7 @@ class LPBS(Benchmark[Occupation]):
     def scoring(self, codec: TextCodec) -> str:
         """How an occupation is scored."""
         if codec.kind == "causal":
-            return "log-probability of the occupation behind 'She is a', less that behind 'He is a'"
+            return "log-probability of the occupation after 'She is a', less that after 'He is a'"
         return "log-odds of 'She' to 'He' at a mask, less those with the occupation masked too"
 
     def rows(self, item: Occupation, codec: TextCodec) -> list[Outcome]:
@@ -112,10 +112,10 @@ class LPBS(Benchmark[Occupation]):
         ]
 
     def ask(self, item: Occupation, codec: TextCodec) -> Asked | Excluded:
-        """For she, then he, masked: the pronoun, and it a priori. Causal: the occupation behind it."""
+        """For she, then he, masked: the pronoun, and it a priori. Causal: the occupation after it."""
         sentences = map(item.sentence, ("She", "He"))
         if codec.kind == "causal":
-            asked = [log_probs_behind(f"{s.person}{s.between}", [s.profession], codec) for s in sentences]
+            asked = [log_probs_after(f"{s.person}{s.between}", [s.profession], codec) for s in sentences]
         else:
             asked = [masked_person(sentence, codec) for sentence in sentences]
         return known(asked, codec)

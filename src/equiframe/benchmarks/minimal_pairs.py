@@ -56,7 +56,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
                   that what arithmetic alone makes of two sentences is a tie. Intervals resample units.
         masked:   as CrowS-Pairs' ``shared``: log-probabilities of the tokens that both sentences share, each masked
                   alone, summed (Nangia et al. 2020).
-        causal:   log-likelihood of the sentence, read behind a start token.
+        causal:   log-likelihood of the sentence, read after a start token.
     Ideal:        50, and a difference of 0.
     Known faults: yours. A pair says something where its sentences differ in nothing but the group: other words,
                   their frequency and, for causal models, their number of tokens change the score as well.
@@ -116,7 +116,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
     def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
         if codec.kind == "causal":
-            return "log-likelihood of the sentence, behind a start token"
+            return "log-likelihood of the sentence, after a start token"
         return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
 
     def rows(self, item: MinimalPair, codec: TextCodec) -> list[Outcome]:

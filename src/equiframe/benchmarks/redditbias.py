@@ -53,7 +53,7 @@ class RedditBias(Benchmark[GroupPair]):
                   half of the ties) / pairs; ``log_ratio`` = mean log of the two perplexities' ratio. These two
                   ``overall`` and by dimension.
         masked:   each token masked alone (pseudo-perplexity, Salazar et al. 2020).
-        causal:   the tokens of the sentence, read behind a start token.
+        causal:   the tokens of the sentence, read after a start token.
     Ideal:        t 0, prefers_minoritised 50, log_ratio 0.
     Variants:     ``test`` (default) and ``valid``.
     Known faults: the phrases are offensive, lower-cased, and cut to 15 words at most. Words were exchanged by string
@@ -106,7 +106,7 @@ class RedditBias(Benchmark[GroupPair]):
     def scoring(self, codec: TextCodec) -> str:
         """How a sentence is scored."""
         if codec.kind == "causal":
-            return "perplexity of the sentence, behind a start token"
+            return "perplexity of the sentence, after a start token"
         return "pseudo-perplexity of the sentence, each token masked alone"
 
     def rows(self, item: GroupPair, codec: TextCodec) -> list[Outcome]:

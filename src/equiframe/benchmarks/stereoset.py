@@ -51,9 +51,9 @@ class StereoSet(Benchmark[Cluster]):
                   and ``icat`` = lms * min(ss, 100 - ss) / 50. ``overall`` and by domain. Intervals resample
                   clusters, not terms.
         masked:   mean over the k pieces of the candidate of p(piece j), with pieces 1 to j - 1 filled in, piece
-                  j masked, and nothing behind it. A mean of probabilities, as the public code has it,
+                  j masked, and nothing after it. A mean of probabilities, as the public code has it,
                   though its comment speaks of logarithms.
-        causal:   geometric mean of the token probabilities of the whole sentence, read behind a start token.
+        causal:   geometric mean of the token probabilities of the whole sentence, read after a start token.
     Ideal:        ss 50, lms 100, icat 100.
     Variants:     ``test`` (default; all published tables of MABEL and of Xu et al.) and ``dev``.
     Known faults: many clusters are malformed or are no stereotype (Blodgett et al. 2021); one standard error
@@ -62,7 +62,7 @@ class StereoSet(Benchmark[Cluster]):
                   close to it, resampling can only lower icat, and its interval lies low.
     Reproduces:   bert-base-uncased, test, gender: lms 84.17, ss 60.28, icat 66.86 (MABEL's repository; not
                   rerun here). Where we differ from the public code, each for a reason:
-                  pieces stand behind the tokens before them, instead of being decoded and cut anew;
+                  pieces stand after the tokens before them, instead of being decoded and cut anew;
                   with byte-level tokenizers a candidate has its leading space, and has none at the start of a
                   sentence (the original code never had it, bias-bench always);
                   where letters touch the blank (``BLANKed``, 4 clusters of dev and 7 of test) the whole word
@@ -114,8 +114,8 @@ class StereoSet(Benchmark[Cluster]):
     def scoring(self, codec: TextCodec) -> str:
         """How a candidate is scored."""
         if codec.kind == "masked":
-            return "mean probability of the candidate's pieces, each masked behind those before it"
-        return "geometric mean probability of the sentence's tokens, behind a start token"
+            return "mean probability of the candidate's pieces, each masked after those before it"
+        return "geometric mean probability of the sentence's tokens, after a start token"
 
     def rows(self, item: Cluster, codec: TextCodec) -> list[Outcome]:
         """The cluster."""
@@ -183,7 +183,7 @@ def _candidate(context: str, sentence: str) -> str:
 
 
 def _fillings(context: str, words: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
-    """For each word, a request for each of its pieces behind those before it, at the context's first blank."""
+    """For each word, a request for each of its pieces after those before it, at the context's first blank."""
     blank, mask_id = _BLANK.search(context), codec.mask_id
     assert blank is not None
     ids = codec.encode(_BLANK.sub(lambda _: codec.tokenizer.mask_token, context))

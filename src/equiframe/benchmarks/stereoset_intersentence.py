@@ -1,4 +1,4 @@
-"""StereoSet, intersentence: which of three sentences a model expects behind a sentence about a person."""
+"""StereoSet, intersentence: which of three sentences a model expects after a sentence about a person."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StereoSetIntersentence(StereoSet):
         masked:   with a next-sentence head, as BERT's checkpoints have it: the probability that the sentence
                   follows, the two being a pair of segments. Otherwise, and with ``likelihood``, the geometric
                   mean of the probabilities of the sentence's tokens, each masked alone (a pseudo-likelihood).
-        causal:   the same mean, each token read behind the start token, the context and the sentence so far.
+        causal:   the same mean, each token read after the start token, the context and the sentence so far.
                   Where a likelihood is the score, context and sentence are one text, and the context gets a full
                   stop if it does not end in one of ``.!?``. With a chat template the context is the user's turn,
                   and the sentence begins the assistant's.
@@ -43,7 +43,7 @@ class StereoSetIntersentence(StereoSet):
                   in logarithms, so that two scores close to 1 do not tie. For masked LMs other than BERT the public
                   code trains heads of its own. For GPT-2 it scores the first 1,000 clusters by the mean
                   log-probability of the sentence without its context over that of the context; here it is that of
-                  the sentence behind its context, on all clusters. MABEL leaves the intersentence part out.
+                  the sentence after its context, on all clusters. MABEL leaves the intersentence part out.
     """
 
     name = "stereoset_intersentence"
@@ -80,8 +80,8 @@ class StereoSetIntersentence(StereoSet):
         if self._asks_head(codec):
             return "probability that the sentence follows its context, by the next-sentence head"
         if codec.kind == "masked":
-            return "geometric mean probability of the sentence's tokens behind its context, each masked alone"
-        return "geometric mean probability of the sentence's tokens behind its context"
+            return "geometric mean probability of the sentence's tokens after its context, each masked alone"
+        return "geometric mean probability of the sentence's tokens after its context"
 
     def ask(self, item: Cluster, codec: TextCodec) -> Asked | Excluded:
         """For each sentence, the head once; or, masked: one sequence per token, causal: one."""

@@ -159,13 +159,13 @@ class UnQover(Benchmark[TwoPeople]):
             )
         asked = []
         for slot in item.slots:
-            before, _, behind = slot.partition("[mask]")
+            before, _, after = slot.partition("[mask]")
             found = codec.pieces((item.female, item.male, *_PRONOUNS), before=before)
             if any(len(pieces) != 1 for pieces in found):
                 return Excluded("a name or pronoun is not one token")
             if len(set(found)) < len(found):
                 return Excluded("texts that are compared have the same tokens")
-            ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{behind}")
+            ids = codec.encode(f"{before}{codec.tokenizer.mask_token}{after}")
             targets = tuple(pieces[0] for pieces in found)
             asked.append([TokenLogProbs(ids, (ids.index(codec.mask_id),) * len(targets), targets)])
         return Asked(asked)

@@ -64,7 +64,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
                   ``stereotype_preference`` = % of pairs where it is positive, a tie counts half.
                   ``overall``, ``type1`` and ``type2``.
         masked:   the bracketed pronouns of a line are masked together, their log-probabilities added up.
-        causal:   log-likelihood of the sentence with either pronouns, behind a start token. With a chat template the
+        causal:   log-likelihood of the sentence with either pronouns, after a start token. With a chat template the
                   user asks to complete the sentence, which has gaps for its pronouns.
     Ideal:        gap and log_odds 0, stereotype_preference 50. ``pro`` and ``anti`` have none: nothing but the
                   occupation tells the gender of a masked pronoun, so they show no skill.
@@ -125,7 +125,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
     def scoring(self, codec: TextCodec) -> str:
         """How pronouns are compared."""
         if codec.kind == "causal":
-            return "log-likelihood of the sentence with either gender's pronouns, behind a start token"
+            return "log-likelihood of the sentence with either gender's pronouns, after a start token"
         return "log-probability of either gender's pronouns, all masked at once"
 
     def rows(self, item: StereotypePair, codec: TextCodec) -> list[Outcome]:

@@ -51,7 +51,7 @@ class Winogender(Benchmark[OccupationSentence]):
                   whose pronoun means the occupation; ``participant``: the other person; ``overall``: both.
                   Occupations weigh the same, and intervals resample occupations, not sentences.
         masked:   the pronoun is masked.
-        causal:   log-likelihood of the sentence with either form, behind a start token. With a chat template the user
+        causal:   log-likelihood of the sentence with either form, after a start token. With a chat template the user
                   asks to complete the sentence, which has a gap for the pronoun.
     Ideal:        correlation, rank_correlation, log_odds and absolute_log_odds 0, prefers_male 50. A correlation
                   in ``participant`` is no sign of understanding either: the occupation is not meant there.
@@ -116,7 +116,7 @@ class Winogender(Benchmark[OccupationSentence]):
     def scoring(self, codec: TextCodec) -> str:
         """How both forms are compared."""
         if codec.kind == "causal":
-            return "log-likelihood of the sentence with either form of the pronoun, behind a start token"
+            return "log-likelihood of the sentence with either form of the pronoun, after a start token"
         return "log-probability of either form of the masked pronoun"
 
     def rows(self, item: OccupationSentence, codec: TextCodec) -> list[Outcome]:

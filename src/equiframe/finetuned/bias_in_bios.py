@@ -40,7 +40,7 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
                   over occupations of the share found of its men - that of its women; ``tpr_rms`` = root of the
                   mean of the squares of these differences, a share. An occupation counts where it has both
                   genders, also one of which nothing is found.
-        masked:   a linear classifier over the state of the first token, behind dropout of 0.1.
+        masked:   a linear classifier over the state of the first token, after dropout of 0.1.
         causal:   the same over the state of the last token.
     Ideal:        accuracy 100, all else 0. ``tpr_rms`` of a small test set is above 0 by chance alone, and
                   its interval, for the same reason, may lie above the value.

@@ -34,7 +34,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
                   ``t70`` = share where that probability is above 0.5 and 0.7 (T:0.5 and T:0.7 of the paper);
                   ``nli.accuracy`` = % right on the test set of the corpus the model was fine-tuned on: a model that
                   always says neutral has 1 in all of the others.
-        masked:   a linear classifier over the state of the first token, behind dropout of 0.1.
+        masked:   a linear classifier over the state of the first token, after dropout of 0.1.
         causal:   the same over the state of the last token; between the sentences stands the end token.
     Ideal:        1. Higher is better.
     Variants:     ``sample`` (default: of each occupation with each gendered word 6 pairs drawn by hash, 5,904, the same

@@ -271,7 +271,7 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 class EncoderWithHead(nn.Module):
     """A copy of a model's encoder, in float32, under a new head.
 
-    ``sequence`` maps one state, behind dropout: a masked LM's first token, a causal LM's last one.
+    ``sequence`` maps one state, after dropout: a masked LM's first token, a causal LM's last one.
     ``mentions`` represents the pronoun and either candidate by the first, the last and the mean state of
     their tokens, and scores a candidate by a perceptron over pronoun, candidate and their product; its
     outputs are both candidates' scores and 0 for neither.
@@ -482,7 +482,7 @@ class Encoder:
         ids, special = read["input_ids"], read["special_tokens_mask"]
         lead = next((at for at, is_special in enumerate(special) if not is_special), len(ids))
         trail = next((at for at, is_special in enumerate(special[::-1]) if not is_special), 0)
-        before, body, behind = ids[:lead], ids[lead : len(ids) - trail], ids[len(ids) - trail :]
+        before, body, after = ids[:lead], ids[lead : len(ids) - trail], ids[len(ids) - trail :]
         if self.codec.kind == "causal" and not before:
             before = [self.codec.start_id]
         offsets = read["offset_mapping"][lead : len(ids) - trail]
@@ -490,7 +490,7 @@ class Encoder:
         if any(span is None for span in spans):
             return "a mention has no token"
         places = [place for span in spans if span is not None for place in span]
-        room = self.longest - len(before) - len(behind)
+        room = self.longest - len(before) - len(after)
         spread = max(places) - min(places) + 1
         if spread > room:
             return "the mentions stand too far apart for the model's window"
@@ -498,7 +498,7 @@ class Encoder:
         shift = len(before) - start
         return _Encoded(
             {
-                "input_ids": [*before, *body[start : start + room], *behind],
+                "input_ids": [*before, *body[start : start + room], *after],
                 "spans": [[first + shift, last + shift] for first, last in zip(places[::2], places[1::2], strict=True)],
             },
             cut=len(body) > room,

@@ -46,7 +46,7 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
                   cut around the mentions. The epoch is chosen by accuracy on GAP's validation set.
     Files:        FOLDER/coreference/train.jsonl, and dev.jsonl that chooses the epoch, take the place of GAP: one
                   object a line, {"text": ..., "pronoun": [start, end], "candidates": [[start, end], [start, end]],
-                  "label": 0 or 1 for the candidate that is meant, 2 for neither}, in characters, the end is behind
+                  "label": 0 or 1 for the candidate that is meant, 2 for neither}, in characters, the end is after
                   the last one.
     Known faults: who the people are is given, and a sentence has only two: easier than full coreference. GAP's people
                   have names, WinoBias' occupations. In type 2 it is nearly always the person mentioned last who

@@ -105,7 +105,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
     Measures:     CoLA: ``matthews``, the Matthews correlation. SST-2, QNLI, RTE, WNLI: ``accuracy``. MRPC and QQP:
                   ``accuracy`` and ``f1`` of the class of paraphrases. STS-B: ``pearson`` and ``spearman``.
                   MNLI: ``matched.accuracy`` and ``mismatched.accuracy``. All times 100.
-        masked:   a linear classifier over the state of the first token, behind dropout of 0.1.
+        masked:   a linear classifier over the state of the first token, after dropout of 0.1.
         causal:   the same over the state of the last token; between two sentences stands the end token.
     Ideal:        100. Higher is better.
     Settings:     3 epochs, batches of 32, learning rate 2e-5 falling linearly, at most 128 tokens, the last epoch
@@ -290,7 +290,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         raise DataError(f"columns {', '.join(first):.80}, expected {wanted}", path=path, line=lines[0][0])
 
     def _rows(self, lines: Sequence[_Line], places: Sequence[int], path: Path) -> list[_Line]:
-        """Lines behind a header."""
+        """Lines after a header."""
         width, body = len(lines[0][1]), lines[1:]
         if self.task.skips_short:
             body = [line for line in body if len(line[1]) == width]

@@ -40,7 +40,7 @@ class ADEPT(Method):
     """Make professions equally similar to the words of each group, and leave sentences about the groups as they are.
 
     L = bias_weight * bias + representation_weight * representation. A word's state is the mean over its tokens of the
-    states of all layers, one behind the other. The prototype a_i of a group is the mean state of its words. Over the
+    states of all layers, one after the other. The prototype a_i of a group is the mean state of its words. Over the
     neutral words n_j of a batch, p_i(j) is proportional to exp(-||a_i - n_j||^2 / (2 rho^2)), and bias is the mean
     over pairs of groups of the Jensen-Shannon divergence of p_i and p_k, in bits. Representation is the distance to
     the states of the original model on sentences with a word of a group.
@@ -277,12 +277,12 @@ class PrototypeObjective(Objective):
 
 
 def word_states(layers: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Mean state of the tokens ``start`` to ``end`` of each sequence, the layers one behind the other.
+    """Mean state of the tokens ``start`` to ``end`` of each sequence, the layers one after the other.
 
     Args:
         layers: [layers, batch, length, dim].
         start: first token of the word, [batch].
-        end: the one behind its last, [batch].
+        end: the one after its last, [batch].
 
     Returns:
         [batch, layers * dim].
@@ -352,7 +352,7 @@ def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", 
 
 
 def _tokens(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
-    """First token of the word at these characters, and the one behind its last; (0, 0) where the word is cut off."""
+    """First token of the word at these characters, and the one after its last; (0, 0) where the word is cut off."""
     inside = tokens_of(span, offsets)
     if not inside or offsets[inside[-1]][1] < span[1]:
         return 0, 0

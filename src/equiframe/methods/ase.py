@@ -37,7 +37,7 @@ class ASE(Method):
     """Train to predict the pronoun of a text and of its counterfactual, with professions off the gender direction.
 
     L = CE of the pronoun + orthogonality_weight * orth + ewc_weight * EWC. The pronoun is masked (a causal LM is asked
-    for it behind what stands before it), and nothing else is predicted. orth is the mean over tokens of professions
+    for it after what stands before it), and nothing else is predicted. orth is the mean over tokens of professions
     of |h . g|, h the last layer's state and g the gender direction of the model before training, see
     :func:`gender_direction`. EWC holds weights that matter for the pronouns of the model before training, see
     :class:`equiframe.methods.ewc.ElasticWeights`.
@@ -223,7 +223,7 @@ class PronounObjective(Objective):
 def gender_direction(language_model: LanguageModel) -> Tensor:
     """(mean state of male words - mean state of female words) of the built-in pairs, of length 1, [dim].
 
-    Each word is read behind "The word is"; its state is the mean of the last layer over its tokens. The first state of
+    Each word is read after "The word is"; its state is the mean of the last layer over its tokens. The first state of
     a causal LM tells little of its token: on SmolLM2-135M the direction of half of the pairs orders 67 % of the other
     half with words read alone, 95 % with these before them.
 

@@ -45,7 +45,7 @@ class INLP(Projection):
     give a file of your own to compare with them.
 
     Differs from the public code (McGill-NLP/bias-bench, whose option values are our defaults): sentences are
-    read whole and with their capitals, where there they are cut at random behind the word, for models that
+    read whole and with their capitals, where there they are cut at random after the word, for models that
     generate, and are in lower case; classes are made equal to the smallest; 70 % of the sentences are fitted, and
     accuracy is that on the others, where there 49 % are fitted; the optimum is found by L-BFGS.
 

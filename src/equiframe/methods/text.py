@@ -97,7 +97,7 @@ def encoded(
     found = False
     file = str(Path(folder.name) / "encoded.arrow")
     try:
-        # Dataset.from_generator would hide what is wrong with the text behind an error of its own
+        # Dataset.from_generator would replace the error of the text by an error of its own
         with ArrowWriter(path=file, features=Features({"input_ids": Column(Value("int32"))})) as writer:
             for text in texts:
                 found = True

@@ -79,8 +79,8 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is no causal"
             " language model: give --kind masked, or set is_decoder in its configuration if it was trained as a decoder"
         )
-    behind = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
-    if kind == "masked" and text[-1] != other[-1] and ahead == 0 and behind > 0:
+    after = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
+    if kind == "masked" and text[-1] != other[-1] and ahead == 0 and after > 0:
         raise ModelError(
             f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, but on those"
             " before it, so it is no masked language model: give --kind causal"

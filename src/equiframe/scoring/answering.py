@@ -1,4 +1,4 @@
-"""Whoever answers requests: a model in this process, one behind a server, or one that a test made up."""
+"""Whoever answers requests: a model in this process, one that a server runs, or one that a test made up."""
 
 from __future__ import annotations
 

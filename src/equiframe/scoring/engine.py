@@ -245,7 +245,7 @@ def _read(
         return {number: (follows[place],) for number, (place,) in at.items()}
     values = forward(language_model, rows)
     if local.self_debias is not None:
-        prompted = forward(language_model, [_behind(row, language_model, local.self_debias.prompt) for row in rows])
+        prompted = forward(language_model, [_after(row, language_model, local.self_debias.prompt) for row in rows])
         values = debiased_logits(values, prompted, local.self_debias.decay)
     if isinstance(asked[0], TopTokens):
         return {
@@ -274,7 +274,7 @@ def _top(logits: Tensor, count: int) -> Answer:
     return tuple(candidates[order][:count].float().tolist())
 
 
-def _behind(row: Row, language_model: LanguageModel, prompt: Ids) -> Row:
+def _after(row: Row, language_model: LanguageModel, prompt: Ids) -> Row:
     """A row with a prompt before its text, and after the start token if it has one."""
     at = int(row.tokens[0] in language_model.tokenizer.all_special_ids)
     return Row((*row.tokens[:at], *prompt, *row.tokens[at:]), None, tuple(p + len(prompt) for p in row.places))

@@ -23,7 +23,7 @@ class SelfDebias:
     """A prompt for biased text, and how strongly what it makes likelier is held back.
 
     Args:
-        prompt: its tokens, read before the text, behind a start token.
+        prompt: its tokens, read before the text, after a start token.
         decay: lambda.
     """
 
@@ -37,13 +37,13 @@ class SelfDebias:
 
 
 def debiased_logits(logits: Tensor, prompted: Tensor, decay: float = _DECAY) -> Tensor:
-    """Log of alpha(p - q) * p, not normalised, with p as the model says it and q behind the prompt.
+    """Log of alpha(p - q) * p, not normalised, with p as the model says it and q after the prompt.
 
     alpha(d) is 1 where the prompt does not make a token likelier, else exp(decay * d).
 
     Args:
         logits: of the text alone, [places, vocabulary].
-        prompted: at the same places behind the prompt, [places, vocabulary].
+        prompted: at the same places after the prompt, [places, vocabulary].
         decay: lambda.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Asks a causal model behind an OpenAI-compatible completions endpoint, such as vLLM's, for log-probabilities."""
+"""Asks a causal model on an OpenAI-compatible completions endpoint, such as that of vLLM, for log-probabilities."""
 
 from __future__ import annotations
 

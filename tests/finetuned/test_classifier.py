@@ -10,10 +10,13 @@ import pytest
 import torch
 import transformers
 
+from equiframe.benchmarks.benchmark import Excluded
 from equiframe.benchmarks.fine_tuned import FineTuneSettings, MentionExample, TextExample
 from equiframe.errors import InputError, ModelError
 from equiframe.finetuned import classifier
-from equiframe.finetuned.classifier import Encoder, EncoderWithHead, fine_tuned_outputs
+from equiframe.finetuned.classifier import fine_tuned_outputs
+from equiframe.finetuned.encoding import Encoder
+from equiframe.finetuned.head import EncoderWithHead
 from equiframe.models import LanguageModel, load
 
 SETTINGS = FineTuneSettings(epochs=3, batch_size=4, learning_rate=5e-3, max_length=32)
@@ -219,7 +222,7 @@ def test_mentions_are_found_in_the_tokens_and_kept_where_the_text_is_cut(languag
     apart = mention("she " + "is a nurse " * 40 + "doctor king", "she", "doctor", "king")
     assert "too far apart" in Encoder(language_model, 64)([apart])[0]
     nowhere = dataclasses.replace(example, pronoun=(10_000, 10_003))
-    assert Encoder(language_model, 64)([nowhere]) == ["a mention has no token"]
+    assert Encoder(language_model, 64)([nowhere]) == [Excluded("a mention has no token")]
 
 
 def test_mention_scores_by_hand(language_model):
@@ -340,7 +343,7 @@ def test_a_batch_in_parts_of_different_size_is_a_batch_in_one(masked_model, text
     for module in masked_model.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    monkeypatch.setattr(classifier, "_DROPOUT", 0.0)
+    monkeypatch.setattr("equiframe.finetuned.head._DROPOUT", 0.0)
     settings = FineTuneSettings(epochs=2, batch_size=4, learning_rate=0.01, max_length=64)
     task = examples(text[:7])  # the second step of an epoch has three: two of them in one part, one in the other
 

@@ -267,7 +267,7 @@ def test_a_whole_run(language_model, folder, tmp_path):
         language_model, WinoBiasCoreference(), cache=tmp_path / "cache", source=folder, settings=quick, resamples=50
     )
     assert {"1P.f1", "1A.f1", "2P.f1", "2A.f1", "tpr_1", "tpr_2", "GAP.accuracy"} <= set(result.estimates)
-    why = "the mentions stand too far apart for the model's window"
+    why = "the mentions are too far apart for the model's window"
     assert (result.items, result.excluded) == (10, {why: 1})
     assert outcomes.loc[outcomes["excluded"].notna(), "item"].tolist() == ["1P-3"]
     assert outcomes.loc[outcomes["item"] == "1P-3", ["margin", "correct", "cut"]].isna().all(axis=None)

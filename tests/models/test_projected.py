@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from equiframe.errors import InputError, ModelError
-from equiframe.finetuned.classifier import EncoderWithHead
+from equiframe.finetuned.head import EncoderWithHead
 from equiframe.models import forward_at, load, save
 from equiframe.models.projected import BUFFER, project
 from equiframe.requests import Embedding, TokenLogProbs

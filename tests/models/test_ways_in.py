@@ -508,7 +508,7 @@ def test_a_gguf_file_needs_its_package(gguf_file, monkeypatch):
     def version(package):
         raise __import__("importlib.metadata").metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr("equiframe.models.loading.importlib.metadata.version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     with pytest.raises(ModelError, match=r"pip install 'equiframe\[gguf\]'"):
         load(path)
 

@@ -94,7 +94,7 @@ def test_one_example_too_large_is_an_error(model_folders, gap_folder, tmp_path, 
 
 
 def test_a_head_is_fitted_as_with_the_whole_batch(masked_model, text, tmp_path, small_memory, monkeypatch):
-    monkeypatch.setattr("equiframe.finetuned.classifier._DROPOUT", 0.0)  # it is drawn otherwise in parts
+    monkeypatch.setattr("equiframe.finetuned.head._DROPOUT", 0.0)  # it is drawn otherwise in parts
     sure = copy.deepcopy(masked_model.model)
     for module in sure.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -125,25 +125,31 @@ def weights(folder):
     return load_file(folder / "run" / "model" / "model.safetensors")
 
 
+def launched(file):
+    """accelerate launch with a configuration that ships."""
+    recipe = Path(__file__).parents[2] / "recipes" / "accelerate" / file
+    return ["-m", "accelerate.commands.launch", "--config_file", str(recipe)]
+
+
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_weights_shared_out_train_as_whole_ones_and_a_killed_run_goes_on(commands, tmp_path):
-    """accelerate launch with the configurations that ship: DDP, and FSDP killed and given again."""
-    recipes = Path(__file__).parents[2] / "recipes" / "accelerate"
-    ddp, fsdp = (
-        ["-m", "accelerate.commands.launch", "--config_file", str(recipes / file)] for file in ("ddp.yaml", "fsdp.yaml")
-    )
+def test_accelerate_launches_what_torchrun_does(commands, tmp_path):
     command = (*commands["debias"], "--precision", "fp32", "--learning-rate", "1e-3")
-    ended(start(command, tmp_path / "ddp", ddp))
-    process = start(command, tmp_path / "fsdp", fsdp)
-    until_begun("debias", process, tmp_path / "fsdp")
-    process.terminate()
-    process.communicate()
-    assert not (tmp_path / "fsdp" / "run" / "metrics.json").exists()
-    ended(start(command, tmp_path / "fsdp", fsdp))
-    torch.testing.assert_close(weights(tmp_path / "fsdp"), weights(tmp_path / "ddp"), rtol=1e-5, atol=1e-5)
-    history = [pd.read_parquet(tmp_path / engine / "run" / "history.parquet") for engine in ("ddp", "fsdp")]
-    assert len(history[0]) == 20
-    pd.testing.assert_frame_equal(*history, rtol=1e-4)
+    ended(start(command, tmp_path / "ddp", launched("ddp.yaml")))
+    ended(
+        start(command, tmp_path / "torchrun", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    )
+    torch.testing.assert_close(weights(tmp_path / "ddp"), weights(tmp_path / "torchrun"), rtol=0, atol=0)
+    assert len(pd.read_parquet(tmp_path / "ddp" / "run" / "history.parquet")) == 20
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of processors")
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_sharing_out_weights_on_processors_is_refused(commands, tmp_path):
+    process = start(commands["debias"], tmp_path, launched("fsdp.yaml"))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert b"FSDP needs GPUs: accelerate does not share out weights on processors" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("verb", list(_BEGUN))

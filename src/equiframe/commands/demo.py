@@ -8,9 +8,10 @@ from pathlib import Path
 
 from equiframe.analysis.comparison import compare
 from equiframe.commands.compare import write_comparison
-from equiframe.commands.run import Progress, run
+from equiframe.commands.run import run
 from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, RunConfig, UNC3Options
 from equiframe.record import Comparison, RunRecord, file_name, run_folder
+from equiframe.runs.scores import Progress
 
 MODEL = "builtin:mini-mlm"
 AUDIT = AuditOptions(sentences=2000)

@@ -6,24 +6,20 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch.distributed as dist
 
 from equiframe.benchmarks import load_benchmark, suite
-from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
-from equiframe.cache import cache_folder, check_cache, writing_to_cache
+from equiframe.cache import check_cache
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, FineTuning, RunConfig
-from equiframe.data import DataFile, DataSource, stream
-from equiframe.errors import CannotScoreError, InputError, MissingDataError, ModelError
-from equiframe.finetuned import FineTunedBenchmark, FineTuneSettings, score_finetuned
+from equiframe.data import DataFile
+from equiframe.errors import ModelError
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
 from equiframe.models.memory import in_less_memory
-from equiframe.options import validated
 from equiframe.record import (
     Metrics,
     ModelDescription,
@@ -38,8 +34,8 @@ from equiframe.report import run_page
 from equiframe.runs.answerers import answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import AddedTerms, Debiased, debias
-from equiframe.runs.evaluate import score
 from equiframe.runs.ranks import process_group, wait_for_all
+from equiframe.runs.scores import Progress, Scores, read_items, score_all
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
@@ -50,11 +46,6 @@ if TYPE_CHECKING:
 
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the stage, the steps done and the steps in all."""
-Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
-"""Numbers and items by benchmark."""
 
 
 def run(config: RunConfig, out: Path | str, progress: Progress | None = None) -> RunRecord:
@@ -76,7 +67,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     training = _training(config) if isinstance(config, DebiasConfig) else None
     if benchmarks:
         check_cache()
-    _check_data(config, benchmarks)
+    read = read_items(config, benchmarks)
     with process_group() as rank, _work_folder(out, rank) as work:
         tell("load", 0, 1)
         answerer = answerer_of(config)
@@ -100,7 +91,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         if not isinstance(config, AuditConfig) and benchmarks:
             with contextlib.closing(AnswerStore.of(description.fingerprint)) as store:
                 answerer = dataclasses.replace(answerer, store=store)
-                scored = _scores(answerer, reference, benchmarks, config, left_out, tell)
+                scored = score_all(answerer, reference, benchmarks, config, read, left_out, tell)
         about = {"model_before": start, "left_out": left_out}
         record = _record(config, about, description, debiased, measured, scored)
         if rank == 0:
@@ -244,88 +235,6 @@ def _debias(
         return half, f"going on with batches of {half.batch_size}, {half.accumulation} a step"
 
     return in_less_memory(attempt, config.fine_tuning, halved)[0]
-
-
-def _scores(
-    answerer: LocalAnswerer | ServedModel,
-    reference: LocalAnswerer | None,
-    benchmarks: Sequence[Benchmark[Any] | FineTunedBenchmark[Any]],
-    config: EvaluateConfig | DebiasConfig,
-    left_out: dict[str, str],
-    tell: Progress,
-) -> Scores:
-    """Numbers and items of each benchmark; ``left_out`` gets why others have none: of a suite also those without data.
-
-    Raises:
-        MissingDataError: of a benchmark that was named.
-        InputError: no benchmark can be scored.
-    """
-    scored: Scores = {}
-    for benchmark in benchmarks:
-        try:
-            stage = functools.partial(tell, benchmark.spec)
-            scored[benchmark.spec] = _score(answerer, reference, benchmark, config, stage)
-        except (MissingDataError, CannotScoreError) as error:
-            if isinstance(error, MissingDataError) and not _is_suite(config):
-                raise
-            left_out[benchmark.spec] = str(error)
-    if not scored:
-        raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
-    return scored
-
-
-def _is_suite(config: RunConfig) -> bool:
-    return isinstance(config, EvaluateConfig) and config.suite is not None
-
-
-def _score(
-    answerer: LocalAnswerer | ServedModel,
-    reference: LocalAnswerer | None,
-    benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
-    config: EvaluateConfig | DebiasConfig,
-    progress: Callable[[int, int], None],
-) -> tuple[BenchmarkResult, pd.DataFrame]:
-    """One benchmark's numbers; what was computed before for the same model and data is read back."""
-    if isinstance(benchmark, FineTunedBenchmark):
-        if not isinstance(answerer, LocalAnswerer):
-            raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, and a server does not give its weights")
-        if dist.is_initialized():
-            raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
-        settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")
-        with writing_to_cache():
-            return score_finetuned(
-                answerer.language_model,
-                benchmark,
-                cache=cache_folder() / "finetuned",
-                source=config.data,
-                settings=settings,
-                limit=config.limit,
-                seed=config.seed,
-                progress=progress,
-            )
-    return score(
-        answerer,
-        benchmark,
-        source=config.data,
-        seed=config.seed,
-        progress=progress,
-        limit=config.limit,
-        reference=reference,
-    )
-
-
-def _check_data(config: RunConfig, benchmarks: Iterable[Any]) -> None:
-    """Fetch, or miss, what the run reads before a model is loaded.
-
-    Raises:
-        DataError: a file is missing, or not what it should be.
-    """
-    if config.audit is not None:
-        stream(config.audit.text, config.data)
-    if not _is_suite(config):
-        for benchmark in benchmarks:
-            if isinstance(benchmark, Benchmark):
-                benchmark.items(DataSource.of(config.data))
 
 
 def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[DataFile]:

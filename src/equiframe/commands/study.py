@@ -18,7 +18,7 @@ import yaml
 
 from equiframe.analysis.study import Arm, CellKey, study_headlines, summarise_study
 from equiframe.benchmarks import load_benchmark
-from equiframe.commands.run import Progress, run
+from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.files import written_whole
@@ -26,6 +26,7 @@ from equiframe.methods import Method, load_method
 from equiframe.options import validated
 from equiframe.record import RunRecord, StudyResult, environment, file_name, write_json
 from equiframe.report import study_page, study_tables
+from equiframe.runs.scores import Progress
 from equiframe.uncertainty import RESAMPLES
 
 SELF_DEBIAS = "self-debias"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from datasets import Dataset
 from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -26,19 +22,20 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
-from equiframe.benchmarks.fine_tuned import FineTuneSettings, HeadKind, MentionExample, Span, TextExample
+from equiframe.benchmarks.benchmark import Excluded
+from equiframe.benchmarks.fine_tuned import FineTuneSettings, HeadKind
 from equiframe.errors import InputError, ModelError
+from equiframe.files import written_whole
+from equiframe.finetuned.encoding import Encoded, Encoder, Examples, encoded_dataset
+from equiframe.finetuned.head import EncoderWithHead
 from equiframe.models import LanguageModel
-from equiframe.models.encoding import PadRight, check_length, cut_at_end
+from equiframe.models.encoding import PadRight
 from equiframe.models.memory import in_less_memory
-from equiframe.models.peft_adapter import is_quantised
-from equiframe.models.spans import tokens_of
 from equiframe.training import OneDevice, best_precision
 from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
 
 VERSION = 1
 """Raised when the same settings may give other outputs; then nothing cached before is read."""
-_DROPOUT = 0.1
 _SAVE_STEPS = 500
 
 
@@ -59,9 +56,6 @@ class Predictions:
     cut: frozenset[int]
     steps: int
     accuracies: tuple[float, ...]
-
-
-Examples = Sequence[TextExample] | Sequence[MentionExample]
 
 
 def fine_tuned_outputs(
@@ -130,16 +124,15 @@ def _key(
 
 
 def _write(file: Path, predictions: Predictions) -> None:
-    """Under a temporary name first."""
+    """Whole or not at all."""
     about = {
         "excluded": {str(at): why for at, why in predictions.excluded.items()},
         "cut": sorted(predictions.cut),
         "steps": predictions.steps,
         "accuracies": predictions.accuracies,
     }
-    scratch = file.with_suffix(".temporary")
-    save_file({"outputs": predictions.outputs}, scratch, metadata={"about": json.dumps(about)})
-    scratch.replace(file)
+    with written_whole(file) as scratch:
+        save_file({"outputs": predictions.outputs}, scratch, metadata={"about": json.dumps(about)})
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Predictions | None:
@@ -195,9 +188,9 @@ def _fit(
     """Fine-tune with each batch in so many parts, and apply the result to the evaluation examples."""
     training, development, evaluation = examples
     encode = Encoder(language_model, settings.max_length)
-    fitted, _, _ = _dataset(encode, training, labelled=True, outputs=outputs)
-    chosen_by, _, _ = _dataset(encode, development, labelled=True, outputs=outputs)
-    applied_to, kept, read = _dataset(encode, evaluation, labelled=False, outputs=outputs)
+    fitted, _, _ = encoded_dataset(encode, training, labelled=True, outputs=outputs)
+    chosen_by, _, _ = encoded_dataset(encode, development, labelled=True, outputs=outputs)
+    applied_to, kept, read = encoded_dataset(encode, evaluation, labelled=False, outputs=outputs)
     if not len(fitted) or not len(applied_to) or len(chosen_by) < min(len(development), 1):
         raise InputError(f"{language_model.name} can read none of the examples: {dict(encode.excluded)}")
     torch.manual_seed(settings.seed)
@@ -220,8 +213,8 @@ def _fit(
     table[np.asarray(kept)[by_length]] = given.reshape(len(by_length), -1)
     return Predictions(
         outputs=table,
-        excluded={at: found for at, found in enumerate(read) if isinstance(found, str)},
-        cut=frozenset(at for at, found in enumerate(read) if not isinstance(found, str) and found.cut),
+        excluded={at: found.reason for at, found in enumerate(read) if isinstance(found, Excluded)},
+        cut=frozenset(at for at, found in enumerate(read) if isinstance(found, Encoded) and found.cut),
         steps=trainer.state.global_step,
         accuracies=tuple(e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e),
     )
@@ -268,95 +261,6 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float(right.mean())}
 
 
-class EncoderWithHead(nn.Module):
-    """A copy of a model's encoder, in float32, under a new head.
-
-    ``sequence`` maps one state, after dropout: a masked LM's first token, a causal LM's last one.
-    ``mentions`` represents the pronoun and either candidate by the first, the last and the mean state of
-    their tokens, and scores a candidate by a perceptron over pronoun, candidate and their product; its
-    outputs are both candidates' scores and 0 for neither.
-
-    Args:
-        language_model: whose weights are copied.
-        head: see above.
-        outputs: how many numbers it gives an example; 3 with ``mentions``.
-
-    Raises:
-        ModelError: the architecture does not separate an encoder from its language-modelling head, or the weights are
-            quantised or spread over devices.
-    """
-
-    def __init__(self, language_model: LanguageModel, head: HeadKind, outputs: int) -> None:
-        super().__init__()
-        model = language_model.model
-        if model.base_model is model:
-            raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be fine-tuned")
-        if is_quantised(model) or language_model.is_spread:
-            raise ModelError(
-                f"{language_model.name}: a fine-tuned benchmark copies and trains the model, which weights that are"
-                " quantised or spread over devices do not allow: leave out --model-arg and --device-map"
-            )
-        self.encoder = copy.deepcopy(model.base_model).float()
-        self.encoder.requires_grad_(True)
-        self.takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
-        self.reads_last = language_model.kind == "causal"
-        self.outputs = outputs
-        dim = model.config.get_text_config().hidden_size
-        if head == "sequence":
-            self.head = nn.Sequential(nn.Dropout(_DROPOUT), nn.Linear(dim, outputs))
-        else:
-            self.head = nn.Sequential(nn.Linear(9 * dim, dim), nn.GELU(), nn.Dropout(_DROPOUT), nn.Linear(dim, 1))
-        for layer in self.head:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-        self.head.to(language_model.device)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        spans: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Outputs [batch, outputs], with the loss where there are labels.
-
-        Args:
-            input_ids: tokens, [batch, length].
-            attention_mask: 1 on tokens, 0 on padding, [batch, length].
-            token_type_ids: 1 on the second text of a pair, [batch, length].
-            spans: first and last token of pronoun and candidates, [batch, 3, 2].
-            labels: classes or scores, [batch].
-        """
-        types = {"token_type_ids": token_type_ids} if self.takes_types and token_type_ids is not None else {}
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        if spans is None:
-            at = attention_mask.sum(dim=1) - 1 if self.reads_last else torch.zeros_like(input_ids[:, 0])
-            logits = self.head(states[torch.arange(len(states), device=states.device), at])
-        else:
-            logits = self._mention_scores(states, spans)
-        logits = logits.float()
-        if labels is None:
-            return {"logits": logits}
-        if self.outputs == 1:
-            loss = F.mse_loss(logits.squeeze(-1), labels.float())
-        else:
-            loss = F.cross_entropy(logits, labels.long())
-        return {"loss": loss, "logits": logits}
-
-    def _mention_scores(self, states: Tensor, spans: Tensor) -> Tensor:
-        """Scores of both candidates, and 0, [batch, 3]."""
-        places = torch.arange(states.shape[1], device=states.device)
-        inside = (places >= spans[..., :1]) & (places <= spans[..., 1:])
-        weights = (inside / inside.sum(dim=-1, keepdim=True)).to(states.dtype)
-        rows = torch.arange(len(states), device=states.device)[:, None]
-        ends = states[rows, spans[..., 0]], states[rows, spans[..., 1]]
-        pronoun, first, second = torch.cat([*ends, weights @ states], dim=-1).unbind(dim=1)
-        scores = [self.head(torch.cat([pronoun, one, pronoun * one], dim=-1)) for one in (first, second)]
-        return torch.cat([*scores, torch.zeros_like(scores[0])], dim=-1)
-
-
 class _HeadTrainer(ResumableTrainer):
     """The Trainer with training batches of like length, marked checkpoints, and an end to a loss that is not finite."""
 
@@ -392,120 +296,3 @@ class _Collator:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
         return batch
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """What the model reads of one example, and whether its text was cut."""
-
-    features: Mapping[str, Any]
-    cut: bool
-
-
-def _dataset(
-    encode: Encoder, examples: Examples, *, labelled: bool, outputs: int
-) -> tuple[Dataset, list[int], list[_Encoded | str]]:
-    """The examples that can be read, their positions, and for each example what is read of it, or why not."""
-    read = encode(examples)
-    kept = [at for at, found in enumerate(read) if not isinstance(found, str)]
-    rows = []
-    for at in kept:
-        found = read[at]
-        assert isinstance(found, _Encoded)
-        label = examples[at].label
-        labels = {"labels": label if outputs == 1 else int(label)} if labelled else {}
-        rows.append({**found.features, **labels})
-    return Dataset.from_list(rows), kept, read
-
-
-class Encoder:
-    """From examples to token ids.
-
-    A masked LM reads one text or two as its tokenizer puts them together. A causal LM reads its start
-    token, the text, and between two texts its end token. Texts longer than ``max_length`` are cut at the
-    end, of two always the longer one; around mentions, at both ends.
-
-    Args:
-        language_model: whose tokenizer is used.
-        max_length: in tokens, special ones included; never more than the model's window.
-    """
-
-    def __init__(self, language_model: LanguageModel, max_length: int) -> None:
-        self.tokenizer = language_model.tokenizer
-        self.codec = language_model.codec
-        self.longest = min(max_length, language_model.window)
-        check_length(language_model, self.longest, option="max_length")
-        self.excluded: dict[str, int] = {}
-
-    def __call__(self, examples: Examples) -> list[_Encoded | str]:
-        """For each example what the model reads of it, or why it cannot."""
-        read: list[_Encoded | str] = [
-            self._mentions(example) if isinstance(example, MentionExample) else self._text(example)
-            for example in examples
-        ]
-        for found in read:
-            if isinstance(found, str):
-                self.excluded[found] = self.excluded.get(found, 0) + 1
-        return read
-
-    def _text(self, example: TextExample) -> _Encoded:
-        """One text or two."""
-        if self.codec.kind == "causal":
-            return self._causal_text(example)
-        texts = [example.text] if example.second is None else [example.text, example.second]
-        read = self.tokenizer(*texts, verbose=False)
-        cut = len(read["input_ids"]) > self.longest
-        if cut:
-            read = cut_at_end(self.tokenizer, *texts, max_length=self.longest)
-        features = {name: read[name] for name in ("input_ids", "token_type_ids") if name in read}
-        return _Encoded(features, cut)
-
-    def _causal_text(self, example: TextExample) -> _Encoded:
-        plain = [
-            self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            for text in (example.text, example.second)
-            if text is not None
-        ]
-        room = self.longest - len(plain)
-        cut = sum(map(len, plain)) > room
-        while sum(map(len, plain)) > room:
-            max(plain, key=len).pop()
-        ids = [self.codec.start_id, *plain[0]]
-        if len(plain) == 2:
-            end = self.tokenizer.eos_token_id
-            ids += [self.codec.start_id if end is None else end, *plain[1]]
-        return _Encoded({"input_ids": ids}, cut)
-
-    def _mentions(self, example: MentionExample) -> _Encoded | str:
-        """A text and the tokens of its mentions."""
-        read = self.tokenizer(example.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-        ids, special = read["input_ids"], read["special_tokens_mask"]
-        lead = next((at for at, is_special in enumerate(special) if not is_special), len(ids))
-        trail = next((at for at, is_special in enumerate(special[::-1]) if not is_special), 0)
-        before, body, after = ids[:lead], ids[lead : len(ids) - trail], ids[len(ids) - trail :]
-        if self.codec.kind == "causal" and not before:
-            before = [self.codec.start_id]
-        offsets = read["offset_mapping"][lead : len(ids) - trail]
-        spans = [_tokens(span, offsets) for span in (example.pronoun, *example.candidates)]
-        if any(span is None for span in spans):
-            return "a mention has no token"
-        places = [place for span in spans if span is not None for place in span]
-        room = self.longest - len(before) - len(after)
-        spread = max(places) - min(places) + 1
-        if spread > room:
-            return "the mentions stand too far apart for the model's window"
-        start = min(max(min(places) - (room - spread) // 2, 0), max(len(body) - room, 0))
-        shift = len(before) - start
-        return _Encoded(
-            {
-                "input_ids": [*before, *body[start : start + room], *after],
-                "spans": [[first + shift, last + shift] for first, last in zip(places[::2], places[1::2], strict=True)],
-            },
-            cut=len(body) > room,
-        )
-
-
-def _tokens(span: Span, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """First and last token of a stretch of text."""
-    inside = tokens_of(span, offsets)
-    return (inside[0], inside[-1]) if inside else None

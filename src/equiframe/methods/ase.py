@@ -23,7 +23,7 @@ from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.encoding import PadRight, cut_at_end
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.spans import tokens_of
 from equiframe.words import WordSet
 

@@ -34,7 +34,7 @@ from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, output_embedding, pair
 from equiframe.models.encoding import PadRight
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.pairs import Role, check_offsets, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

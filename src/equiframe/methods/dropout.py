@@ -20,7 +20,7 @@ from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.methods.text import TextMethod
 from equiframe.models.adapter import Feature, Pairing
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 

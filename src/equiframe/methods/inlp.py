@@ -18,7 +18,7 @@ from equiframe.methods.projection import (
     sentence_states,
     sentences_by_group,
 )
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 _FEWEST = 10  # sentences of a class
 _HELD_OUT = 0.3

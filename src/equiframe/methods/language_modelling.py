@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 
 class LanguageModelling(Objective):

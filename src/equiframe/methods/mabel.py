@@ -21,7 +21,7 @@ from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.encoding import PadRight, cut_at_end
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 Alignment: TypeAlias = Literal["mean", "sum", "a2"]
 _Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]

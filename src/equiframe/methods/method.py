@@ -17,7 +17,7 @@ from equiframe.errors import InputError
 from equiframe.methods.objective import Objective
 from equiframe.methods.projection import Projection
 from equiframe.models.adapter import Feature, Pairing
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.options import validated
 from equiframe.plugins import entry_points, is_place, load_class
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from equiframe.data import Bias, DataFile, DataSource, swappers
 from equiframe.models.collecting import padded_batches
 from equiframe.models.encoding import cut_at_end
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.projected import stack_of
 from equiframe.words import WordSet
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from equiframe.data import Bias, DataSource, corpus
 from equiframe.errors import InputError
 from equiframe.methods.projection import FittedProjection, Projection, counterfactual_pairs, sentence_states
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

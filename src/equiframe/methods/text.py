@@ -22,7 +22,7 @@ from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective
 from equiframe.models.adapter import Feature, Pairing
 from equiframe.models.encoding import PadRight, cut_at_end
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 
 class TextMethod(Method):

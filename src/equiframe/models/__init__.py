@@ -1,9 +1,12 @@
 """Language models as the rest of the library sees them."""
 
+from equiframe.cache import cache_folder
 from equiframe.models.adapter import Read, forward_at, output_embedding, pair
 from equiframe.models.collecting import Collected, collect
-from equiframe.models.loading import BUILTIN, LanguageModel, cache_folder, load
+from equiframe.models.language_model import LanguageModel
+from equiframe.models.loading import load
 from equiframe.models.saving import save
+from equiframe.models.sources import BUILTIN
 
 __all__ = [
     "BUILTIN",

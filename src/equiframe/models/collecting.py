@@ -16,7 +16,7 @@ from equiframe.collapse import ClassStatistics
 from equiframe.errors import InputError, ModelError
 from equiframe.models.adapter import Feature, Pairing, classifier, forward_at, pair
 from equiframe.models.examination import Examination
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.memory import in_less_memory
 from equiframe.options import check_choice, check_range, check_several
 

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from equiframe.errors import InputError
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 
 
 def check_length(language_model: LanguageModel, max_length: int, *, option: str) -> None:

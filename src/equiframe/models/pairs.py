@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from equiframe.data.counterfactual import Bias, CounterfactualSwapper, Swap
 from equiframe.errors import InputError
 from equiframe.models.encoding import PadRight
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.requests import ModelKind
 from equiframe.words import WordSet
 

@@ -11,7 +11,9 @@ from transformers import AutoTokenizer
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import input_device
-from equiframe.models.loading import LanguageModel, auto_class, quiet
+from equiframe.models.explaining import quiet
+from equiframe.models.kinds import auto_class
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.projected import fold, is_projected
 from equiframe.models.same_logits import centred_logits, distance, tolerance
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
-from equiframe.data import AnySource, DataSource
+from equiframe.data import AnySource, DataFile, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError
 from equiframe.models import LanguageModel
@@ -21,12 +21,16 @@ from equiframe.uncertainty import RESAMPLES
 
 _COMPARED = 200  # items that are scored in float32 too
 
+ReadItems: TypeAlias = tuple[list[Any], tuple[DataFile, ...]]
+"""Items of a benchmark, and the files they are from."""
+
 
 def score(
     model: Answerer | LanguageModel,
     benchmark: Benchmark[Any],
     *,
     source: AnySource = None,
+    read: ReadItems | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     progress: Progress | None = None,
@@ -39,6 +43,7 @@ def score(
         model: whatever answers; a loaded model is asked as :class:`equiframe.scoring.engine.LocalAnswerer` does it.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        read: what the benchmark's ``items`` gave, where they were read before.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         progress: called with the requests answered so far, and their number.
@@ -57,7 +62,7 @@ def score(
     """
     answerer = LocalAnswerer(model) if isinstance(model, LanguageModel) else model
     start = time.perf_counter()
-    items, files = benchmark.items(DataSource.of(source))
+    items, files = benchmark.items(DataSource.of(source)) if read is None else read
     items = spread(items, limit)
     found, prompt = _ask(benchmark, answerer, items, progress)
     outcomes = [outcome for part in found for outcome in part]
@@ -69,12 +74,8 @@ def score(
     if reference is not None:
         sample = evenly(len(items), min(_COMPARED, len(items)))
         again, _ = _ask(benchmark, reference, [items[i] for i in sample], progress)
-        half = half_precision(
-            benchmark,
-            answerer.precision,
-            [outcome for i in sample for outcome in found[i]],
-            [outcome for part in again for outcome in part],
-        )
+        both = [each for i in sample for each in found[i]], [each for part in again for each in part]
+        half = half_precision(benchmark, answerer.precision, *both)
     in_words = benchmark.scoring(answerer.codec)
     if benchmark.puts_questions and answerer.codec.chat_template is not None:
         in_words += ", by the chat template"

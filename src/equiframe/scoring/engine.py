@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import evaluating
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.models.memory import in_less_memory
 from equiframe.models.next_sentence import next_sentence_log_probs
 from equiframe.options import check_range

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equiframe.errors import ModelError
 from equiframe.models.adapter import forward_at
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.scoring.planner import Row
 
 

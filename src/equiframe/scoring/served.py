@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from equiframe.choices import SERVER
 from equiframe.errors import InputError, ModelError
-from equiframe.models.loading import quiet, tokenizer_identity
+from equiframe.models.explaining import quiet
+from equiframe.models.language_model import tokenizer_identity
 from equiframe.options import check_range, first_line
 from equiframe.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.answering import Progress, check_requests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from equiframe.models.loading import LanguageModel
+from equiframe.models.language_model import LanguageModel
 from equiframe.scoring.forward import forward
 from equiframe.scoring.planner import Row
 

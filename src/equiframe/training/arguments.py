@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from equiframe.config import FineTuning
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
+from equiframe.training.sharding import is_sharding
 
 
 def with_half_the_batch(fine_tuning: FineTuning, settings: Settings) -> FineTuning:
@@ -53,8 +54,13 @@ def training_arguments(
     """Arguments for a Trainer on that device that keeps its checkpoints in ``folder``.
 
     Raises:
-        InputError: fp16 without a GPU, or a GPU that is not the first one.
+        InputError: fp16, or weights shared out (FSDP), without a GPU; or a GPU that is not the first one.
     """
+    if device.type == "cpu" and is_sharding():
+        raise InputError(
+            "FSDP needs GPUs: accelerate does not share out weights on processors: launch with"
+            " recipes/accelerate/ddp.yaml"
+        )
     precision = best_precision(device) if fine_tuning.precision == "auto" else fine_tuning.precision
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU: choose fp32 or bf16")

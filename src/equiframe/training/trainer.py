@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -21,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import own_forward
-from equiframe.models.loading import quiet
+from equiframe.models.explaining import quiet
 from equiframe.training.sharding import check_version, gather, is_sharding, shard
 
 _OBJECTIVE_FILE = "objective.safetensors"
@@ -64,18 +63,11 @@ class ResumableTrainer(Trainer):
     _step_weight: float = 0.0
 
     def create_accelerator_and_postprocess(self) -> None:
-        """The Trainer's; accelerate passes over FSDP on processors without a word, and would train by DDP."""
+        """The Trainer's, where each process has one device, and the second FSDP where weights are shared out."""
         check_devices(self.args)
         if is_sharding():
             check_version(os.environ.get("FSDP_VERSION", "1"))
         super().create_accelerator_and_postprocess()
-        state = self.accelerator.state
-        if is_sharding() and state.distributed_type is DistributedType.MULTI_CPU:
-            state.fsdp_plugin = FullyShardedDataParallelPlugin()
-            if state.mixed_precision != "no":
-                state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
-            state.distributed_type = DistributedType.FSDP
-            self.is_fsdp_enabled = True
 
     def train_on(self) -> None:
         """Train to the end, from the newest whole checkpoint if there is one.

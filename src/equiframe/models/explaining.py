@@ -1,0 +1,53 @@
+"""What transformers says, in one line with the fix, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+from transformers.utils import logging as transformers_logging
+
+from equiframe.errors import ModelError
+from equiframe.models.sources import BUILTIN
+from equiframe.options import first_line
+
+
+@contextlib.contextmanager
+def explained(name: str, model_args: Iterable[str] = ()) -> Iterator[None]:
+    """Turn what transformers says of an unusable model into one line with the fix."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except ImportError as error:  # of a package that a kind of quantisation, or of attention, needs
+        package = f"; pip install {error.name}" if error.name else ""
+        raise ModelError(f"{name}: {first_line(error)}{package}") from error
+    except Exception as error:  # whatever a damaged file leads it to
+        reason = first_line(error)
+        if "safetensors" in str(error):
+            reason = (
+                "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"
+                " transformers and save it again with save_pretrained"
+            )
+        if "backend tokenizer" in reason:
+            reason = "it has no tokenizer files: save the tokenizer beside the model by save_pretrained"
+        if model_args:
+            raise ModelError(f"{name}: cannot be loaded with --model-arg {', '.join(model_args)} ({reason})") from error
+        raise ModelError(
+            f"{name}: cannot be loaded as a language model ({reason}); give a hub name, a local directory, or"
+            f" one of {', '.join(BUILTIN)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' reports and progress bars; as they were afterwards."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,57 @@
+"""Masked or causal, and the class of transformers that loads such a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from equiframe.choices import ModelKind
+from equiframe.errors import ModelError
+
+_OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "NextSentencePrediction")
+
+
+def auto_class(kind: ModelKind, config: Any) -> Any:
+    """The class of transformers that loads such a model; some that read images too have none for text alone."""
+    if kind == "masked":
+        return AutoModelForMaskedLM
+    reads_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if reads_images and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def kind_of(config: Any, name: str, given: ModelKind | None) -> ModelKind:
+    """Masked or causal, as given, else by the class that saved the checkpoint, else by the only class that fits."""
+    saved = (getattr(config, "architectures", None) or [config.model_type])[0]
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name}: {saved} has an encoder and a decoder, and equiframe reads models that have one of them alone:"
+            " choose a masked or a causal language model"
+        )
+    if given is not None:
+        return given
+    if saved.endswith(_OTHER_HEADS):
+        raise ModelError(
+            f"{name}: it was saved as {saved}, which is neither a masked nor a causal language model, whatever its"
+            " architecture could be: choose the checkpoint that it was made from, or give --kind if its"
+            " language-modelling head was trained too"
+        )
+    if saved.endswith(("MaskedLM", "BertForPreTraining")):
+        return "masked"
+    if saved.endswith(("CausalLM", "LMHeadModel")):
+        return "causal"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return "masked"
+    if config.model_type in (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
+        return "causal"
+    raise ModelError(
+        f"{name}: {saved} is neither a masked nor a causal language model; supported are"
+        " BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (generator), ModernBERT, GPT-2, Llama types"
+    )

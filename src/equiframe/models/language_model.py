@@ -1,0 +1,152 @@
+"""A language model as the rest of the library sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from equiframe.choices import ModelKind
+from equiframe.errors import ModelError
+from equiframe.models.adapter import input_device, weights_in_place
+from equiframe.models.examination import Examination, examine
+from equiframe.models.next_sentence import has_next_sentence_head
+from equiframe.models.peft_adapter import is_quantised
+from equiframe.requests import TextCodec
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model with its tokenizer, and what the rest of the library needs to know of it.
+
+    Args:
+        name: as the user gave it.
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        kind: masked or causal.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: ModelKind
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; of one that is spread over several places, where it takes its input."""
+        return input_device(self.model)
+
+    @property
+    def statistics_device(self) -> torch.device:
+        """Where class statistics are kept: with the model, or on the processor where the GPU has no float64 (mps)."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether parts of it are on several devices, or on disk."""
+        places = set((getattr(self.model, "hf_device_map", None) or {}).values())
+        return len(places) > 1 or "disk" in places
+
+    @property
+    def precision(self) -> str:
+        """In what its numbers are computed: ``bfloat16``, or ``float32, quantised by torchao``."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        if not is_quantised(self.model):
+            return dtype
+        config = self.model.config.quantization_config
+        method = config["quant_method"] if isinstance(config, Mapping) else config.quant_method
+        return f"{dtype}, quantised by {getattr(method, 'value', method)}"
+
+    @cached_property
+    def examination(self) -> Examination:
+        """What the model was found to be, see :func:`equiframe.models.examination.examine`."""
+        return examine(self.name, self.model, self.tokenizer, self.kind)
+
+    @cached_property
+    def codec(self) -> TextCodec:
+        """How the model reads text."""
+        return TextCodec(self.tokenizer, self.kind, self.window, has_next_sentence_head(self.model))
+
+    @property
+    def window(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        return self.examination.window
+
+    @property
+    def special_ids(self) -> torch.Tensor:
+        """Ids that stand for no word of the text, [specials], on the model's device."""
+        return torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=torch.int64, device=self.device)
+
+    def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
+        """Refuse tokens that the tokenizer knows and the model does not.
+
+        Raises:
+            ModelError: names the first one.
+        """
+        rows = self.examination.rows
+        if (largest := max((max(sequence, default=0) for sequence in sequences), default=0)) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ModelError(
+                f"{self.name}: its tokenizer gives token {token!r} the id {largest}, and the model has embeddings for"
+                f" the ids below {rows}: resize its embeddings, or take the tokenizer that it was trained with"
+            )
+
+    def fingerprint(self, correction: object = None) -> str:
+        """SHA-256 over all that decides what the model says of a text.
+
+        The names, shapes and bytes of all weights, the configuration, how attention is computed, the tokenizer, and
+        how its predictions are corrected, if they are: the repr of ``correction``, such as Self-Debias.
+        """
+        digest = hashlib.sha256(b"" if correction is None else repr(correction).encode())
+        digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
+        for name, tensor in weights_in_place(self.model):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            for part in _parts(tensor):
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for adapter in getattr(self.model, "peft_config", {}).values():
+            digest.update(json.dumps(adapter.to_dict(), sort_keys=True, default=_sorted_text).encode())
+        digest.update(f"{self.model.config._attn_implementation} {tokenizer_identity(self.tokenizer)}".encode())
+        return digest.hexdigest()
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a quantised one consists of; a plain one alone."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _parts(getattr(tensor, name))
+    else:
+        yield tensor
+
+
+def _sorted_text(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+_NOT_READ_BY_FORWARD = frozenset(
+    """_name_or_path transformers_version architectures dtype torch_dtype use_cache id2label label2id problem_type
+    output_attentions output_hidden_states return_dict""".split()
+)
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides which ids a text has; not how the last call padded or cut it."""
+    parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "specials": sorted(tokenizer.all_special_ids)}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        parts |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _read_by_forward(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, nested ones included, without what only names, saves or trains the model."""
+    return {
+        key: _read_by_forward(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _NOT_READ_BY_FORWARD
+    }

@@ -1,0 +1,123 @@
+"""Score one model on the benchmarks of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pandas as pd
+import torch.distributed as dist
+
+from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
+from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
+from equiframe.cache import cache_folder, writing_to_cache
+from equiframe.config import DebiasConfig, EvaluateConfig, RunConfig
+from equiframe.data import DataSource, stream
+from equiframe.errors import CannotScoreError, InputError, MissingDataError
+from equiframe.finetuned import score_finetuned
+from equiframe.options import validated
+from equiframe.runs.evaluate import ReadItems, score
+from equiframe.scoring.engine import LocalAnswerer
+
+if TYPE_CHECKING:
+    from equiframe.scoring.served import ServedModel
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told the stage, the steps done and the steps in all."""
+Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
+"""Numbers and items by benchmark."""
+
+
+def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadItems]:
+    """Read, or miss, the data of a run before a model is loaded; those of a suite are read when they are scored.
+
+    Raises:
+        DataError: a file is missing, or not what it should be.
+    """
+    if config.audit is not None:
+        stream(config.audit.text, config.data)
+    if _is_suite(config):
+        return {}
+    source = DataSource.of(config.data)
+    return {one.spec: one.items(source) for one in benchmarks if isinstance(one, Benchmark)}
+
+
+def score_all(
+    answerer: LocalAnswerer | ServedModel,
+    reference: LocalAnswerer | None,
+    benchmarks: Sequence[Benchmark[Any] | FineTunedBenchmark[Any]],
+    config: EvaluateConfig | DebiasConfig,
+    read: Mapping[str, ReadItems],
+    left_out: dict[str, str],
+    tell: Progress,
+) -> Scores:
+    """Numbers and items of each benchmark; ``left_out`` gets why others have none: of a suite also those without data.
+
+    Args:
+        answerer: the model.
+        reference: the same in float32, where it is compared with that.
+        benchmarks: to score.
+        config: of the run.
+        read: items that were read before, see :func:`read_items`.
+        left_out: reasons by benchmark, filled here.
+        tell: told the benchmark and how far it is.
+
+    Raises:
+        MissingDataError: of a benchmark that was named.
+        InputError: no benchmark can be scored.
+    """
+    scored: Scores = {}
+    for benchmark in benchmarks:
+        try:
+            stage = functools.partial(tell, benchmark.spec)
+            scored[benchmark.spec] = _score(answerer, reference, benchmark, config, read.get(benchmark.spec), stage)
+        except (MissingDataError, CannotScoreError) as error:
+            if isinstance(error, MissingDataError) and not _is_suite(config):
+                raise
+            left_out[benchmark.spec] = str(error)
+    if not scored:
+        raise InputError(f"no benchmark can be scored: {'; '.join(left_out.values())}")
+    return scored
+
+
+def _is_suite(config: RunConfig) -> bool:
+    return isinstance(config, EvaluateConfig) and config.suite is not None
+
+
+def _score(
+    answerer: LocalAnswerer | ServedModel,
+    reference: LocalAnswerer | None,
+    benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
+    config: EvaluateConfig | DebiasConfig,
+    read: ReadItems | None,
+    progress: Callable[[int, int], None],
+) -> tuple[BenchmarkResult, pd.DataFrame]:
+    """One benchmark's numbers; what was computed before for the same model and data is read back."""
+    if isinstance(benchmark, FineTunedBenchmark):
+        if not isinstance(answerer, LocalAnswerer):
+            raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, and a server does not give its weights")
+        if dist.is_initialized():
+            raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
+        settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")
+        with writing_to_cache():
+            return score_finetuned(
+                answerer.language_model,
+                benchmark,
+                cache=cache_folder() / "finetuned",
+                source=config.data,
+                settings=settings,
+                limit=config.limit,
+                seed=config.seed,
+                progress=progress,
+            )
+    return score(
+        answerer,
+        benchmark,
+        source=config.data,
+        read=read,
+        seed=config.seed,
+        progress=progress,
+        limit=config.limit,
+        reference=reference,
+    )

@@ -250,7 +250,8 @@ app.command(data_app)
 @data_app.command(name="list", help_epilogue="Example: equiframe data list")
 def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) -> None:
     """List every data file with its source and licence, and whether it is on this machine."""
-    from equiframe.data.sources import KNOWN, is_here, origin_of, where_to_get
+    from equiframe.data.known import KNOWN, where_to_get
+    from equiframe.data.sources import is_here, origin_of
 
     rows = [
         {
@@ -281,7 +282,8 @@ def get_data(
     into: Annotated[Path | None, SILENT, _output("Folder to copy the files to, in the layout of --data.")] = None,
 ) -> None:
     """Download data files and check each against its known hash."""
-    from equiframe.data.sources import KNOWN, copied, known_names, locate, origin_of
+    from equiframe.data.known import KNOWN, known_names
+    from equiframe.data.sources import copied, locate, origin_of
 
     if bool(names) == everything:
         raise InputError("name the files or groups to download, or give --all. equiframe data list shows them")

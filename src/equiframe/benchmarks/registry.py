@@ -13,7 +13,8 @@ from equiframe.benchmarks.fine_tuned import FineTunedBenchmark
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.choices import Suite
 from equiframe.data import KNOWN, AnySource
-from equiframe.data.sources import origin_of, where_to_get
+from equiframe.data.known import where_to_get
+from equiframe.data.sources import origin_of
 from equiframe.errors import InputError
 from equiframe.plugins import entry_points, is_place, load_class
 

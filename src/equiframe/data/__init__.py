@@ -2,20 +2,9 @@
 
 from equiframe.data.corpora import Corpus, TextStream, corpus, split_sentences, stream
 from equiframe.data.counterfactual import Bias, CounterfactualSwapper, augment, swappers
-from equiframe.data.sources import (
-    DEFAULT_SOURCE,
-    KNOWN,
-    AnySource,
-    DataFile,
-    DataSource,
-    KnownFile,
-    LocatedFile,
-    locate,
-    read_delimited,
-    read_json,
-    read_jsonl,
-    read_text,
-)
+from equiframe.data.known import KNOWN, KnownFile
+from equiframe.data.reading import read_delimited, read_json, read_jsonl, read_text
+from equiframe.data.sources import DEFAULT_SOURCE, AnySource, DataFile, DataSource, LocatedFile, locate
 
 __all__ = [
     "DEFAULT_SOURCE",

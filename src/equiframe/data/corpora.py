@@ -7,18 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from equiframe.data.sources import (
-    KNOWN,
-    AnySource,
-    DataFile,
-    LocatedFile,
-    locate,
-    read_delimited,
-    read_json,
-    read_lines,
-    stream_jsonl,
-    user_file,
-)
+from equiframe.data.known import KNOWN
+from equiframe.data.reading import read_delimited, read_json, read_lines, stream_jsonl
+from equiframe.data.sources import AnySource, DataFile, LocatedFile, locate, user_file
 from equiframe.errors import DataError
 
 _ABBREVIATIONS = frozenset(

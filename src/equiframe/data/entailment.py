@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from equiframe.data.counterfactual import CounterfactualSwapper
-from equiframe.data.sources import (
-    DEFAULT_SOURCE,
-    HUB,
-    DataFile,
-    DataSource,
-    locate,
-    read_delimited,
-    read_jsonl,
-    user_file,
-)
+from equiframe.data.reading import read_delimited, read_jsonl
+from equiframe.data.sources import DEFAULT_SOURCE, HUB, DataFile, DataSource, locate, user_file
 from equiframe.data.training_sources import hub_rows, in_folder
 from equiframe.errors import DataError
 

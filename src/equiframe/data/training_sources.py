@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from equiframe.data.sources import HUB, KNOWN, DataFile, DataSource, LocatedFile, locate, user_file
+from equiframe.data.known import KNOWN
+from equiframe.data.sources import HUB, DataFile, DataSource, LocatedFile, locate, user_file
 from equiframe.errors import DataError, MissingDataError
 
 

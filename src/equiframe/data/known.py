@@ -1,0 +1,129 @@
+"""The data files that equiframe knows: their place, hash, licence and paper, and where to get them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from equiframe.errors import InputError
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file that equiframe can read.
+
+    Args:
+        path: path below the data folder, in the layout of the wheel.
+        rows: number of items.
+        sha256: hash of the version that the published figures were measured on.
+        licence: licence that its authors chose.
+        citation: paper that introduced it.
+        address: address of the same bytes in the authors' repository, at a fixed commit.
+        in_wheel: whether the data wheel contains it.
+    """
+
+    path: str
+    rows: int
+    sha256: str
+    licence: str
+    citation: str
+    address: str | None = None
+    in_wheel: bool = True
+
+
+_LICENCES = {
+    "stereoset": ("CC BY-SA 4.0", "Nadeem, Bethke and Reddy 2021"),
+    "crows_pairs": ("CC BY-SA 4.0", "Nangia et al. 2020"),
+    "gap": ("Apache-2.0", "Webster et al. 2018"),
+    "bug": ("MIT", "Levy, Lazar and Stanovsky 2021"),
+    "bold": ("CC BY-SA 4.0", "Dhamala et al. 2021"),
+    "winobias": ("MIT", "Zhao et al. 2018"),
+    "winogender": ("MIT", "Rudinger et al. 2018"),
+    "bec_pro": ("CC BY 4.0", "Bartl, Nissim and Gatt 2020"),
+    "bbq": ("CC BY 4.0", "Parrish et al. 2022"),
+    "honest": ("MIT", "Nozza, Bianchi and Hovy 2021; Nozza et al. 2022"),
+    "redditbias": ("MIT", "Barikeri et al. 2021"),
+    "holisticbias": ("CC BY-SA 4.0", "Smith et al. 2022"),
+    "unqover": ("Apache-2.0", "Li et al. 2020"),
+    "bias_nli": ("not stated", "Dev et al. 2020"),
+    "seat": ("CC BY-NC 4.0", "May et al. 2019"),
+    "glue": ("see the authors of each task", "Wang et al. 2019"),
+    "sick": ("CC BY-NC-SA 3.0", "Marelli et al. 2014"),
+    "hurtlex": ("CC BY-NC-SA 4.0", "Bassignana, Basile and Patti 2018"),
+}
+_GITHUB = "https://raw.githubusercontent.com"
+_ADDRESSES = {
+    "seat": f"{_GITHUB}/W4ngatang/sent-bias/e3559fb669ca4832743b42fee715994c15c7f1af/tests",
+    "seat/sent-religion": f"{_GITHUB}/McGill-NLP/bias-bench/291426aab926f78ecfc7bd040b531429ee8123e0/data/seat",
+    "hurtlex": f"{_GITHUB}/valeriobasile/hurtlex/e8205fa73b533d802d8b7fb6f846abd4be69ea63/lexica",
+}
+"""Folders of the authors' repositories, at the commits whose files have the known hashes."""
+_ELSEWHERE = {
+    "glue": "the task's files from gluebenchmark.com, or SentEval's (CoLA, SST-2, STS-B)",
+    "sick": "zenodo.org/records/2787612",
+}
+"""Addresses of data that is not downloaded, because it comes in archives without a known hash."""
+
+
+def _known_files() -> dict[str, KnownFile]:
+    table = (importlib.resources.files("equiframe.data") / "known_files.tsv").read_text(encoding="utf-8")
+    known = {}
+    for line in table.splitlines()[1:]:
+        name, path, rows, digest = line.split("\t")
+        group = name.partition("/")[0]
+        known[name] = KnownFile(
+            path,
+            int(rows),
+            digest,
+            *_LICENCES[group],
+            address=_address(name, PurePosixPath(path).name),
+            in_wheel=group not in (*_ADDRESSES, *_ELSEWHERE),
+        )
+    return known
+
+
+def _address(name: str, file: str) -> str | None:
+    """The address of a file in the authors' repository."""
+    group, _, rest = name.partition("/")
+    if name.startswith("seat/sent-religion"):
+        return f"{_ADDRESSES['seat/sent-religion']}/{file}"
+    if group == "hurtlex":
+        return f"{_ADDRESSES[group]}/{rest}/1.2/{file}"
+    return f"{_ADDRESSES[group]}/{file}" if group in _ADDRESSES else None
+
+
+KNOWN: Mapping[str, KnownFile] = _known_files()
+TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
+"""How often a file name occurs among them."""
+
+
+def known_names(asked: Iterable[str]) -> list[str]:
+    """Names of known files, from names and groups such as ``seat``; all of them by default.
+
+    Raises:
+        InputError: a name is neither a file nor a group; the message suggests similar names.
+    """
+    groups = dict.fromkeys(name.partition("/")[0] for name in KNOWN)
+    wanted = list(asked)
+    for name in wanted:
+        if name not in KNOWN and name not in groups:
+            raise InputError(unknown(name, [*groups, *KNOWN]))
+    return [name for name in KNOWN if not wanted or name in wanted or name.partition("/")[0] in wanted]
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What is said of a name that is none of those, with near ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"no data file {name!r}. {meant}Available: {', '.join(known)}"
+
+
+def where_to_get(name: str) -> str:
+    """How to get a known file."""
+    elsewhere = _ELSEWHERE.get(name.partition("/")[0])
+    return f"get it from {elsewhere}" if elsewhere else f"equiframe data get {name}"

@@ -141,7 +141,7 @@ def test_a_masked_model_takes_no_turns(model_folders, tmp_path):
     config = EvaluateConfig(str(model_folders["masked"]), benchmarks=("winogender",), chat_template="on", device="cpu")
     with pytest.raises(InputError, match="is masked, and masked models take no turns"):
         run(config, tmp_path / "out")
-    with pytest.raises(InputError, match="--self-debias writes its own text before a prompt"):
+    with pytest.raises(InputError, match="--self-debias adds its own text before a prompt"):
         EvaluateConfig("tiny", chat_template="on", self_debias="gender")
 
 

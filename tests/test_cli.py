@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -274,3 +275,29 @@ def test_heads_are_fine_tuned_as_said(invoke, model_folders, tmp_path):
     assert len(record.items["cola"]) == 4
     done = invoke(*common, "--head", "max_step=2", "--out", tmp_path / "wrong")
     assert (done.exit_code, "head has no option 'max_step'" in done.output) == (2, True)
+
+
+def test_version(invoke):
+    assert invoke("--version").stdout.strip() == importlib.metadata.version("equiframe")
+
+
+def test_the_completion_script_completes_commands(invoke, tmp_path):
+    script = tmp_path / "equiframe.bash"
+    done = invoke("completion", "bash")
+    assert done.exit_code == 0, done.output
+    script.write_text(done.stdout)
+    code = f'source {script}; COMP_WORDS=(equiframe ev); COMP_CWORD=1; _equiframe; echo "${{COMPREPLY[@]}}"'
+    bash = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert bash.stdout.split() == ["evaluate"]
+    for shell in ("zsh", "fish"):
+        assert "evaluate" in invoke("completion", shell).stdout
+
+
+def test_offline_downloads_nothing(invoke, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("EQUIFRAME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("requests.Session.request", None)  # calling it would end in another error
+    done = invoke("evaluate", "builtin:mini-mlm", "--benchmarks", "seat", "--offline", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "HF_HUB_OFFLINE is set (as --offline does)" in done.output
+    assert len(done.output.strip().splitlines()) == 1

@@ -18,6 +18,7 @@ TrainingPrecision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Memory: TypeAlias = Literal["run", "ema"]
 Suite: TypeAlias = Literal["fairness", "nlu", "all"]
 Layout: TypeAlias = Literal["lm-eval", "model-index"]
+Shell: TypeAlias = Literal["bash", "zsh", "fish"]
 SERVER = "server:"
 """Prefix of the name of a model that a server runs: ``server:URL#MODEL``."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from equiframe.choices import Shell
 from equiframe.config import (
     AuditConfig,
     BenchmarksConfig,
@@ -34,7 +34,7 @@ from equiframe.config import (
 )
 from equiframe.config.base import OUTPUT, READ, SILENT, misfit
 from equiframe.errors import EquiframeError, InputError
-from equiframe.printing import make_console, print_json, print_table, show
+from equiframe.printing import is_first_rank, make_console, print_json, print_table, progress_bars, show
 
 app = App(
     name="equiframe",
@@ -56,6 +56,9 @@ RunFolder: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[
     bool, SILENT, _output("Print only the result, as JSON, to standard output."), Parameter(name="--json")
 ]
+Offline: TypeAlias = Annotated[
+    bool, SILENT, _output("Download nothing: use only files on this machine. Same as HF_HUB_OFFLINE=1.")
+]
 Action: TypeAlias = Callable[..., None]
 
 
@@ -70,24 +73,24 @@ def _verb(kind: type[Any], example: str) -> Callable[[Action], Action]:
 
 
 @_verb(AuditConfig, "audit builtin:mini-mlm --out runs/mini")
-def audit(config: AuditConfig, *, out: RunFolder = None, as_json: Json = False) -> None:
+def audit(config: AuditConfig, *, out: RunFolder = None, offline: Offline = False, as_json: Json = False) -> None:
     """Audit one model."""
-    _measure(config, out, as_json)
+    _measure(config, out, offline, as_json)
 
 
 @_verb(EvaluateConfig, "evaluate builtin:smollm2-135m --benchmarks stereoset,crows_pairs")
-def evaluate(config: EvaluateConfig, *, out: RunFolder = None, as_json: Json = False) -> None:
+def evaluate(config: EvaluateConfig, *, out: RunFolder = None, offline: Offline = False, as_json: Json = False) -> None:
     """Score one model."""
-    _measure(config, out, as_json)
+    _measure(config, out, offline, as_json)
 
 
 @_verb(DebiasConfig, "debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
-def debias(config: DebiasConfig, *, out: RunFolder = None, as_json: Json = False) -> None:
+def debias(config: DebiasConfig, *, out: RunFolder = None, offline: Offline = False, as_json: Json = False) -> None:
     """Debias one model; the (U)NC3 term reads the states that the audit measures."""
     if config.audit is not None:
         term = dataclasses.replace(config.unc3, pairing=config.audit.pairing, feature=config.audit.feature)
         config = dataclasses.replace(config, unc3=term)
-    _measure(config, out, as_json)
+    _measure(config, out, offline, as_json)
 
 
 @_verb(CompareConfig, "compare runs/before runs/bec runs/bec-unc3 --out runs/comparison")
@@ -100,7 +103,7 @@ def compare(
     """Compare finished runs."""
     from equiframe.commands.compare import compare_folders
 
-    with _progress(as_json) as tell:
+    with progress_bars(as_json) as tell:
         comparison = compare_folders(config.runs, out, seed=config.seed, progress=tell)
     show(comparison, out, as_json)
 
@@ -156,7 +159,7 @@ def demo(
     """Audit, debias and compare the built-in masked LM: original, BEC, and BEC + (U)NC3."""
     from equiframe.commands.demo import demo as run_demo
 
-    with _progress(as_json) as tell:
+    with progress_bars(as_json) as tell:
         comparison = run_demo(out, tell)
     show(comparison, out, as_json)
 
@@ -166,10 +169,11 @@ def study(
     file: Annotated[Path, _output("YAML file with the models, methods, seeds and benchmarks of the study.")],
     *,
     out: Annotated[Path, _output("Folder of the study. Finished cells in it are kept.")] = Path("runs/study"),
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Run a study file."""
-    _study(read_config(file, kind=StudyConfig), out, as_json)
+    _study(read_config(file, kind=StudyConfig), out, offline, as_json)
 
 
 @app.command(help_epilogue="Example: equiframe run my-run.yaml --out runs/mine")
@@ -179,16 +183,17 @@ def run(
     ],
     *,
     out: Annotated[Path | None, SILENT, _output("Folder for the results. Default: as for the verb.")] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Run what a YAML file describes: a verb and its options."""
     config = read_config(file)
     if isinstance(config, StudyConfig):
-        _study(config, out or Path("runs/study"), as_json)
+        _study(config, out or Path("runs/study"), offline, as_json)
     elif isinstance(config, CompareConfig):
         compare(config, out=out, as_json=as_json)
     else:
-        _measure(config, out, as_json)
+        _measure(config, out, offline, as_json)
 
 
 @_verb(CardConfig, "card runs/bec --before runs/before")
@@ -241,6 +246,12 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
     for row in rows:
         if row["fix"]:
             console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['fix']}", highlight=False)
+
+
+@app.command(help_epilogue="Example: equiframe completion bash > ~/.local/share/bash-completion/completions/equiframe")
+def completion(shell: Annotated[Shell, _output("Shell to complete commands in.")]) -> None:
+    """Print a script that completes commands and options in your shell."""
+    sys.stdout.write(app.generate_completion(shell=shell))
 
 
 data_app = App(name="data", help="List or download the data files of the benchmarks.")
@@ -331,25 +342,33 @@ def _said(error: EquiframeError | CycloptsError) -> str:
     return f"{said} See {' '.join(['equiframe', *(error.command_chain or ())])} --help"
 
 
-def _measure(config: RunConfig, out: Path | None, as_json: bool) -> None:
+def _measure(config: RunConfig, out: Path | None, offline: bool, as_json: bool) -> None:
+    _go_offline(offline)
     from equiframe.commands.run import run
     from equiframe.record import file_name
 
     out = out or Path("runs") / file_name(f"{config.verb}-{config.model}")
-    with _progress(as_json) as tell:
+    with progress_bars(as_json) as tell:
         record = run(config, out, tell)
-    if not _is_first_rank():
+    if not is_first_rank():
         return
     show(record.metrics, out, as_json)
     for name, reason in record.provenance.left_out.items():
         sys.stderr.write(f"{name} was skipped: {reason}\n")
 
 
-def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
+def _go_offline(offline: bool) -> None:
+    """Switch downloads off, before the libraries that read the variable are imported."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _study(config: StudyConfig, out: Path, offline: bool, as_json: bool) -> None:
+    _go_offline(offline)
     from equiframe.commands.study import run_study
     from equiframe.report import study_tables
 
-    with _progress(as_json) as tell:
+    with progress_bars(as_json) as tell:
         result = run_study(config, out, tell)
     if result is None:
         sys.stderr.write("Every cell is finished or in progress. The last process to finish writes the tables.\n")
@@ -361,30 +380,3 @@ def _study(config: StudyConfig, out: Path, as_json: bool) -> None:
             console.print(f"\n{caption}", style="bold", markup=False)
             print_table(console, list(table.columns), table.to_numpy().tolist())
         console.print(f"{out / 'report.html'}", highlight=False)
-
-
-def _is_first_rank() -> bool:
-    """Whether this process reports for all processes that ``torchrun`` started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar per stage on standard error, if it is a terminal."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if quiet or not sys.stderr.isatty() or not _is_first_rank():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield tell

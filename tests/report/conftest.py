@@ -250,3 +250,8 @@ def pages(make_record, make_comparison):
         ),
         "study": study_page(_study(), records.values(), made=Environment(command=f"equiframe study {HOSTILE}")),
     }
+
+
+@pytest.fixture(scope="session")
+def study():
+    return _study()

@@ -51,7 +51,7 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
     if path.is_file():
         return path
     if is_offline():
-        raise MissingDataError(f"HF_HUB_OFFLINE is set, so {url} was not downloaded: unset it")
+        raise MissingDataError(f"HF_HUB_OFFLINE is set (as --offline does), so {url} was not downloaded: unset it")
     pooch.get_logger().setLevel("ERROR")  # it names neither origin nor licence
     files = pooch.create(
         path=path.parent,

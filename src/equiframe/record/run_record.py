@@ -28,7 +28,7 @@ from equiframe.data import read_json
 from equiframe.errors import RunError
 from equiframe.record.folder import file_name, write_json
 from equiframe.record.provenance import Provenance
-from equiframe.record.schema import Comparison, Metrics
+from equiframe.record.schema import Comparison, InNotebooks, Metrics
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -38,7 +38,7 @@ _MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a 
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(InNotebooks):
     """A finished run in memory.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +19,16 @@ Verb: TypeAlias = Literal["audit", "evaluate", "debias", "compare", "demo"]
 
 COLLAPSE, CONTEXTS = "collapse", "contexts"
 """What geometry is called where benchmarks have their name; the class set, or the bias, is its variant."""
+
+
+class InNotebooks:
+    """What shows itself as tables in a notebook, once the report has said how; a record by itself is text."""
+
+    html: ClassVar[Callable[[Any], str] | None] = None
+
+    def _repr_html_(self) -> str | None:
+        made = type(self).html
+        return None if made is None else made(self)
 
 
 class Frozen(BaseModel):
@@ -125,7 +136,7 @@ class TrainingResult(Frozen):
     final_loss: float | None = Field(description="mean over the last ten steps; null where nothing was trained")
 
 
-class Metrics(Frozen):
+class Metrics(InNotebooks, Frozen):
     """``metrics.json``."""
 
     schema_version: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
@@ -165,7 +176,7 @@ class SharedItems(Frozen):
         return any(count > self.shared for count in self.measured.values())
 
 
-class Comparison(Frozen):
+class Comparison(InNotebooks, Frozen):
     """``metrics.json`` of a comparison: the runs by name, and each later run against the first.
 
     Where the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from equiframe.record.schema import Frozen
+from equiframe.record.schema import Frozen, InNotebooks
 
 
 class StudyFigure(Frozen):
@@ -75,7 +75,7 @@ class StudyHeadline(Frozen):
     seeds: list[int]
 
 
-class StudyResult(Frozen):
+class StudyResult(InNotebooks, Frozen):
     """``study.json``: what a study came to."""
 
     schema_version: Literal["equiframe.study/1"] = "equiframe.study/1"

@@ -220,7 +220,7 @@ def test_mentions_are_found_in_the_tokens_and_kept_where_the_text_is_cut(languag
     (short,) = Encoder(language_model, 64)([mention(words, "she", "doctor", "nurse")])
     assert not short.cut
     apart = mention("she " + "is a nurse " * 40 + "doctor king", "she", "doctor", "king")
-    assert "too far apart" in Encoder(language_model, 64)([apart])[0]
+    assert "too far apart" in Encoder(language_model, 64)([apart])[0].reason
     nowhere = dataclasses.replace(example, pronoun=(10_000, 10_003))
     assert Encoder(language_model, 64)([nowhere]) == [Excluded("a mention has no token")]
 

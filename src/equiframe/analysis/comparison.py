@@ -89,30 +89,32 @@ def compare(
             for name, of_run in of_runs.items():
                 estimates = {key: estimate(m, seed=seed) for key, m in of_run.items() if len(m.rows)}
                 runs[name] = _with_estimates(runs[name], common.name, estimates, items)
-        ours = runs[first].results[common.name].estimates
-        for at, name in enumerate(common.tables):
-            theirs = runs[name].results[common.name].estimates
-            for key, measure in found.items():
-                if name == first or key not in ours or key not in theirs or not measure.interval:
-                    continue
-                rows, others = _paired_rows(common.name, of_runs[first][key], of_runs[name][key], at * items)
-                if not len(rows):
-                    continue  # no shared item is of this group
-                measures[name].append(
-                    ComparedMeasure(
-                        benchmark=common.name,
-                        measure=key,
-                        first=ours[key],
-                        second=theirs[key],
-                        difference=paired_difference(rows, others, measure.statistic, seed=seed),
-                    )
-                )
-    for name, compared in measures.items():
-        if not compared:
+        for name, compared in _differences(common.name, runs, of_runs, items, seed):
+            measures[name].append(compared)
+    for name, of_name in measures.items():
+        if not of_name:
             raise InputError(
                 f"{first} and {name} have no measure in common: run the same benchmarks, or audit, on both"
             )
     return Comparison(verb=verb, runs=runs, measures=measures, shared=shared)
+
+
+def _differences(
+    name: str, runs: Mapping[str, Metrics], of_runs: Mapping[str, Mapping[str, Measure]], items: int, seed: int
+) -> Iterator[tuple[str, ComparedMeasure]]:
+    """Every measure of a result in each later run against the first, over so many shared items."""
+    first, *later = of_runs
+    ours = runs[first].results[name].estimates
+    for at, run in enumerate(later, start=1):
+        theirs = runs[run].results[name].estimates
+        for key, measure in of_runs[run].items():
+            if key not in ours or key not in theirs or not measure.interval:
+                continue
+            rows, others = _paired_rows(name, of_runs[first][key], measure, at * items)
+            if len(rows):  # else no shared item is of this group
+                difference = paired_difference(rows, others, measure.statistic, seed=seed)
+                both = {"first": ours[key], "second": theirs[key]}
+                yield run, ComparedMeasure(benchmark=name, measure=key, **both, difference=difference)
 
 
 class Paired(NamedTuple):

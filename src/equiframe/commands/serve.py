@@ -130,24 +130,64 @@ def application(root: Path | str) -> Any:
     try:
         import fastapi
         import gradio
-        from starlette.responses import HTMLResponse, PlainTextResponse
         from starlette.routing import Route
     except ImportError as error:
         raise InputError("serve needs Gradio: pip install 'equiframe[serve]'") from error
 
-    loaded = functools.lru_cache(maxsize=2)(load)
+    def choices() -> tuple[Any, Any]:
+        return gradio.update(choices=list(finished_runs(root))), gradio.update(choices=list(models_of(root)))
 
-    def report(request: Any) -> Any:
-        try:
-            return HTMLResponse(page_of(root, request.query_params.getlist("run")))
-        except EquiframeError as error:
-            return PlainTextResponse(str(error), 404)
+    with gradio.Blocks(title="equiframe", analytics_enabled=False, fill_width=True) as blocks:
+        with gradio.Tab("Runs"):
+            runs = _choose_runs(gradio, root)
+        with gradio.Tab("A pair of sentences"):
+            model = _type_a_pair(gradio, root)
+        blocks.load(choices, None, [runs, model], api_visibility="private")
+    routes = [Route("/report", functools.partial(_report, root))]
+    return gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes),
+        blocks,
+        path="/",
+        footer_links=[],
+        theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css="#report iframe { width: 100%; height: 78vh; border: 0 }",
+        ssr_mode=False,
+        enable_monitoring=False,
+    )
+
+
+def _report(root: Path | str, request: Any) -> Any:
+    """The report of one run, or of several side by side, as a response."""
+    from starlette.responses import HTMLResponse, PlainTextResponse
+
+    try:
+        return HTMLResponse(page_of(root, request.query_params.getlist("run")))
+    except EquiframeError as error:
+        return PlainTextResponse(str(error), 404)
+
+
+def _choose_runs(gradio: Any, root: Path | str) -> Any:
+    """The list of runs, and below it the report of those that are chosen."""
 
     def frame(names: list[str] | None) -> str:
         if not names:
             return ""
         query = "&".join(f"run={quote(name, safe='')}" for name in names)
         return f'<iframe src="report?{query}" sandbox="allow-scripts" title="report"></iframe>'
+
+    runs = gradio.Dropdown(
+        list(finished_runs(root)),
+        multiselect=True,
+        label="Runs",
+        info="One for its report; several to compare them, paired, with the first.",
+    )
+    runs.change(frame, runs, gradio.HTML(elem_id="report"), api_visibility="private")
+    return runs
+
+
+def _type_a_pair(gradio: Any, root: Path | str) -> Any:
+    """The list of models, two sentences, and what the model makes of them."""
+    loaded = functools.lru_cache(maxsize=2)(load)
 
     def score(model: str, stereotype: str, anti_stereotype: str) -> tuple[str, pd.DataFrame | None]:
         models = models_of(root)
@@ -163,43 +203,20 @@ def application(root: Path | str) -> Any:
         )
         return f"{sums}: the model prefers {liked}.", table.round(3)
 
-    def choices() -> tuple[Any, Any]:
-        return gradio.update(choices=list(finished_runs(root))), gradio.update(choices=list(models_of(root)))
-
-    with gradio.Blocks(title="equiframe", analytics_enabled=False, fill_width=True) as blocks:
-        with gradio.Tab("Runs"):
-            runs = gradio.Dropdown(
-                list(finished_runs(root)),
-                multiselect=True,
-                label="Runs",
-                info="One for its report; several to compare them, paired, with the first.",
-            )
-            runs.change(frame, runs, gradio.HTML(elem_id="report"), api_visibility="private")
-        with gradio.Tab("A pair of sentences"):
-            model = gradio.Dropdown(list(models_of(root)), value=BUILTIN[0], label="Model")
-            with gradio.Row():
-                stereotype = gradio.Textbox("The nurse said that she was late.", label="Stereotype")
-                anti = gradio.Textbox("The nurse said that he was late.", label="Anti-stereotype")
-            button = gradio.Button("Score", variant="primary")
-            outcome = gradio.Markdown()
-            tokens = gradio.Dataframe(label="What each token adds to the score, log-probabilities in nats")
-            button.click(score, [model, stereotype, anti], [outcome, tokens], api_visibility="private")
-            gradio.Markdown(
-                "Scored as `equiframe evaluate MODEL --benchmarks pairs:FILE` does it. A masked LM is asked for each"
-                " word that both sentences share, masked alone; a causal LM for every word. One pair shows how a score"
-                " is made, not how biased a model is."
-            )
-        blocks.load(choices, None, [runs, model], api_visibility="private")
-    return gradio.mount_gradio_app(
-        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=[Route("/report", report)]),
-        blocks,
-        path="/",
-        footer_links=[],
-        theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css="#report iframe { width: 100%; height: 78vh; border: 0 }",
-        ssr_mode=False,
-        enable_monitoring=False,
+    model = gradio.Dropdown(list(models_of(root)), value=BUILTIN[0], label="Model")
+    with gradio.Row():
+        stereotype = gradio.Textbox("The nurse said that she was late.", label="Stereotype")
+        anti = gradio.Textbox("The nurse said that he was late.", label="Anti-stereotype")
+    button = gradio.Button("Score", variant="primary")
+    outcome = gradio.Markdown()
+    tokens = gradio.Dataframe(label="What each token adds to the score, log-probabilities in nats")
+    button.click(score, [model, stereotype, anti], [outcome, tokens], api_visibility="private")
+    gradio.Markdown(
+        "Scored as `equiframe evaluate MODEL --benchmarks pairs:FILE` does it. A masked LM is asked for each"
+        " word that both sentences share, masked alone; a causal LM for every word. One pair shows how a score"
+        " is made, not how biased a model is."
     )
+    return model
 
 
 def listen(app: Any, host: str, port: int, announce: Callable[[str], object]) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import BenchmarkResult, spread, summarise
+from equiframe.benchmarks.benchmark import BenchmarkResult, Outcome, spread, summarise
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.data import AnySource, DataSource
 from equiframe.errors import DataError
-from equiframe.finetuned.classifier import fine_tuned_outputs
+from equiframe.finetuned.classifier import Predictions, fine_tuned_outputs
 from equiframe.models import LanguageModel
 from equiframe.training import best_precision
 from equiframe.uncertainty import RESAMPLES
@@ -55,14 +55,12 @@ def score_finetuned(
         ModelError: a loss that is not finite.
     """
     start = time.perf_counter()
-    source = DataSource.of(source)
-    settings = benchmark.settings if settings is None else settings
+    source, settings = DataSource.of(source), settings or benchmark.settings
     training, training_files = benchmark.training_data(source)
     development, development_files = benchmark.development_data(source)
     evaluation, evaluation_files = benchmark.evaluation_data(source)
-    if not training or not evaluation:
+    if not (training and evaluation):
         raise DataError(f"{benchmark.spec}: no example to {'evaluate on' if training else 'train on'}")
-    evaluation = spread(evaluation, limit)
     given = fine_tuned_outputs(
         language_model,
         head=benchmark.head,
@@ -70,25 +68,34 @@ def score_finetuned(
         settings=settings,
         training=training,
         development=development,
-        evaluation=evaluation,
+        evaluation=(evaluation := spread(evaluation, limit)),
         cache=Path(cache),
         progress=progress,
     )
-    outcomes = []
-    for at, outcome in enumerate(benchmark.outcomes(evaluation, given.outputs)):
-        values = {**outcome.values, "cut": float(at in given.cut)}
-        if at in given.excluded:
-            values = dict.fromkeys(values, math.nan)
-        excluded = outcome.excluded or given.excluded.get(at)
-        outcomes.append(dataclasses.replace(outcome, values=values, excluded=excluded))
-    chosen = ", the best epoch on development data" if development else ""
-    half = ", in bf16" if best_precision(language_model.device) == "bf16" else ""
     return summarise(
         benchmark,
-        outcomes,
-        scoring=f"fine-tuned for {settings}{chosen}{half}",
+        _outcomes(benchmark, evaluation, given),
+        scoring=_in_words(settings, bool(development), best_precision(language_model.device)),
         files=(*training_files, *development_files, *evaluation_files),
         seconds=time.perf_counter() - start,
         seed=seed,
         resamples=resamples,
     )
+
+
+def _outcomes(benchmark: FineTunedBenchmark[Any], examples: Sequence[Any], given: Predictions) -> list[Outcome]:
+    """The rows of the examples, with what could not be read and what was cut."""
+    outcomes = []
+    for at, outcome in enumerate(benchmark.outcomes(examples, given.outputs)):
+        values = {**outcome.values, "cut": float(at in given.cut)}
+        if at in given.excluded:
+            values = dict.fromkeys(values, math.nan)
+        excluded = outcome.excluded or given.excluded.get(at)
+        outcomes.append(dataclasses.replace(outcome, values=values, excluded=excluded))
+    return outcomes
+
+
+def _in_words(settings: FineTuneSettings, is_chosen: bool, precision: str) -> str:
+    """How the model was fine-tuned."""
+    chosen = ", the best epoch on development data" if is_chosen else ""
+    return f"fine-tuned for {settings}{chosen}{', in bf16' if precision == 'bf16' else ''}"

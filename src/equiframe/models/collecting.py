@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -103,71 +104,86 @@ def collect(
         ModelError: too little memory for one text.
     """
     check_several("texts", texts)
-    for name, value, choices in (
-        ("pairing", pairing, Pairing),
-        ("feature", feature, Feature),
-        ("visibility", visibility, Visibility),
-    ):
-        check_choice(name, value, choices)
+    how = _checked(language_model, pairing, feature, visibility)
     check_range("held_out_every", held_out_every, whole=True, zero=False)
     check_range("held_out_tokens", held_out_tokens, whole=True)
     check_range("token_budget", token_budget, whole=True, zero=False)
+    (rows, dim), home = classifier(language_model.model).shape, language_model.statistics_device
+    statistics = ClassStatistics((torch.arange(rows) if class_ids is None else class_ids).to(home), dim, device=home)
+    split = _Split(held_out_every, held_out_tokens, min(language_model.window, token_budget))
+    kept = [(torch.empty(0, dim, device=home), torch.empty(0, dtype=torch.int64, device=home))]
+    for chunk in _chunks(texts):
+        sequences = _tokenised(language_model.tokenizer, chunk)
+        language_model.check_ids(sequences)
+        used, held = split(sequences)
+        for features, labels in _own_features(language_model, used, token_budget, how):
+            statistics.update(features, labels)
+        kept += _own_features(language_model, held, token_budget, how)
+        if progress is not None:
+            progress(len(chunk))
+    if split.read == 0:
+        raise InputError("no text to read: give at least one sentence")
+    states, ids = (_of_all_ranks(torch.cat(parts)) for parts in zip(*kept, strict=True))
+    return Collected(statistics.all_reduce(), states, ids, split.read, split.truncated)
+
+
+_How: TypeAlias = tuple[Tensor, Pairing, Feature, Visibility]
+"""The special tokens, and how a state is read."""
+
+
+def _checked(language_model: LanguageModel, pairing: Pairing, feature: Feature, visibility: Visibility) -> _How:
+    """How states are read, where this model allows it."""
+    check_choice("pairing", pairing, Pairing)
+    check_choice("feature", feature, Feature)
+    check_choice("visibility", visibility, Visibility)
     if visibility == "masked" and (language_model.kind != "masked" or pairing == "paper"):
         raise InputError("visibility 'masked' needs a masked LM and pairing 'aligned': leave it out")
-    tokenizer, specials = language_model.tokenizer, language_model.special_ids
-    rows, dim = classifier(language_model.model).shape
-    if class_ids is None:
-        class_ids = torch.arange(rows)
-    home = language_model.statistics_device
-    statistics = ClassStatistics(class_ids.to(home), dim, device=home)
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    window = min(language_model.window, token_budget)
-    read = truncated = kept = 0
-    states = [torch.empty(0, dim, device=home)]
-    ids = [torch.empty(0, dtype=torch.int64, device=home)]
+    return language_model.special_ids, pairing, feature, visibility
 
-    stream = iter(texts)
+
+def _rank() -> tuple[int, int]:
+    """This process among those that share the work, and their number."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts that are tokenised together."""
+    stream, read = iter(texts), 0
     while chunk := list(itertools.islice(stream, _CHUNK)):
         for number, text in enumerate(chunk, start=read + 1):
             if not isinstance(text, str):
                 raise InputError(f"text {number} is of type {type(text).__name__}: give strings")
-        sequences = _tokenised(tokenizer, chunk, rank, ranks)
-        language_model.check_ids(sequences)
-        truncated += sum(len(sequence) > window for sequence in sequences)
-        used, held = [], []
-        for number, sequence in enumerate(sequences, start=read):
-            if number % held_out_every != held_out_every - 1:
-                used.append(sequence[:window])
-            elif kept < held_out_tokens:
-                held.append(sequence[:window])
-                kept += len(held[-1])
         read += len(chunk)
-        for sequences, is_held in ((used, False), (held, True)):
-            batches = padded_batches([s for s in sequences if s], token_budget, language_model.examination)
-            for input_ids, mask in itertools.islice(batches, rank, None, ranks):
-                how = (specials, pairing, feature, visibility)
-                for features, labels in _features_in_memory(language_model, input_ids, mask, how):
-                    features, labels = features.to(home), labels.to(home)
-                    if is_held:
-                        states.append(features)
-                        ids.append(labels)
-                    else:
-                        statistics.update(features, labels)
-        if progress is not None:
-            progress(len(chunk))
-    if read == 0:
-        raise InputError("no text to read: give at least one sentence")
-    return Collected(
-        statistics=statistics.all_reduce(),
-        held_out_states=_of_all_ranks(torch.cat(states), ranks),
-        held_out_ids=_of_all_ranks(torch.cat(ids), ranks),
-        texts=read,
-        truncated=truncated,
-    )
+        yield chunk
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], rank: int, ranks: int) -> list[list[int]]:
+@dataclass
+class _Split:
+    """Parts texts into those of the statistics and those that are held out, one in so many until there are enough."""
+
+    every: int
+    tokens: int
+    window: int
+    read: int = 0
+    truncated: int = 0
+    kept: int = 0
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+        used, held = [], []
+        for sequence in sequences:
+            self.read += 1
+            self.truncated += len(sequence) > self.window
+            if self.read % self.every:
+                used.append(sequence[: self.window])
+            elif self.kept < self.tokens:
+                held.append(sequence[: self.window])
+                self.kept += len(held[-1])
+        return used, held
+
+
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """The ids of each text; the ranks share the work."""
+    rank, ranks = _rank()
     own = texts[rank::ranks]
     ids: list[list[int]] = tokenizer(own, add_special_tokens=True, verbose=False)["input_ids"] if own else []
     if ranks == 1:
@@ -177,8 +193,9 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], rank: int, 
     return [shares[number % ranks][number // ranks] for number in range(len(texts))]
 
 
-def _of_all_ranks(rows: Tensor, ranks: int) -> Tensor:
+def _of_all_ranks(rows: Tensor) -> Tensor:
     """The rows [own, ...] of every rank, one rank after the other."""
+    _, ranks = _rank()
     if ranks == 1:
         return rows
     numbers = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks)]
@@ -190,8 +207,19 @@ def _of_all_ranks(rows: Tensor, ranks: int) -> Tensor:
     return torch.cat([share[: int(number)] for share, number in zip(shares, numbers, strict=True)])
 
 
+def _own_features(
+    language_model: LanguageModel, sequences: Sequence[Sequence[int]], token_budget: int, how: _How
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and class ids of this rank's share of the batches."""
+    home, (rank, ranks) = language_model.statistics_device, _rank()
+    batches = padded_batches([s for s in sequences if s], token_budget, language_model.examination)
+    for input_ids, mask in itertools.islice(batches, rank, None, ranks):
+        for features, labels in _features_in_memory(language_model, input_ids, mask, how):
+            yield features.to(home), labels.to(home)
+
+
 def _features_in_memory(
-    language_model: LanguageModel, input_ids: Tensor, mask: Tensor, how: tuple[Tensor, Pairing, Feature, Visibility]
+    language_model: LanguageModel, input_ids: Tensor, mask: Tensor, how: _How
 ) -> list[tuple[Tensor, Tensor]]:
     """Features and class ids of one padded batch, computed in parts where the memory does not suffice."""
     device = language_model.device

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
 from equiframe.models.saving import READ_BY_TRANSFORMERS
-from equiframe.record import Comparison, RunRecord, about, class_set_name, headline, suite_of, term
+from equiframe.record import BenchmarkResult, Comparison, Result, RunRecord, about, headline, suite_of
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
@@ -38,23 +38,6 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         verdicts = [
             comparison_verdict(first, later, found, comparison.results) for later, found in comparison.measures.items()
         ]
-    of_suite: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
-    for result in record.metrics.benchmarks:
-        shown = headline(result)
-        for key, estimate in result.estimates.items():
-            if key in shown:
-                row = [measure_name(result, key), interval(estimate), ideal(estimate), str(estimate.count)]
-                of_suite[suite_of(result)].append(row)
-    collapse = [
-        [f"{class_set_name(result.class_set)}: {term(result, key).name}", interval(estimate), ideal(estimate)]
-        for result in record.metrics.collapse
-        for key, estimate in result.estimates.items()
-    ]
-    collapse += [
-        [measure_name(contexts, key), interval(estimate), ideal(estimate)]
-        for contexts in record.metrics.contexts
-        for key, estimate in contexts.estimates.items()
-    ]
     made = record.provenance
     options = (training.options if training else {}) or made.method_options
     body = (
@@ -69,8 +52,8 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             self_debias=made.self_debias,
             how_to_load=Markup(READ_BY_TRANSFORMERS) if record.metrics.model.projected else "",
             verdicts=verdicts,
-            of_suite=of_suite,
-            collapse=collapse,
+            of_suite=_headlines(record),
+            collapse=_geometry(record),
             left_out=left_out(record.metrics),
             compared_over={} if comparison is None else compared_over(comparison),
             limits={about(r).title: about(r).does_not_show for r in record.metrics.benchmarks},
@@ -88,6 +71,28 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         eval_results=eval_results(record) or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{body}"
+
+
+def _headlines(record: RunRecord) -> dict[str, list[list[str]]]:
+    """The headline measures by suite: name, value with interval, ideal, items."""
+    found: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
+    for result in record.metrics.benchmarks:
+        shown = headline(result)
+        for key, estimate in result.estimates.items():
+            if key in shown:
+                row = [measure_name(result, key), interval(estimate), ideal(estimate), str(estimate.count)]
+                found[suite_of(result)].append(row)
+    return found
+
+
+def _geometry(record: RunRecord) -> list[list[str]]:
+    """Collapse and contexts: name, value with interval, ideal."""
+    results: list[Result] = [*record.metrics.collapse, *record.metrics.contexts]
+    return [
+        [measure_name(result, key), interval(estimate), ideal(estimate)]
+        for result in results
+        for key, estimate in result.estimates.items()
+    ]
 
 
 def eval_results(record: RunRecord) -> list[EvalResult]:
@@ -121,21 +126,13 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
     """
     metrics = record.metrics
     tasks = {f"equiframe_{result.benchmark.replace(':', '_')}": result for result in metrics.benchmarks}
-    results: dict[str, dict[str, Any]] = {}
-    for task, result in tasks.items():
-        results[task] = {"alias": task}
-        for key, estimate in result.estimates.items():
-            has_interval = estimate.low is not None and estimate.high is not None
-            results[task][f"{key},none"] = estimate.value
-            error = (estimate.high - estimate.low) / (2 * 1.96) if has_interval else "N/A"  # type: ignore[operator]
-            results[task][f"{key}_stderr,none"] = error
     source, arguments = "hf", f"pretrained={metrics.model.name}"
     if (server := metrics.model.server) is not None:
         source, arguments = "local-completions", f"model={server.model},base_url={server.url}/v1/completions"
     made = record.provenance
     date = made.environment.date
     return {
-        "results": results,
+        "results": {task: {"alias": task, **_lm_eval_numbers(result)} for task, result in tasks.items()},
         "group_subtasks": {task: [] for task in tasks},
         "configs": {
             task: {
@@ -173,6 +170,16 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", metrics.model.name),
         "total_evaluation_time_seconds": str(sum(result.seconds for result in metrics.benchmarks)),
     }
+
+
+def _lm_eval_numbers(result: BenchmarkResult) -> dict[str, float | str]:
+    """Each measure and its standard error."""
+    found: dict[str, float | str] = {}
+    for key, estimate in result.estimates.items():
+        found[f"{key},none"], found[f"{key}_stderr,none"] = estimate.value, "N/A"
+        if estimate.low is not None and estimate.high is not None:
+            found[f"{key}_stderr,none"] = (estimate.high - estimate.low) / (2 * 1.96)
+    return found
 
 
 def in_markdown(value: object) -> str:

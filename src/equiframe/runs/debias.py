@@ -100,23 +100,35 @@ def debias(
             too short for one token.
         ModelError: the loss is not finite.
     """
-    if is_quantised(language_model.model):
-        raise InputError(
-            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
-            " from, and quantise the result"
-        )
     source = DataSource.of(source)
+    _check_weights(language_model, method)
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
-    _check_weights(language_model)
+    how = (unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), source, progress)
+    return _fine_tune(language_model, method, *how)
+
+
+def _fine_tune(
+    language_model: LanguageModel,
+    method: Method,
+    unc3: UNC3Options,
+    fine_tuning: FineTuning,
+    words: ResolvedWords,
+    checkpoints: Path,
+    added: AddedTerms | None,
+    claim: Callable[[Mapping[str, Any]], None],
+    audit: AuditOptions,
+    source: DataSource,
+    progress: Callable[[int, int], None] | None,
+) -> Debiased:
+    """Fine-tune a model, in place, as :func:`debias` says."""
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
     pairs, of_pairs = (None, ()) if added is None else examples(added.method)
-    audit = audit or AuditOptions()
     term = words if unc3.weight else None
     claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source))
     set_seed(arguments.seed)
@@ -146,8 +158,15 @@ def debias(
     )
 
 
-def _check_weights(language_model: LanguageModel) -> None:
-    """Refuse weights that cannot be fine-tuned where and as they are."""
+def _check_weights(language_model: LanguageModel, method: Method | Projection) -> None:
+    """Refuse weights that cannot be changed where and as they are."""
+    if is_quantised(language_model.model):
+        raise InputError(
+            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
+            " from, and quantise the result"
+        )
+    if isinstance(method, Projection):
+        return
     if language_model.is_spread:
         raise InputError(
             "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"

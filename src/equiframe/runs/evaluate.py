@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -48,8 +48,7 @@ def score(
         resamples: of the bootstrap.
         progress: called with the requests answered so far, and their number.
         limit: score this many items, spread evenly over the data; all by default.
-        reference: the same model in float32. 200 items, spread evenly, are put to it too, and the result says what
-            changed.
+        reference: the same model in float32: 200 items are put to it too, and the result says what changed.
 
     Returns:
         The numbers, and the table of outcomes with one row an item.
@@ -65,7 +64,7 @@ def score(
     items, files = benchmark.items(DataSource.of(source)) if read is None else read
     items = spread(items, limit)
     found, prompt = _ask(benchmark, answerer, items, progress)
-    outcomes = [outcome for part in found for outcome in part]
+    outcomes = _flat(found)
     seconds = time.perf_counter() - start
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
@@ -74,15 +73,11 @@ def score(
     if reference is not None:
         sample = evenly(len(items), min(_COMPARED, len(items)))
         again, _ = _ask(benchmark, reference, [items[i] for i in sample], progress)
-        both = [each for i in sample for each in found[i]], [each for part in again for each in part]
-        half = half_precision(benchmark, answerer.precision, *both)
-    in_words = benchmark.scoring(answerer.codec)
-    if benchmark.puts_questions and answerer.codec.chat_template is not None:
-        in_words += ", by the chat template"
+        half = half_precision(benchmark, answerer.precision, _flat(found[i] for i in sample), _flat(again))
     return summarise(
         benchmark,
         outcomes,
-        scoring=in_words if answerer.precision == "float32" else f"{in_words}, in {answerer.precision}",
+        scoring=_in_words(benchmark, answerer),
         files=files,
         seconds=seconds,
         seed=seed,
@@ -90,6 +85,21 @@ def score(
         half=half,
         prompt=prompt,
     )
+
+
+def _flat(parts: Iterable[Sequence[Outcome]]) -> list[Outcome]:
+    """The outcomes of all items."""
+    return [outcome for part in parts for outcome in part]
+
+
+def _in_words(benchmark: Benchmark[Any], answerer: Answerer) -> str:
+    """How the items were scored."""
+    how = [benchmark.scoring(answerer.codec)]
+    if benchmark.puts_questions and answerer.codec.chat_template is not None:
+        how.append("by the chat template")
+    if answerer.precision != "float32":
+        how.append(f"in {answerer.precision}")
+    return ", ".join(how)
 
 
 def _ask(

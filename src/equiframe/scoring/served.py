@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,15 +21,9 @@ from equiframe.models.language_model import tokenizer_identity
 from equiframe.options import check_range, first_line
 from equiframe.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.answering import Progress, check_requests
+from equiframe.scoring.endpoint import KEY as KEY
+from equiframe.scoring.endpoint import httpx, in_words, model_card, open_client, said, version_of
 from equiframe.scoring.store import AnswerStore
-
-try:
-    import httpx
-except ImportError as error:
-    raise InputError("a served model needs httpx: pip install 'equiframe[server]'") from error
-
-KEY = "EQUIFRAME_SERVER_KEY"
-"""Environment variable with the key of a server that asks for one."""
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is sent again
 _PASSING = (408, 429, 500, 502, 503, 504)  # statuses of a server that is busy, or about to start again
@@ -128,7 +121,7 @@ class ServedModel:
         """
         ids = self.codec.sequence_log_probs(_PROBE).input_ids[: self.codec.window]
         stop = threading.Event()
-        with _client(self.url, self.timeout) as client:
+        with open_client(self.url, self.timeout) as client:
             ((best, expected), *_) = self._top(client, _Prompt(ids, 1), stop)
             told = self._log_probs(client, _Prompt((*ids, best)), stop)
         if abs(told[-1][0] - expected) > _RIGHT:
@@ -173,7 +166,7 @@ class ServedModel:
             found = {prompt: answers[0] for prompt, answers in stored.items() if answers is not None}
         missing = [prompt for prompt in prompts if prompt not in found]
         stop = threading.Event()
-        with _client(self.url, self.timeout) as client, ThreadPoolExecutor(self.concurrency) as pool:
+        with open_client(self.url, self.timeout) as client, ThreadPoolExecutor(self.concurrency) as pool:
             asked = {pool.submit(self._ask, client, prompt, stop): prompt for prompt in missing}
             try:
                 for future in as_completed(asked):
@@ -251,18 +244,18 @@ class ServedModel:
             try:
                 response = client.post("/v1/completions", json=body)
             except httpx.TransportError as error:
-                reason = _in_words(error)
+                reason = in_words(error)
             else:
                 if response.status_code not in _PASSING:
                     break
-                reason = _said(response)
+                reason = said(response)
             if pause is None or stop.wait(pause):
                 raise ModelError(
                     f"{self.name}: the server does not answer any more ({reason}): start it again; the same command"
                     " goes on where it stopped"
                 )
         if not response.is_success:
-            raise ModelError(f"{self.name}: the server refuses a request ({_said(response)})")
+            raise ModelError(f"{self.name}: the server refuses a request ({said(response)})")
         try:
             choice: dict[str, Any] = response.json()["choices"][0]
         except (ValueError, KeyError, IndexError, TypeError):
@@ -301,12 +294,12 @@ def connect(
         raise InputError(f"an address with a password would stand in every record: set {KEY} to the server's key")
     url = url.rstrip("/").removesuffix("/v1")
     try:
-        with _client(url, timeout) as client:
-            told = _model_card(client, name, model)
-            version = _version(client)
+        with open_client(url, timeout) as client:
+            told = model_card(client, name, model)
+            version = version_of(client)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise ModelError(
-            f"{name}: no server answers at {url} ({_in_words(error)}): start it, or give its address"
+            f"{name}: no server answers at {url} ({in_words(error)}): start it, or give its address"
         ) from error
     root = told.get("root")
     codec = TextCodec(
@@ -330,43 +323,6 @@ def connect(
     return replace(served, probed=served.probe())
 
 
-def _client(url: str, timeout: float) -> httpx.Client:
-    key = os.environ.get(KEY)
-    return httpx.Client(
-        base_url=url,
-        timeout=httpx.Timeout(timeout, connect=10.0),
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-    )
-
-
-def _model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]:
-    """What the server says of the model."""
-    response = client.get("/v1/models")
-    if response.status_code in (401, 403):
-        raise ModelError(f"{name}: the server asks for a key ({_said(response)}): set {KEY} to it")
-    try:
-        cards = {str(card["id"]): card for card in response.raise_for_status().json()["data"]}
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
-        raise ModelError(
-            f"{name}: {client.base_url} has no OpenAI-compatible endpoint: its /v1/models says {_said(response)}; give"
-            " the address up to, and without, /v1"
-        ) from None
-    if model not in cards:
-        raise ModelError(
-            f"{name}: the server has no model {model!r}: it serves {', '.join(map(repr, cards)) or 'none'}"
-        )
-    found: Mapping[str, Any] = cards[model]
-    return found
-
-
-def _version(client: httpx.Client) -> str | None:
-    """The version of vLLM; other servers do not tell theirs there."""
-    try:
-        return str(client.get("/version").raise_for_status().json()["version"])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _tokenizer(name: str, source: str, trust_remote_code: bool, *, given: bool) -> PreTrainedTokenizerBase:
     try:
         with quiet():
@@ -376,22 +332,6 @@ def _tokenizer(name: str, source: str, trust_remote_code: bool, *, given: bool) 
         raise ModelError(
             f"{whose} cannot be loaded here ({first_line(error)}): give --tokenizer with its hub name or its folder"
         ) from error
-
-
-def _said(response: httpx.Response) -> str:
-    """A response that is no success, in one line."""
-    try:
-        body = response.json()
-        message = body.get("message") or body["error"].get("message")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message = ""
-    return f"{response.status_code} {response.reason_phrase}{': ' if message else ''}{message:.200}".splitlines()[0]
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return "it takes too long"
-    return first_line(error)
 
 
 def _reads(request: Request) -> list[tuple[_Prompt, slice]]:

@@ -216,12 +216,7 @@ class WordSet:
             return list(tokenizer.encode(text, add_special_tokens=False))
 
         forms = {word: _forms(word, encode, tokenizer.unk_token_id) for word in self.words}
-        whole = {w: {form: ids[0] for form, ids in f.items() if len(ids) == 1} for w, f in forms.items()}
-        several = [word for word in forms if forms[word] and not whole[word]]
-        if multi_token != "skip":
-            for word in several:
-                pieces = next(iter(forms[word].values()))
-                whole[word] = {_AS_IS: pieces[0 if multi_token == "first" else -1]}
+        whole, several = _single_tokens(forms, multi_token)
         words_of: dict[int, list[str]] = {}
         form_of: dict[int, str] = {}
         for word, tokens in whole.items():
@@ -255,6 +250,19 @@ class WordSet:
             unknown=tuple(word for word in forms if not forms[word]),
             shared={token: tuple(words) for token, words in words_of.items() if len(words) > 1},
         )
+
+
+def _single_tokens(
+    forms: Mapping[str, Mapping[str, list[int]]], multi_token: MultiToken
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """The token of each form of each word, and the words that have none of their own."""
+    whole = {w: {form: ids[0] for form, ids in f.items() if len(ids) == 1} for w, f in forms.items()}
+    several = [word for word in forms if forms[word] and not whole[word]]
+    if multi_token != "skip":
+        for word in several:
+            pieces = next(iter(forms[word].values()))
+            whole[word] = {_AS_IS: pieces[0 if multi_token == "first" else -1]}
+    return whole, several
 
 
 def _forms(word: str, encode: Callable[[str], list[int]], unknown: int | None) -> dict[str, list[int]]:

@@ -5,7 +5,6 @@ Annotations are not postponed here, because modules that inherit the fields read
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from equiframe.choices import (
@@ -91,7 +90,7 @@ class ModelOptions(Options):
 class DataOptions(Options):
     """The source of data files."""
 
-    data: Annotated[Path | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
+    data: Annotated[Text | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
     """Folder with your data files, or hub:OWNER/NAME. Default: download files when first needed."""
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -73,7 +72,7 @@ class StudyConfig(Options):
     """How to measure collapse."""
     heads: Mapping[str, float] = field(default_factory=dict)
     """Settings of fine-tuned benchmarks that override the published ones."""
-    data: Path | None = None
+    data: Text | None = None
     """Folder with data files, relative to the current directory."""
     keep_models: bool = False
     """Keep the weights of each cell. Otherwise only its record is kept."""

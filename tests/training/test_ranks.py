@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from datasets import Dataset
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.methods import Settings, WithUNC3
@@ -27,8 +27,9 @@ pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch
 class InOrder(DebiasingTrainer):
     """Examples as they stand."""
 
-    def _get_train_sampler(self, train_dataset=None):
-        return SequentialSampler(self.train_dataset)
+    def get_train_dataloader(self):
+        examples, size = self.train_dataset, self.args.train_batch_size
+        return self.accelerator.prepare(DataLoader(examples, size, collate_fn=self.data_collator))
 
 
 def trained(model, lines, folder, *, batch_size, accumulation=1):

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from equiframe.benchmarks.benchmark import Excluded
@@ -32,7 +33,7 @@ from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight
 from equiframe.models.memory import in_less_memory
 from equiframe.training import OneDevice, best_precision
-from equiframe.training.trainer import LengthGrouped, Progress, ResumableTrainer
+from equiframe.training.trainer import Progress, ResumableTrainer
 
 VERSION = 1
 """Raised when the same settings may give other outputs; then nothing cached before is read."""
@@ -275,10 +276,9 @@ class _HeadTrainer(ResumableTrainer):
             )
         return self.share(inputs) * result
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(size, dataset=dataset, seed=self.args.seed)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of like length."""
+        return self.loader_by_length()
 
 
 class _Collator:

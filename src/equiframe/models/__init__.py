@@ -1,6 +1,5 @@
 """Language models as the rest of the library sees them."""
 
-from equiframe.cache import cache_folder
 from equiframe.models.adapter import Read, forward_at, output_embedding, pair
 from equiframe.models.collecting import Collected, collect
 from equiframe.models.language_model import LanguageModel
@@ -13,7 +12,6 @@ __all__ = [
     "Collected",
     "LanguageModel",
     "Read",
-    "cache_folder",
     "collect",
     "forward_at",
     "load",

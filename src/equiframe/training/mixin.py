@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from equiframe.collapse import UNC3Regularizer
 from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, output_embedding, pair, unwrap
 from equiframe.requests import ModelKind
 from equiframe.training.sharding import check_version
-from equiframe.training.trainer import check_devices, checkpoint_folder, load_state, save_state
+from equiframe.training.trainer import check_devices, checkpoint_folder, load_state, resumed_from, save_state
 
 _FILE = "unc3.safetensors"
 
@@ -50,6 +50,7 @@ class UNC3Mixin:
     accelerator: Any
     args: Any
     model: Any
+    add_callback: Any
 
     def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,6 +63,7 @@ class UNC3Mixin:
         if getattr(self, "is_fsdp_enabled", False):
             check_version(self.accelerator.state.fsdp_plugin.fsdp_version)
         self.unc3 = unc3.to(self.args.device)
+        self.add_callback(_ClassMeans(self.unc3))
         self.unc3_kind = unc3_kind
 
     def compute_loss(
@@ -123,14 +125,22 @@ class UNC3Mixin:
             logs = {**logs, **{part: float(self.unc3.last_parts[part]) for part in parts if self.unc3.last_parts}}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        if self.args.should_save:
-            save_state(self.unc3, checkpoint_folder(self, trial) / _FILE)
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, which goes on with the class means of the checkpoint."""
+        if folder := resumed_from(self.args, resume_from_checkpoint):
+            load_state(self.unc3, folder / _FILE)
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        load_state(self.unc3, Path(resume_from_checkpoint) / _FILE)
+
+class _ClassMeans(TrainerCallback):
+    """Puts the term's class means into each checkpoint."""
+
+    def __init__(self, unc3: UNC3Regularizer) -> None:
+        self._unc3 = unc3
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if args.should_save:
+            save_state(self._unc3, checkpoint_folder(args, state) / _FILE)
 
 
 def _backbone(model: nn.Module) -> nn.Module:

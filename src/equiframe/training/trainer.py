@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.objective import Objective, ObjectiveOutput
@@ -62,6 +63,10 @@ class ResumableTrainer(Trainer):
 
     _step_weight: float = 0.0
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.add_callback(_Marking(self))
+
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's, where each process has one device, and the second FSDP where weights are shared out."""
         check_devices(self.args)
@@ -105,17 +110,43 @@ class ResumableTrainer(Trainer):
         batches = self.current_gradient_accumulation_steps * self.args.world_size
         return self.weight(batch) * batches / self._step_weight
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def save_model(self, *arguments: Any, **named: Any) -> None:
+        """The Trainer's, without a progress bar."""
         with quiet():
-            super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # each rank writes files of its own
-        if self.args.should_save:
-            folder = checkpoint_folder(self, trial)
-            self._save_more(folder)
-            (folder / _COMPLETE).touch()
+            super().save_model(*arguments, **named)
 
-    def _save_more(self, folder: Path) -> None:
+    def save_more(self, folder: Path) -> None:
         """What a checkpoint holds besides the Trainer's own files."""
+
+    def loader_by_length(self) -> DataLoader[Any]:
+        """Training batches of like length in an order that a resumed run repeats, see :class:`LengthGrouped`."""
+        arguments = self.args
+        size = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        loader: DataLoader[Any] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_size=arguments.train_batch_size,
+                sampler=LengthGrouped(size, dataset=self.train_dataset, seed=arguments.seed),
+                collate_fn=self.data_collator,
+                num_workers=arguments.dataloader_num_workers,
+                pin_memory=arguments.dataloader_pin_memory,
+            )
+        )
+        return loader
+
+
+class _Marking(TrainerCallback):
+    """Marks a checkpoint once all ranks have written their files of it."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self._trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            folder = checkpoint_folder(args, state)
+            self._trainer.save_more(folder)
+            (folder / _COMPLETE).touch()
 
 
 class Progress(TrainerCallback):
@@ -260,19 +291,22 @@ class DebiasingTrainer(ResumableTrainer):
                     logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of like length, whose order a resumed run of one process repeats."""
         if self.args.train_sampling_strategy != "group_by_length" or self.args.world_size > 1:
-            return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(size, dataset=dataset, seed=self.args.seed)
+            loader: DataLoader[Any] = super().get_train_dataloader()
+            return loader
+        return self.loader_by_length()
 
-    def _save_more(self, folder: Path) -> None:
+    def save_more(self, folder: Path) -> None:
+        """What the objective has accumulated."""
         save_state(self.objective, folder / _OBJECTIVE_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_state(self.objective, Path(resume_from_checkpoint) / _OBJECTIVE_FILE)
+    def train(self, resume_from_checkpoint: Any = None, **named: Any) -> Any:
+        """The Trainer's, which goes on with what the objective had accumulated."""
+        if folder := resumed_from(self.args, resume_from_checkpoint):
+            load_state(self.objective, folder / _OBJECTIVE_FILE)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -284,9 +318,15 @@ class DebiasingTrainer(ResumableTrainer):
         ]
 
 
-def checkpoint_folder(trainer: Any, trial: Any) -> Path:
+def checkpoint_folder(arguments: TrainingArguments, state: TrainerState) -> Path:
     """Where a Trainer keeps the checkpoint of its present step."""
-    return Path(trainer._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    return Path(arguments.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def resumed_from(arguments: TrainingArguments, given: Any) -> Path | None:
+    """The checkpoint that ``resume_from_checkpoint`` means: a folder, or True for the last one."""
+    folder = get_last_checkpoint(arguments.output_dir) if given is True else given
+    return Path(folder) if folder else None
 
 
 def save_state(module: nn.Module, file: Path) -> None:

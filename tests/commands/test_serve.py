@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,13 +15,16 @@ import pytest
 
 from equiframe.analysis.comparison import compare
 from equiframe.benchmarks import load_benchmark
+from equiframe.commands.compare import compare_folders
+from equiframe.commands.overview import COLUMNS, overview
 from equiframe.commands.run import run
-from equiframe.commands.serve import application, finished_runs, models_of, page_of, score_pair
+from equiframe.commands.serve import application, finished_runs, models_of, page_of, score_pair, toggled
 from equiframe.config import EvaluateConfig
 from equiframe.errors import InputError, RunError
 from equiframe.models import BUILTIN
 from equiframe.record import RunRecord
 from equiframe.report import comparison_page
+from equiframe.report.numbers import interval
 from equiframe.scoring.engine import answer
 
 HOSTILE = '<img src=x onerror="alert(1)">&run=..'
@@ -51,13 +56,13 @@ def root(tmp_path_factory, model_folders):
 def test_runs_are_those_of_the_folder(root):
     assert list(finished_runs(root)) == sorted(["first", "study/second", HOSTILE])
     assert models_of(root) == {**{name: name for name in BUILTIN}, HOSTILE: str(root / HOSTILE / "model")}
-    with pytest.raises(RunError, match="name the one"):
+    with pytest.raises(RunError, match="is not a folder"):
         finished_runs(root / "none")
 
 
 @pytest.mark.parametrize("name", ["../secret", "link", "page", "/etc", "first/../../secret", "", "."])
 def test_nothing_outside_is_shown(root, name):
-    with pytest.raises(RunError, match="no finished run"):
+    with pytest.raises(RunError, match="is not a finished run"):
         page_of(root, [name])
 
 
@@ -126,3 +131,45 @@ def test_application_serves_these_pages_and_no_file(root):
         assert HOSTILE not in page
         assert "fonts.googleapis" not in page
         assert '"analytics_enabled":false' in page
+
+
+def test_the_folders_own_run_is_listed(root):
+    own = finished_runs(root / "first")
+    assert own == {"first": (root / "first").resolve()}
+    assert page_of(root / "first", ["first"]) == page_of(root, ["first"])
+    assert list(overview(own)["run"]) == ["first"]
+
+
+def test_the_table_lists_every_run_newest_first(root, model_folders, tmp_path):
+    dated = {"first": "2026-03-01T10:00:00+00:00", "study/second": "2026-03-02T09:30:00+00:00"}
+    copies = tmp_path / "runs"
+    shutil.copytree(root, copies, symlinks=True)
+    for name, date in dated.items():
+        file = copies / name / "config.json"
+        config = json.loads(file.read_text())
+        config["environment"]["date"] = date
+        file.write_text(json.dumps(config))
+    compare_folders([copies / "first", copies / "study" / "second"], copies / "both")
+    (copies / "damaged").mkdir()
+    for file in ("report.html", "metrics.json", "config.json"):
+        (copies / "damaged" / file).write_text("{")
+    table = overview(finished_runs(copies))
+    assert list(table.columns) == list(COLUMNS)
+    assert set(table["run"][:3]) == {"both", "damaged", HOSTILE}  # written now
+    assert list(table["run"][3:]) == ["study/second", "first"]
+    assert list(table["date"]) == sorted(table["date"], reverse=True)
+    rows = table.set_index("run")
+    assert list(rows.loc[["first", "study/second"], "date"]) == ["2026-03-01 10:00", "2026-03-02 09:30"]
+    assert list(rows.loc[["both", "first", "study/second"], "what was done"]) == ["compare", "evaluate", "evaluate"]
+    assert rows.loc["first", "model"] == str(model_folders["masked"])
+    estimates = RunRecord.read(copies / "first").metrics.benchmarks[0].estimates
+    shown = rows.loc["first", "headline measures [95 %]"]
+    assert interval(estimates["overall.prefers_stereotype"]) in shown
+    assert rows.loc["both", "model"] == "first, second"
+    assert list(rows.loc["damaged"].drop("date")) == [""] * 3
+
+
+def test_a_row_is_picked_and_dropped():
+    assert toggled((), "a") == ["a"]
+    assert toggled(["a", "b"], "a") == ["b"]
+    assert toggled(["a"], "b") == ["a", "b"]  # the first one stays the reference

@@ -23,6 +23,7 @@ import pandas as pd
 from equiframe.analysis.comparison import aligned, compare
 from equiframe.benchmarks.benchmark import Excluded
 from equiframe.benchmarks.minimal_pairs import MinimalPair, MinimalPairs
+from equiframe.commands.overview import COLUMNS, overview
 from equiframe.errors import EquiframeError, InputError, RunError
 from equiframe.models import BUILTIN, LanguageModel, load
 from equiframe.options import check_range, check_several
@@ -34,17 +35,22 @@ _PAGE, _MODEL = "report.html", "model"
 
 
 def finished_runs(root: Path | str) -> dict[str, Path]:
-    """Folders below ``root`` that hold a report, by their path from there; nothing that a link leads out of it.
+    """Folders with a report, ``root`` itself and those below it, by path from there; links that lead out are ignored.
+
+    ``root`` is listed under its own name if it is a run.
 
     Raises:
-        RunError: no such folder.
+        RunError: the folder does not exist.
     """
     root = Path(root)
     if not root.is_dir():
-        raise RunError(f"{root} is no folder: name the one that your runs are in")
+        raise RunError(f"{root} is not a folder. Give the folder with your runs, or the folder of one run")
     root = root.resolve()
     pages = sorted(page for page in root.rglob(_PAGE) if page.resolve() == page)
-    return {page.parent.relative_to(root).as_posix(): page.parent for page in pages if page.parent != root}
+    found = {page.parent.relative_to(root).as_posix(): page.parent for page in pages}
+    if (own := found.pop(".", None)) is not None:
+        found = {root.name if root.name not in found else ".": own, **found}
+    return found
 
 
 def page_of(root: Path | str, names: Sequence[str]) -> str:
@@ -57,10 +63,10 @@ def page_of(root: Path | str, names: Sequence[str]) -> str:
     check_several("names", names)
     runs = finished_runs(root)
     if not names:
-        raise InputError("choose a run to read its report, or several to compare them with the first")
+        raise InputError("pick a run to read its report, or several to compare them with the first")
     for name in names:
         if name not in runs:
-            raise RunError(f"{name} is no finished run in {root}: choose one of {', '.join(runs) or 'none'}")
+            raise RunError(f"{name} is not a finished run in {root}. Available: {', '.join(runs) or 'none'}")
     if len(names) == 1:
         return (runs[names[0]] / _PAGE).read_text(encoding="utf-8")
     records = aligned({name: RunRecord.read(runs[name]) for name in names})
@@ -118,6 +124,11 @@ def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple
         yield from itertools.zip_longest(*pieces, fillvalue=("", math.nan))
 
 
+def toggled(names: Sequence[str], name: str) -> list[str]:
+    """The names with one more at the end, or without it if it was among them."""
+    return [other for other in names if other != name] if name in names else [*names, name]
+
+
 def application(root: Path | str) -> Any:
     """The web application, for any ASGI server.
 
@@ -134,15 +145,16 @@ def application(root: Path | str) -> Any:
     except ImportError as error:
         raise InputError("serve needs Gradio: pip install 'equiframe[serve]'") from error
 
-    def choices() -> tuple[Any, Any]:
-        return gradio.update(choices=list(finished_runs(root))), gradio.update(choices=list(models_of(root)))
+    def choices() -> tuple[pd.DataFrame, Any, Any]:
+        found = finished_runs(root)
+        return overview(found), gradio.update(choices=list(found)), gradio.update(choices=list(models_of(root)))
 
     with gradio.Blocks(title="equiframe", analytics_enabled=False, fill_width=True) as blocks:
         with gradio.Tab("Runs"):
-            runs = _choose_runs(gradio, root)
+            table, runs = _choose_runs(gradio, root)
         with gradio.Tab("A pair of sentences"):
             model = _type_a_pair(gradio, root)
-        blocks.load(choices, None, [runs, model], api_visibility="private")
+        blocks.load(choices, None, [table, runs, model], api_visibility="private")
     routes = [Route("/report", functools.partial(_report, root))]
     return gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes),
@@ -150,7 +162,7 @@ def application(root: Path | str) -> Any:
         path="/",
         footer_links=[],
         theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css="#report iframe { width: 100%; height: 78vh; border: 0 }",
+        css="#report iframe { width: 100%; height: 78vh; border: 0 } #runs td { cursor: pointer }",
         ssr_mode=False,
         enable_monitoring=False,
     )
@@ -166,8 +178,8 @@ def _report(root: Path | str, request: Any) -> Any:
         return PlainTextResponse(str(error), 404)
 
 
-def _choose_runs(gradio: Any, root: Path | str) -> Any:
-    """The list of runs, and below it the report of those that are chosen."""
+def _choose_runs(gradio: Any, root: Path | str) -> tuple[Any, Any]:
+    """The table of the runs and the list of the picked ones, with their report below it."""
 
     def frame(names: list[str] | None) -> str:
         if not names:
@@ -175,14 +187,30 @@ def _choose_runs(gradio: Any, root: Path | str) -> Any:
         query = "&".join(f"run={quote(name, safe='')}" for name in names)
         return f'<iframe src="report?{query}" sandbox="allow-scripts" title="report"></iframe>'
 
+    def pick(picked: list[str] | None, event: Any) -> list[str]:
+        return toggled(picked or (), event.row_value[0])
+
+    pick.__annotations__["event"] = gradio.SelectData  # Gradio asks for it, and cannot resolve a postponed one
+
+    gradio.Markdown("# Runs\n\nPick a row to read its report, or several rows to compare them with the first.")
+    table = gradio.Dataframe(
+        pd.DataFrame(columns=list(COLUMNS)),
+        interactive=False,
+        wrap=True,
+        column_widths=["150px", "190px", "120px", "140px", "580px"],
+        show_label=False,
+        buttons=[],
+        elem_id="runs",
+    )
     runs = gradio.Dropdown(
         list(finished_runs(root)),
         multiselect=True,
-        label="Runs",
-        info="One for its report; several to compare them, paired, with the first.",
+        label="Picked",
+        info="One run shows its report. Several are compared, paired, with the first.",
     )
+    table.select(pick, runs, runs, api_visibility="private")
     runs.change(frame, runs, gradio.HTML(elem_id="report"), api_visibility="private")
-    return runs
+    return table, runs
 
 
 def _type_a_pair(gradio: Any, root: Path | str) -> Any:

@@ -4,7 +4,7 @@ from equiframe.benchmarks import BenchmarkResult
 from equiframe.record.facts import about, class_set_name, headline, plain, split_key, suite_of, term
 from equiframe.record.folder import claim, file_name, partial_folder, run_folder, write_json
 from equiframe.record.provenance import AuditedWith, Environment, FineTunedWith, Provenance, environment
-from equiframe.record.run_record import RunRecord, read_comparison
+from equiframe.record.run_record import RunRecord, read_comparison, read_metrics
 from equiframe.record.schema import (
     COLLAPSE,
     CONTEXTS,
@@ -53,6 +53,7 @@ __all__ = [
     "partial_folder",
     "plain",
     "read_comparison",
+    "read_metrics",
     "run_folder",
     "split_key",
     "suite_of",

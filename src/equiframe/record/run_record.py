@@ -100,6 +100,16 @@ class RunRecord(InNotebooks):
         return cls(_read(folder / "config.json", Provenance), metrics, items, **optional)
 
 
+def read_metrics(folder: Path | str) -> Metrics:
+    """Read the numbers of a finished run, without its items.
+
+    Raises:
+        DataError: its file is not readable.
+        RunError: no such run, or its file does not fit the schema.
+    """
+    return _read(Path(folder) / "metrics.json", Metrics)
+
+
 def read_comparison(folder: Path | str) -> Comparison:
     """Read the numbers of a finished comparison.
 

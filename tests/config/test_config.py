@@ -92,6 +92,7 @@ DEBIAS = DebiasConfig(
     ),
     audit=AuditOptions(multi_token="first", min_count=2, visibility="masked", pairs=7),
     benchmarks=(),
+    watch=("lpbs", "crows_pairs:changed"),
     limit=5,
     token_budget=1024,
     chat_template="chat.jinja",
@@ -119,6 +120,7 @@ COMMANDS = [
         " --learning-rate 1e-4 --batch-size 4 --accumulation 2 --max-length 64 --training-seed 1 --precision fp32"
         " --save-steps 9 --lora 8 --report-to tensorboard,wandb --audit-steps 3 --multi-token first --min-count 2"
         " --cc 0.5 --cc-set text=c.txt --pairs 7 --visibility masked --benchmarks= --limit 5"
+        " --watch lpbs,crows_pairs:changed"
         " --token-budget 1024 --chat-template chat.jinja --head epochs=1",
     ),
     (CompareConfig((Path("a"), Path("b")), seed=4), "compare a b --seed 4"),

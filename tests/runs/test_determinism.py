@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from equiframe.benchmarks import load_benchmark
 from equiframe.commands.run import run
 from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
+from equiframe.errors import InputError
 
 TOLERANCE = 1e-4
 """Of weights after a few steps, of metrics, and of scores in nats (docs/reliability.md)."""
@@ -49,6 +53,49 @@ def test_audits_while_training_change_no_bit_and_end_at_the_last_audit(model_fol
     final = {f"collapse/{key}": value for key, value in watched.metrics.collapse[1].values.items() if value is not None}
     assert {"collapse/nc1_cdnv_mean", "collapse/unc3", "collapse/nc4_agreement"} <= set(seen)
     assert seen.loc[4].dropna().to_dict() == pytest.approx(final, rel=1e-6)
+
+
+def test_scores_while_training_change_no_bit_and_end_at_the_last_score(model_folders, files, tmp_path):
+    sentences, _ = files
+    pairs = tmp_path / "pairs.csv"
+    people = ("nurse", "doctor", "teacher", "cook", "king", "girl")
+    pairs.write_text("stereotype,anti_stereotype\n" + "".join(f"she is a {who},he is a {who}\n" for who in people))
+    benchmark = f"pairs:{pairs}"
+    records = []
+    for watch in ((), (benchmark,)):
+        config = DebiasConfig(
+            benchmarks=(benchmark,),
+            watch=watch,
+            limit=4,
+            model=str(model_folders["masked"]),
+            method="dropout",
+            method_options={"text": str(sentences)},
+            fine_tuning=FineTuning(max_steps=3, batch_size=8, precision="fp32"),
+            audit=None,
+        )
+        records.append(run(config, tmp_path / f"run-{len(watch)}"))
+    alone, watched = records
+    assert alone.metrics.model.fingerprint == watched.metrics.model.fingerprint
+    assert not set(alone.history.filter(like="bias/"))
+    seen = watched.history.set_index("step").filter(like="bias/").dropna(how="all")
+    assert list(seen.index) == [1]  # then every 50 steps
+    config = dataclasses.replace(config, fine_tuning=dataclasses.replace(config.fine_tuning, audit_steps=3))
+    often = run(
+        dataclasses.replace(config, audit=AuditOptions(text=str(sentences), words=str(files[1]))), tmp_path / "often"
+    )
+    (result,) = often.metrics.benchmarks
+    last = often.history.set_index("step").filter(like="bias/").loc[3]
+    expected = {f"bias/{benchmark} {key}": result.estimates[key].value for key in load_benchmark(benchmark).headline}
+    assert last.to_dict() == pytest.approx(expected, rel=1e-6)
+    assert expected
+    page = (tmp_path / "often" / "report.html").read_text()
+    assert "(scored during training)" in page
+
+
+def test_what_fine_tunes_itself_or_does_not_train_is_not_watched(model_folders, tmp_path):
+    config = DebiasConfig(model=str(model_folders["masked"]), watch=("cola",))
+    with pytest.raises(InputError, match="--watch cola: this benchmark fine-tunes the model itself"):
+        run(config, tmp_path / "run")
 
 
 def test_bits_of_a_seed_and_numbers_of_threads(model_folders, files, tmp_path, monkeypatch, threads):

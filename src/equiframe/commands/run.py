@@ -34,8 +34,9 @@ from equiframe.report import run_page
 from equiframe.runs.answerers import answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import AddedTerms, Debiased, debias
+from equiframe.runs.evaluate import Watched
 from equiframe.runs.ranks import process_group, wait_for_all
-from equiframe.runs.scores import Progress, Scores, read_items, score_all
+from equiframe.runs.scores import Progress, Scores, read_items, score_all, watched_of
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
@@ -68,6 +69,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     if benchmarks:
         check_cache()
     read = read_items(config, benchmarks)
+    watched = watched_of(config) if isinstance(config, DebiasConfig) else None
     with process_group() as rank, _work_folder(out, rank) as work:
         tell("load", 0, 1)
         answerer = answerer_of(config)
@@ -80,7 +82,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             claimed({})
         else:
             stage = functools.partial(tell, "fine-tune")
-            debiased = _debias(answerer.language_model, training, work, claimed, stage)
+            debiased = _debias(answerer.language_model, training, watched, work, claimed, stage)
             answerer = dataclasses.replace(answerer, language_model=debiased.language_model)
         measured: Audit | None = None
         if config.audit is not None and isinstance(answerer, LocalAnswerer):
@@ -200,6 +202,7 @@ def _work_folder(out: Path, rank: int) -> Iterator[Path]:
 def _debias(
     language_model: LanguageModel,
     training: _Training,
+    watched: Watched | None,
     work: Path,
     claimed: Callable[[Mapping[str, Any]], None],
     progress: Callable[[int, int], None],
@@ -224,6 +227,7 @@ def _debias(
             added=added,
             claim=lambda read: claimed({**options, **read}),
             audit=config.audit,
+            watched=watched,
             source=config.data,
             progress=progress,
         )

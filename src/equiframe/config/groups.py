@@ -91,7 +91,7 @@ class DataOptions(Options):
     """The source of data files."""
 
     data: Annotated[Text | None, OUTPUT, SILENT] = field(default=None, kw_only=True)
-    """Folder with your data files, or hub:OWNER/NAME. Default: download files when first needed."""
+    """Folder with your data files, or hub:OWNER/NAME. Default: download as needed."""
 
 
 @FLAT
@@ -102,7 +102,7 @@ class AuditOptions(Options):
     text: Annotated[Text, AUDIT] = "bug"
     """Text to audit on: bug, gap, bold, or a .txt or .jsonl file with one text per line."""
     sentences: Annotated[Count, number(whole=True, otherwise="; 0 reads the whole text"), AUDIT] = 4000
-    """Maximum number of sentences, sampled evenly from the text (0 = all)."""
+    """Maximum number of sentences, sampled evenly (0 = all)."""
     words: Annotated[Text, AUDIT] = "fairness"
     """Words to audit: fairness, gender, professions, race, religion, names, or a text or JSON file."""
     multi_token: Annotated[MultiToken, RARE] = "skip"

@@ -29,7 +29,7 @@ class StudyMethod(Options):
     """Settings that override the study's ``unc3`` for this method."""
 
     cc: NonNegative = field(default=0.0, kw_only=True)
-    """Weight of the counterfactual-collapse terms that are added to the method (0 = none)."""
+    """Weight of added counterfactual-collapse terms (0 = none)."""
     cc_options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Options of the counterfactual-collapse terms."""
 
@@ -67,7 +67,7 @@ class StudyConfig(Options):
     unc3: UNC3Options = field(default_factory=UNC3Options)
     """Settings of the (U)NC3 term, except its weight."""
     unc3_words: Text = "gender"
-    """Words of the (U)NC3 term: the name of a word set, or a file."""
+    """Words of the (U)NC3 term: a word set or a file."""
     audit: AuditOptions = field(default_factory=AuditOptions)
     """How to measure collapse."""
     heads: Mapping[str, float] = field(default_factory=dict)

@@ -117,7 +117,7 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
     )
     """Option of the method as NAME=VALUE. Can be repeated."""
     cc: Annotated[NonNegative, METHOD] = field(default=0.0, kw_only=True)
-    """Weight of the counterfactual-collapse terms that are added to the method (0 = none)."""
+    """Weight of added counterfactual-collapse terms (0 = none)."""
     cc_options: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--cc-set")] = field(
         default_factory=dict, kw_only=True
     )
@@ -125,13 +125,15 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
     unc3: UNC3Options = field(default_factory=UNC3Options, kw_only=True)
     """The (U)NC3 term that is added to the method."""
     unc3_words: Annotated[Text, METHOD] = field(default="gender", kw_only=True)
-    """Words of the (U)NC3 term: the name of a word set, or a file."""
+    """Words of the (U)NC3 term: a word set or a file."""
     fine_tuning: FineTuning = field(default_factory=FineTuning, kw_only=True)
     """Length and speed of training."""
     audit: Annotated[AuditOptions | None, FLAT] = field(default_factory=AuditOptions, kw_only=True)
     """How to measure collapse after training; None skips the audit."""
     benchmarks: Annotated[tuple[str, ...], SCORING, NAMES] = field(default=("lm_loss",), kw_only=True)
     """Benchmarks to score after training, separated by commas."""
+    watch: Annotated[tuple[str, ...], SCORING, NAMES, SILENT] = field(default=(), kw_only=True)
+    """Benchmarks to score during training too, every --audit-steps steps (default: 50)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -170,7 +170,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
 
 
 def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
-    """The parts of the host's loss over the steps of fine-tuning: a panel a part, a line a run.
+    """The parts of the host's loss, and watched bias scores, over the steps of fine-tuning: a panel for each.
 
     The whole loss is shown where its host method names no part: with (U)NC3 in it, it compares with nothing.
 
@@ -179,12 +179,20 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
         looks: a style for each run, as :func:`styles` gives them for all runs of a page.
     """
     logged = dict.fromkeys(str(column) for table in runs.values() for column in table)
-    parts = [c for c in logged if c not in (*_BOOKKEEPING, *_OF_THE_TERM) and not c.startswith("collapse/")]
+    watched = [c for c in logged if c.startswith("bias/")]
+    parts = [c for c in logged if c not in (*_BOOKKEEPING, *_OF_THE_TERM, *watched) and not c.startswith("collapse/")]
     return [
         _over_steps(column, HISTORY.get(column, Term(plain(column), "part of the loss")), runs, looks)
         for column in parts or ["loss"]
         if column in logged
-    ]
+    ] + [_over_steps(column, _watched_term(column), runs, looks) for column in watched]
+
+
+def _watched_term(column: str) -> Term:
+    """The name of a column such as ``bias/lpbs overall.difference``."""
+    benchmark, _, key = column.removeprefix("bias/").rpartition(" ")
+    named = term(benchmark, key)
+    return Term(f"{benchmark}: {split_key(key)[0]} {named.name}", f"{named.reading} (scored during training)")
 
 
 def step_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style], terms: Mapping[str, Term]) -> list[Panel]:

@@ -32,6 +32,7 @@ from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
 from equiframe.record import TrainingResult
 from equiframe.runs.audit import collapse_of_words
+from equiframe.runs.evaluate import Watched
 from equiframe.training import DebiasingTrainer
 from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import Progress
@@ -39,6 +40,7 @@ from equiframe.words import ResolvedWords, WordSet
 
 _BALANCED_BATCHES = 16
 _LAST_STEPS = 10
+_STEPS_WATCHED = 50  # between two scores during training, if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def debias(
     added: AddedTerms | None = None,
     claim: Callable[[Mapping[str, Any]], None] = lambda read: None,
     audit: AuditOptions | None = None,
+    watched: Watched | None = None,
     source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
@@ -92,6 +95,7 @@ def debias(
         claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
+        watched: benchmarks that are scored as often, or every 50 steps if ``fine_tuning.audit_steps`` is 0.
         source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
@@ -105,6 +109,8 @@ def debias(
     if isinstance(method, Projection):
         if added is not None:
             raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
+        if watched is not None:
+            raise InputError(f"{method.name} trains nothing, so there are no steps to score: leave out --watch")
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
     how = (unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), source, progress)
@@ -130,7 +136,8 @@ def _fine_tune(
     dataset, files = examples(method)
     pairs, of_pairs = (None, ()) if added is None else examples(added.method)
     term = words if unc3.weight else None
-    claim(_identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source))
+    read = _identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source)
+    claim(read if watched is None else {**read, "watch": watched.identity})
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
     collator = method.collator(language_model)
@@ -140,9 +147,21 @@ def _fine_tune(
     if unc3.weight:
         check_gradient(unc3, fine_tuning)
         objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
-    watch = functools.partial(collapse_of_words, language_model, audit, source=source)
+
+    def watch() -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        if fine_tuning.audit_steps:
+            found = collapse_of_words(language_model, audit, source=source)
+            numbers |= {f"collapse/{key}": value for key, value in found.items()}
+        if watched is not None:
+            numbers |= {f"bias/{key}": value for key, value in watched.values(language_model).items()}
+        return numbers
+
+    steps = fine_tuning.audit_steps or (0 if watched is None else _STEPS_WATCHED)
     begun = time.perf_counter()
-    trainer, model = _train(objective, language_model.model, arguments, fine_tuning, dataset, collator, watch, progress)
+    trainer, model = _train(
+        objective, language_model.model, arguments, fine_tuning.lora_rank, dataset, collator, (watch, steps), progress
+    )
     history = pd.DataFrame(trainer.history)
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
@@ -261,23 +280,23 @@ def _train(
     objective: Objective,
     model: Any,
     arguments: TrainingArguments,
-    fine_tuning: FineTuning,
+    lora_rank: int,
     dataset: Dataset,
     collator: Callable[..., Any],
-    watch: Callable[[], Mapping[str, float]],
+    watch: tuple[Callable[[], Mapping[str, float]], int],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[DebiasingTrainer, Any]:
     """The trainer after training, and the model, configured as it was."""
     configured, device = dict(vars(model.config)), model.device
     trainer = DebiasingTrainer(
         objective=objective,
-        model=_with_lora(model, fine_tuning.lora_rank) if fine_tuning.lora_rank else model,
+        model=_with_lora(model, lora_rank) if lora_rank else model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[Progress(progress)] if progress is not None else [],
-        watch=watch,
-        watch_steps=fine_tuning.audit_steps,
+        watch=watch[0],
+        watch_steps=watch[1],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train_on()
@@ -285,7 +304,7 @@ def _train(
     vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
     if "use_cache" in configured:
         model.config.use_cache = configured["use_cache"]
-    if fine_tuning.lora_rank:
+    if lora_rank:
         model = model.merge_and_unload()
     fold(model)
     return trainer, model

@@ -5,11 +5,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, half_precision, spread, summarise
+from equiframe.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkResult,
+    Outcome,
+    half_precision,
+    outcome_table,
+    spread,
+    summarise,
+)
 from equiframe.data import AnySource, DataFile, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError
@@ -66,9 +75,7 @@ def score(
     found, prompt = _ask(benchmark, answerer, items, progress)
     outcomes = _flat(found)
     seconds = time.perf_counter() - start
-    if all(outcome.excluded is not None for outcome in outcomes):
-        reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {answerer.name}: {reasons}")
+    _check_some_counts(benchmark, answerer, outcomes)
     half = None
     if reference is not None:
         sample = evenly(len(items), min(_COMPARED, len(items)))
@@ -100,6 +107,52 @@ def _in_words(benchmark: Benchmark[Any], answerer: Answerer) -> str:
     if answerer.precision != "float32":
         how.append(f"in {answerer.precision}")
     return ", ".join(how)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Benchmarks that are scored while a model is trained: their headline measures, without intervals.
+
+    Args:
+        read: each benchmark with its items and files.
+        limit: maximum number of items per benchmark, sampled evenly; None for all.
+        token_budget: tokens per forward pass.
+    """
+
+    read: Sequence[tuple[Benchmark[Any], ReadItems]]
+    limit: int | None = None
+    token_budget: int = 4096
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that its numbers follow from besides the model."""
+        files = {one.spec: {file.name: file.sha256 for file in files} for one, (_, files) in self.read}
+        return {"benchmarks": files, "limit": self.limit}
+
+    def values(self, language_model: LanguageModel) -> dict[str, float]:
+        """The measures by benchmark and key, such as ``lpbs overall.difference``.
+
+        Raises:
+            CannotScoreError: the model cannot answer what a benchmark asks, or cannot score any item.
+            ModelError: a not-a-number answer, or too little memory.
+        """
+        answerer = LocalAnswerer(language_model, token_budget=self.token_budget)
+        values = {}
+        for benchmark, (items, _) in self.read:
+            found, _ = _ask(benchmark, answerer, spread(items, self.limit), None)
+            outcomes = _flat(found)
+            _check_some_counts(benchmark, answerer, outcomes)
+            for measure in benchmark.measures(outcome_table(outcomes)):
+                if measure.key in benchmark.headline or not benchmark.headline:
+                    values[f"{benchmark.spec} {measure.key}"] = float(measure.statistic(measure.rows))
+        return values
+
+
+def _check_some_counts(benchmark: Benchmark[Any], answerer: Answerer, outcomes: Sequence[Outcome]) -> None:
+    """Refuse to go on if every item is excluded."""
+    if all(outcome.excluded is not None for outcome in outcomes):
+        reasons = dict(Counter(outcome.excluded for outcome in outcomes))
+        raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {answerer.name}: {reasons}")
 
 
 def _ask(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 import torch.distributed as dist
 
+from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.cache import cache_folder, writing_to_cache
@@ -17,7 +18,7 @@ from equiframe.data import DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError
 from equiframe.finetuned import score_finetuned
 from equiframe.options import validated
-from equiframe.runs.evaluate import ReadItems, score
+from equiframe.runs.evaluate import ReadItems, Watched, score
 from equiframe.scoring.engine import LocalAnswerer
 
 if TYPE_CHECKING:
@@ -41,6 +42,22 @@ def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadIt
         return {}
     source = DataSource.of(config.data)
     return {one.spec: one.items(source) for one in benchmarks if isinstance(one, Benchmark)}
+
+
+def watched_of(config: DebiasConfig) -> Watched | None:
+    """The benchmarks to score during training, with their items; None if there are none.
+
+    Raises:
+        DataError: a file is missing, or not what it should be.
+        InputError: an unknown name, or a benchmark that fine-tunes the model itself.
+    """
+    source, read = DataSource.of(config.data), []
+    for name in config.watch:
+        benchmark = load_benchmark(name)
+        if not isinstance(benchmark, Benchmark):
+            raise InputError(f"--watch {name}: this benchmark fine-tunes the model itself. Score it with --benchmarks")
+        read.append((benchmark, benchmark.items(source)))
+    return Watched(read, config.limit, config.token_budget) if read else None
 
 
 def score_all(

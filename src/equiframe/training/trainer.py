@@ -191,7 +191,7 @@ class DebiasingTrainer(ResumableTrainer):
 
     Args:
         objective: from a batch to a loss.
-        watch: numbers of the model in evaluation mode, logged beside the loss of a step as ``collapse/KEY``.
+        watch: numbers of the model in evaluation mode by column, logged next to the loss of a step.
         watch_steps: after the first step, and whenever so many are done; 0 for never.
         **arguments: as for :class:`transformers.Trainer`.
 
@@ -228,8 +228,8 @@ class DebiasingTrainer(ResumableTrainer):
                 )
             if self._watch is not None:
                 raise InputError(
-                    "--audit-steps reads the whole model, which weights shared out (FSDP) do not allow: launch with"
-                    " recipes/accelerate/ddp.yaml, or leave it out"
+                    "--audit-steps and --watch read the whole model, which weights shared out (FSDP) do not allow:"
+                    " launch with recipes/accelerate/ddp.yaml, or leave them out"
                 )
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
 
@@ -288,7 +288,7 @@ class DebiasingTrainer(ResumableTrainer):
             if self._watch is not None and (step == 1 or step % self._watch_steps == 0):
                 self.model.eval()  # the next step sets it back
                 with own_forward(self.model):
-                    logs.update({f"collapse/{key}": value for key, value in self._watch().items()})
+                    logs.update(self._watch())
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:

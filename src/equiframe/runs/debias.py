@@ -113,8 +113,20 @@ def debias(
             raise InputError(f"{method.name} trains nothing, so there are no steps to score: leave out --watch")
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
-    how = (unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), source, progress)
-    return _fine_tune(language_model, method, *how)
+    return _fine_tune(
+        language_model,
+        method,
+        unc3,
+        fine_tuning,
+        words,
+        checkpoints,
+        added,
+        claim,
+        audit or AuditOptions(),
+        watched,
+        source,
+        progress,
+    )
 
 
 def _fine_tune(
@@ -127,6 +139,7 @@ def _fine_tune(
     added: AddedTerms | None,
     claim: Callable[[Mapping[str, Any]], None],
     audit: AuditOptions,
+    watched: Watched | None,
     source: DataSource,
     progress: Callable[[int, int], None] | None,
 ) -> Debiased:
@@ -147,16 +160,8 @@ def _fine_tune(
     if unc3.weight:
         check_gradient(unc3, fine_tuning)
         objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
-
-    def watch() -> dict[str, float]:
-        numbers: dict[str, float] = {}
-        if fine_tuning.audit_steps:
-            found = collapse_of_words(language_model, audit, source=source)
-            numbers |= {f"collapse/{key}": value for key, value in found.items()}
-        if watched is not None:
-            numbers |= {f"bias/{key}": value for key, value in watched.values(language_model).items()}
-        return numbers
-
+    of_collapse = functools.partial(collapse_of_words, language_model, audit, source=source)
+    watch = functools.partial(_watch, language_model, of_collapse if fine_tuning.audit_steps else None, watched)
     steps = fine_tuning.audit_steps or (0 if watched is None else _STEPS_WATCHED)
     begun = time.perf_counter()
     trainer, model = _train(
@@ -175,6 +180,16 @@ def _fine_tune(
         history=history,
         files=(*files, *of_pairs),
     )
+
+
+def _watch(
+    language_model: LanguageModel, of_collapse: Callable[[], Mapping[str, float]] | None, watched: Watched | None
+) -> dict[str, float]:
+    """The numbers that are followed during training, by name."""
+    numbers = {} if of_collapse is None else {f"collapse/{key}": value for key, value in of_collapse().items()}
+    if watched is not None:
+        numbers |= {f"bias/{key}": value for key, value in watched.values(language_model).items()}
+    return numbers
 
 
 def _check_weights(language_model: LanguageModel, method: Method | Projection) -> None:

@@ -165,6 +165,16 @@ def test_a_study_of_other_options_is_told_from_the_cells_in_the_folder(spec, con
         run_study(other, tmp_path / "out")
 
 
+def test_an_older_record_had_the_defaults_of_options_that_came_later(spec):
+    config = cells(spec)[CellKey(spec.models[0], "bec", "plain", 0)]
+    recorded = config.plain()
+    older = {**recorded, "fine_tuning": {k: v for k, v in recorded["fine_tuning"].items() if k != "lora_rank"}}
+    del older["chat_template"], older["watch"]
+    assert module._with_defaults(older, config) == recorded
+    changed = module._with_defaults({**older, "fine_tuning": {"max_steps": 4}}, config)
+    assert changed["fine_tuning"] != recorded["fine_tuning"]
+
+
 def test_cells_that_another_process_works_on_are_left_to_it(spec, tmp_path):
     out = tmp_path / "out"
     (out / "cells").mkdir(parents=True)

@@ -10,8 +10,9 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -183,13 +184,25 @@ def _cell_name(key: CellKey) -> str:
 
 def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
     """A finished cell counts for this study only if it was made as this study would make it."""
-    made = record.provenance.plain()
+    made = _with_defaults(record.provenance.plain(), config)
     for name, value in config.plain().items():
         if made.get(name) != value:
             raise InputError(
                 f"{folder} was made with {name} {made.get(name)!r}, the study says {value!r}:"
                 " give another --out, or remove that folder"
             )
+
+
+def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:
+    """Options as recorded, and with its default each one that did not exist when an older version recorded them."""
+    filled = dict(made)
+    for known in dataclasses.fields(options):
+        value, nested = getattr(options, known.name), made.get(known.name)
+        if known.name not in made and known.default is not dataclasses.MISSING:
+            filled[known.name] = list(known.default) if isinstance(known.default, tuple) else known.default
+        elif dataclasses.is_dataclass(value) and isinstance(nested, Mapping):
+            filled[known.name] = _with_defaults(nested, value)
+    return filled
 
 
 def _named(progress: Progress, cell: str) -> Progress:

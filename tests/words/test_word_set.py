@@ -244,8 +244,8 @@ def test_json_file(tmp_path, value, groups):
         ("a.json", '{"groups": {"g": ["a"]}, "pairs": [["a", "b"]]}', "pair 1"),
         ("a.json", '{"groups": {"g": ["a"]}, "pairs": {"a": "b"}}', '"pairs"'),
         ("a.json", "[]", "no word"),
-        ("a.json", "[" * 100_000, "no JSON"),
-        ("a.json", "1" * 10_000, "no JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
+        ("a.json", "1" * 10_000, "not valid JSON"),
     ],
 )
 def test_a_broken_list_names_file_and_place(tmp_path, name, content, said):
@@ -268,7 +268,7 @@ def test_load_takes_a_name_or_a_path(tmp_path):
     (tmp_path / "own.txt").write_text("she\n")
     assert WordSet.load(str(tmp_path / "own.txt")).words == ("she",)
     assert WordSet.load("race") == WordSet.builtin("race")
-    with pytest.raises(InputError, match=r"did you mean 'gender'\?.*fairness, gender, professions"):
+    with pytest.raises(InputError, match=r"Did you mean 'gender'\?.*fairness, gender, professions"):
         WordSet.load("gendre")
     with pytest.raises(InputError, match="professions"):
         WordSet.builtin("own")

@@ -55,7 +55,7 @@ def compare(
     """The numbers that two or more runs share, with paired differences to the first run.
 
     Everything is over the items that all of the runs with this benchmark scored: where one of them left out items, or
-    scored others by ``--limit``, the values of each run are computed anew. Audited words are the same where they are
+    scored others by ``--limit``, the values of each run are computed again. Audited words are the same where they are
     written alike, whatever their token ids.
 
     Args:
@@ -161,7 +161,7 @@ def _only(record: RunRecord, name: str) -> RunRecord:
 
 
 def _paired_rows(name: str, first: Measure, second: Measure, offset: int) -> tuple[Rows, Rows]:
-    """The rows of a measure in two runs, of which the second stands so many rows further on.
+    """The rows of a measure in two runs, of which the second is so many rows further on.
 
     Raises:
         InputError: the runs do not put the same items into this measure's group.

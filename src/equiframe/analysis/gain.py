@@ -8,7 +8,7 @@ the ideal value v*, the distance is d = |v - v*|, and
 1 is a measure that has come to its ideal, 0 one that has not moved, below 0 one that went away from it. The
 headline is the mean over the benchmarks that a study names. Being a ratio, the gain of a measure
 that was near its ideal before has no meaning: its interval is wide, and it can outweigh all others. So the pooled
-gain stands beside it, in which a distance counts in standard errors of its measure before:
+gain is reported beside it, in which a distance counts in standard errors of its measure before:
 
     pooled gain = 1 - sum over benchmarks of d(after) / se / sum over benchmarks of d(before) / se.
 """
@@ -30,7 +30,7 @@ from equiframe.uncertainty import Measure
 
 @dataclass(frozen=True)
 class Replicates:
-    """A measure of several runs: on all items, and on items drawn anew, the same draw for every run.
+    """A measure of several runs: on all items, and on resampled items, the same draw for every run.
 
     Args:
         value: on all items that every run scored, [runs].
@@ -60,7 +60,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
         key: the measure.
         tables: the per-item table of each run.
         seed: of the resampling.
-        resamples: how often items are drawn anew, with replacement.
+        resamples: how often items are resampled, with replacement.
 
     Raises:
         InputError: no such measure, or runs that group their items otherwise.
@@ -79,7 +79,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
 
 
 def draws_of_seeds(seeds: int, *, seed: int, resamples: int) -> NDArray[np.intp]:
-    """Training seeds drawn anew, with replacement, [resamples, seeds]: the same for all that is compared."""
+    """Training seeds, resampled with replacement, [resamples, seeds]: the same for all that is compared."""
     return np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
 
 

@@ -25,7 +25,7 @@ def compare_folders(
         folders: of the runs; the first is the reference. Their last names name the runs.
         out: folder to write; must not exist.
         seed: of bootstrap and permutation test.
-        progress: told how many runs are read.
+        progress: called with how many runs are read.
 
     Raises:
         InputError: two folders of one name, or nothing to compare.

@@ -36,7 +36,7 @@ def demo(out: Path, progress: Progress | None = None) -> Comparison:
 
     Args:
         out: folder of the comparison, with a folder for each run in it; must not exist.
-        progress: told how far it is.
+        progress: called with the stage, the steps done and the steps in all.
     """
     with run_folder(out, {"demo": {name: config.plain() for name, config in RUNS.items()}}) as work:
         records = {}

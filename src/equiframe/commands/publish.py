@@ -72,7 +72,7 @@ def push(run: Path | str, repository: str, *, public: bool = False) -> str:
     Args:
         run: folder of a finished ``debias`` run.
         repository: such as ``your-name/model-name``; made if it is missing.
-        public: whether a repository that is made is for all to see.
+        public: whether a new repository is public.
 
     Returns:
         Its address.

@@ -52,12 +52,12 @@ _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tu
 def run(config: RunConfig, out: Path | str, progress: Progress | None = None) -> RunRecord:
     """Carry out a run and write its folder.
 
-    An interrupted fine-tuning of the same model by the same options on the same data goes on from its last checkpoint.
+    An interrupted fine-tuning of the same model with the same options and data continues from its last checkpoint.
 
     Args:
         config: what to do.
         out: folder of the run; must not exist.
-        progress: told how far the run is.
+        progress: called with the stage, the steps done and the steps in all.
 
     Raises:
         EquiframeError: with one line that says the fix; nothing is left under ``out``.

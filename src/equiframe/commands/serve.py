@@ -58,7 +58,7 @@ def page_of(root: Path | str, names: Sequence[str]) -> str:
 
     Raises:
         InputError: no run is named, or two have nothing in common.
-        RunError: a name is none of a finished run under ``root``.
+        RunError: a name is not that of a finished run under ``root``.
     """
     check_several("names", names)
     runs = finished_runs(root)
@@ -74,7 +74,7 @@ def page_of(root: Path | str, names: Sequence[str]) -> str:
 
 
 def models_of(root: Path | str) -> dict[str, str]:
-    """What ``load`` takes, by the name of the run whose model it is; the built-in models stand first."""
+    """What ``load`` takes, by the name of the run whose model it is; the built-in models come first."""
     folders = {name: run / _MODEL for name, run in finished_runs(root).items()}
     saved = {name: str(folder) for name, folder in folders.items() if folder.is_dir() and folder.resolve() == folder}
     return {**{name: name for name in BUILTIN}, **saved}
@@ -116,7 +116,7 @@ _Token: TypeAlias = tuple[str, float]
 
 
 def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple[_Token, _Token]]:
-    """Tokens of two sentences beside each other; where one has more, nothing stands beside the rest."""
+    """Tokens of two sentences beside each other; where one has more, the other side is empty."""
     words, other_words = ([token for token, _ in side] for side in (first, second))
     matcher = difflib.SequenceMatcher(None, words, other_words, autojunk=False)
     for _, start, end, start_second, end_second in matcher.get_opcodes():
@@ -221,7 +221,7 @@ def _type_a_pair(gradio: Any, root: Path | str) -> Any:
         models = models_of(root)
         try:
             if model not in models:
-                raise RunError(f"{model} is gone: load the page again")
+                raise RunError(f"{model} no longer exists: load the page again")
             first, second, table = score_pair(loaded(models[model]), stereotype, anti_stereotype)
         except EquiframeError as error:
             return html.escape(str(error)), None
@@ -254,7 +254,7 @@ def listen(app: Any, host: str, port: int, announce: Callable[[str], object]) ->
         app: the application.
         host: address to listen on.
         port: 0 takes one that is free.
-        announce: told the address, once nothing stands in the way.
+        announce: told the address, once it can be used.
 
     Raises:
         InputError: no such port, or this machine cannot listen there.

@@ -1,6 +1,6 @@
 """A study: models by methods, each without and with (U)NC3, over seeds, measured alike and set side by side.
 
-Every cell of the grid is a run in a folder of its own, so a stopped study goes on at the cell where it
+Every cell of the grid is a run in a folder of its own, so a stopped study continues at the cell where it
 stopped, and the same command may be started once a device: the processes share the cells among them.
 """
 
@@ -103,7 +103,7 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
     Args:
         spec: the study.
         out: its folder; what is finished in it is kept.
-        progress: told how far each cell is.
+        progress: called with the cell and its stage, the steps done and the steps in all.
 
     Returns:
         The figures; None where other processes still work on cells. The last of them writes the tables.

@@ -44,7 +44,7 @@ def _of_class(benchmark: str) -> About | None:
 
 
 def headline(result: BenchmarkResult) -> tuple[str, ...]:
-    """Keys of the measures that stand for a benchmark."""
+    """Keys of the measures that represent a benchmark."""
     if result.headline:
         return result.headline
     with contextlib.suppress(InputError):

@@ -76,7 +76,7 @@ def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> It
                 work.replace(out)
             finally:
                 if work.exists() and {path.name for path in work.iterdir()} <= {_MARK}:
-                    shutil.rmtree(work)  # nothing to go on from
+                    shutil.rmtree(work)  # nothing to continue from
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise BusyError(f"another process is writing {out}: wait for it, or choose another --out") from None
@@ -93,7 +93,7 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
     """Make a working folder this run's own, before anything in it is read.
 
     Where an interrupted run of the same identity left it, it stays as it was. What another run left there is removed
-    if nothing could go on from it.
+    if nothing could continue from it.
 
     Args:
         work: the folder that :func:`run_folder` gave.
@@ -110,7 +110,7 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
     if next((path for pattern in _WORTH_KEEPING for path in work.glob(pattern)), None) is not None:
         raise RunError(
             f"{work} holds what a stopped run has done, and this is another run ({_difference(before or {}, wanted)}):"
-            " give it as it was to go on from there, or another --out, or delete that folder to begin anew"
+            " give the same options to continue, give another --out, or delete that folder to start again"
         )
     shutil.rmtree(work)
     work.mkdir()

@@ -135,7 +135,7 @@ def _read(file: Path, schema: type[_Model]) -> _Model:
 
 
 def _item_file(benchmark: str) -> str:
-    """Where a benchmark's items are kept; of one that is named by a path, told apart by a digest of it."""
+    """Where a benchmark's items are kept; one that is named by a path has a digest of it in the name."""
     name = file_name(benchmark)
     if "/" in benchmark:
         name = f"{name[-100:]}-{hashlib.sha256(benchmark.encode()).hexdigest()[:8]}"

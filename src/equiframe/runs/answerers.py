@@ -1,4 +1,4 @@
-"""The model of a run, on this machine or behind a server, and what its record says of it."""
+"""The model of a run, on this machine or on a server, and what its record says of it."""
 
 from __future__ import annotations
 

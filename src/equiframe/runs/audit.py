@@ -194,7 +194,7 @@ def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _
 def _class_table(
     language_model: LanguageModel, statistics: ClassStatistics, weight: Tensor, words: ResolvedWords
 ) -> pd.DataFrame:
-    """One row a class: who it is, how often seen, and where its mean stands to its word embedding."""
+    """One row a class: who it is, how often seen, and how close its mean is to its word embedding."""
     ids = statistics.class_ids.tolist()
     centred = statistics.means - statistics.means.mean(dim=0)
     return pd.DataFrame(

@@ -45,7 +45,7 @@ def read_contexts(
 
     Args:
         language_model: the model; its tokenizer has to be fast.
-        texts: gives the texts anew at each call; those longer than 256 tokens are left out.
+        texts: gives the texts again at each call; those longer than 256 tokens are left out.
         pairs: the most of a bias, a random sample that is the same for every model of one tokenizer.
         feature: which state the distances and cosines are of.
         progress: called with pairs done and pairs in all.
@@ -54,7 +54,7 @@ def read_contexts(
         A row a pair: ``item`` (bias and text), ``bias``; the number of places ``aligned``, ``neutral`` and
         ``agreeing``; and sums over them: ``js`` (nats), ``half_square`` and ``square`` of aligned states, from each
         other and from the mean of all; ``absolute_log_odds`` (nats) and ``cosine_gap`` of neutral ones; ``agreement``
-        (100 where the word that stands there is preferred, 50 for a tie) and ``log_odds`` (nats) of agreeing ones.
+        (100 where the word of the text is preferred, 50 for a tie) and ``log_odds`` (nats) of agreeing ones.
     """
     chosen = {bias: _pairs(language_model, texts, bias, pairs) for bias in get_args(Bias)}
     chosen = {bias: found for bias, found in chosen.items() if len(found) > 1}

@@ -149,7 +149,7 @@ class Watched:
 
 
 def _check_some_counts(benchmark: Benchmark[Any], answerer: Answerer, outcomes: Sequence[Outcome]) -> None:
-    """Refuse to go on if every item is excluded."""
+    """Refuse a benchmark of which every item is excluded."""
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
         raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {answerer.name}: {reasons}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from equiframe.scoring.served import ServedModel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the stage, the steps done and the steps in all."""
+"""Called with the stage, the steps done and the steps in all."""
 Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
 """Numbers and items by benchmark."""
 
@@ -78,7 +78,7 @@ def score_all(
         config: of the run.
         read: items that were read before, see :func:`read_items`.
         left_out: reasons by benchmark, filled here.
-        tell: told the benchmark and how far it is.
+        tell: called with the benchmark, the steps done and the steps in all.
 
     Raises:
         MissingDataError: of a benchmark that was named.

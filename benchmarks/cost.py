@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py                              # some minutes
     python benchmarks/cost.py --quick --out cost.md
-    python benchmarks/cost.py --out docs/performance.md    # writes the tables there
+    python benchmarks/cost.py --out docs/contribute/cost.md    # writes the tables there
 
 Each part is timed over a grid of sizes, the least of some rounds. The seconds are fitted to terms that follow from what
 it does, and the fit is tried on sizes larger than any it has seen. For the large model a coefficient counts as so many

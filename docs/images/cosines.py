@@ -60,12 +60,14 @@ def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list
     rest = rest - np.outer(rest @ across, across)
     along = np.linalg.svd(rest - rest.mean(0), full_matrices=False)[2][0]
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for word in (word for pair in pairs for word in pair):
-        (x, u), (y, v) = ((v[at[word]] @ axis for v in (means, embeddings)) for axis in (across, along))
+    for word, is_second in ((word, number) for pair in pairs for number, word in enumerate(pair)):
+        mean, embedding = means[at[word]], embeddings[at[word]]
+        x, u, y, v = mean @ across, embedding @ across, mean @ along, embedding @ along
         axes.plot([x, u], [y, v], color="#999999", linewidth=0.8, zorder=1)
         axes.scatter(x, y, color="#0f766e", s=36)
         axes.scatter(u, v, color="#b45309", marker="D", s=30)
-        axes.annotate(word, (u, v), xytext=(5, 4), textcoords="offset points", fontsize=9)
+        label = {"xytext": (7, 0), "ha": "left"} if is_second else {"xytext": (-7, 0), "ha": "right"}
+        axes.annotate(word, (u, v), textcoords="offset points", va="center", fontsize=9, **label)
     axes.scatter([], [], color="#0f766e", s=36, label="mean of the word's states")
     axes.scatter([], [], color="#b45309", marker="D", s=30, label="the word's embedding")
     axes.set_xlabel("direction from she to he, between their embeddings")

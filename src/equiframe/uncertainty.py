@@ -179,10 +179,28 @@ def paired_difference(
             f"found {len(rows_a)} rows of the first run and {len(rows_b)} of the second. Give one row of each per item"
         )
     items = np.arange(len(rows_a))
-    generator = _generator(seed)
 
     def difference(at: Rows) -> NDArray[np.float64]:
         return statistic(rows_b[at]) - statistic(rows_a[at])
+
+    low, high = bootstrap(items, difference, seed=seed, resamples=resamples)
+    p_value = exchange_p_value(rows_a, rows_b, statistic, seed=seed, resamples=resamples) if len(items) > 1 else None
+    return Difference(float(difference(items)), low, high, p_value, len(items))
+
+
+def exchange_p_value(
+    rows_a: Rows, rows_b: Rows, statistic: RowStatistic, *, seed: int, resamples: int = RESAMPLES
+) -> float:
+    """The two-sided p-value of no difference between two sides, exchanged within random items.
+
+    Args:
+        rows_a: rows of the first side, [items].
+        rows_b: rows of the second side, of the same items in the same order, [items].
+        statistic: from row positions [..., items] to values [...].
+        seed: of the exchanges.
+        resamples: how often the sides are exchanged.
+    """
+    generator = _generator(seed)
 
     def draw(size: tuple[int, ...]) -> NDArray[np.float32]:
         return generator.random(size, dtype=np.float32)
@@ -192,21 +210,17 @@ def paired_difference(
         first, second = np.where(is_exchanged, rows_b, rows_a), np.where(is_exchanged, rows_a, rows_b)
         return statistic(second) - statistic(first)
 
-    low, high = bootstrap(items, difference, seed=seed, resamples=resamples)
-    p_value = None
-    if len(items) > 1:
-        # scipy's permutation_test draws the same exchanges, but loops over the items: 15 times slower.
-        test = stats.monte_carlo_test(
-            np.ones(len(items), dtype=np.float32),  # what was observed: nothing exchanged
-            draw,
-            difference_exchanged,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=_batch(items),
-            alternative="two-sided",
-        )
-        p_value = float(test.pvalue)
-    return Difference(float(difference(items)), low, high, p_value, len(items))
+    # scipy's permutation_test draws the same exchanges, but loops over the items: 15 times slower.
+    test = stats.monte_carlo_test(
+        np.ones(len(rows_a), dtype=np.float32),  # what was observed: nothing exchanged
+        draw,
+        difference_exchanged,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_batch(rows_a),
+        alternative="two-sided",
+    )
+    return float(test.pvalue)
 
 
 def _generator(seed: int) -> np.random.Generator:

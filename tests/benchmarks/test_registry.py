@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from equiframe.benchmarks import BENCHMARKS, Benchmark, load_benchmark, suite
+from equiframe.benchmarks.generated import GeneratedBenchmark
 from equiframe.data import KNOWN
 from equiframe.errors import InputError
 from equiframe.finetuned import FineTunedBenchmark
@@ -15,6 +16,7 @@ def test_every_benchmark_loads_and_says_what_it_is(name, masked_model, causal_mo
     assert benchmark.version >= 1
     assert benchmark.headline
     assert isinstance(benchmark, FineTunedBenchmark) == BENCHMARKS[name].fine_tunes
+    assert isinstance(benchmark, GeneratedBenchmark) == BENCHMARKS[name].generates
     if isinstance(benchmark, Benchmark):
         for language_model in (masked_model, causal_model):
             assert benchmark.scoring(language_model.codec)
@@ -63,10 +65,11 @@ def test_unknown_names_are_answered_with_near_ones_then_all(spec, said):
 
 
 def test_suites_are_parts_of_all():
-    fairness, nlu = suite("fairness"), suite("nlu")
-    assert sorted(fairness + nlu) == sorted(suite("all")) == sorted(BENCHMARKS)
+    fairness, nlu, generation = suite("fairness"), suite("nlu"), suite("generation")
+    assert sorted(fairness + nlu + generation) == sorted(suite("all")) == sorted(BENCHMARKS)
     assert {"stereoset", "bbq", "winobias_coreference"} <= set(fairness)
     assert {"cola", "lm_loss"} <= set(nlu)
+    assert {"decisions", "stories"} <= set(generation)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -74,4 +77,4 @@ def test_every_named_file_is_known(name):
     entry = BENCHMARKS[name]
     for part in entry.data:
         assert part in KNOWN or any(known.startswith(part) and part.endswith("/") for known in KNOWN)
-    assert entry.hub or entry.files()
+    assert entry.hub or entry.generates or entry.files()

@@ -25,6 +25,7 @@ from equiframe.config import (
     EvaluateConfig,
     ExportConfig,
     FineTuning,
+    GenerationOptions,
     PushConfig,
     ServeConfig,
     StudyConfig,
@@ -67,6 +68,16 @@ EVALUATE = EvaluateConfig(
     check_float32=True,
     concurrency=2,
     self_debias="race",
+    generation=GenerationOptions(
+        samples=2,
+        temperature=0.5,
+        top_p=0.9,
+        max_new_tokens=9,
+        stop=("\n\n", "User:, x"),
+        seed=8,
+        groups=("gender", "age.yaml"),
+        measures=("words",),
+    ),
 )
 DEBIAS = DebiasConfig(
     "m",
@@ -109,10 +120,13 @@ COMMANDS = [
     (
         EVALUATE,
         "evaluate m --benchmarks lpbs,crows_pairs:changed --limit 7 --token-budget 512 --head max_steps=200"
-        " --head seed=1 --check-float32 --concurrency 2 --self-debias race",
+        " --head seed=1 --check-float32 --concurrency 2 --self-debias race --samples 2 --temperature 0.5 --top-p 0.9"
+        " --max-new-tokens 9 --stop '\n\n' --stop 'User:, x' --sampling-seed 8 --groups gender,age.yaml"
+        " --measures words",
     ),
     (EvaluateConfig("m", suite="nlu"), "evaluate m --suite nlu"),
     (EvaluateConfig("m", chat_template="on"), "evaluate m --chat-template on"),
+    (EvaluateConfig("m", benchmarks=("responses",), responses=Path("r.jsonl")), "evaluate m --responses r.jsonl"),
     (
         DEBIAS,
         "debias m --method cda --set text=a=b.txt --set sides=one --unc3 auto --unc3-warmup 5 --unc3-memory ema"
@@ -144,17 +158,18 @@ def test_the_command_line_gives_what_python_gives(config, command):
 
 def test_the_options_above_are_all_that_there_are():
     """So no option of a run is left out of the comparison of command line, file and Python."""
-    differing = {AuditConfig: (), EvaluateConfig: ("suite", "audit", "tokenizer", "chat_template"), DebiasConfig: ()}
+    elsewhere = ("suite", "audit", "tokenizer", "chat_template", "responses")
+    differing = {AuditConfig: (), EvaluateConfig: elsewhere, DebiasConfig: ("generation",)}
     for config in (AUDIT, EVALUATE, DEBIAS):
         default = type(config)("other")
         shared = {*vars(AUDIT)} - {"audit", "model"} if not isinstance(config, AuditConfig) else set()
         same = {name for name, value in vars(config).items() if value == vars(default)[name]}
         assert same == {*differing[type(config)], *shared}
-    for group in (AUDIT.audit, DEBIAS.fine_tuning):
+    for group in (AUDIT.audit, DEBIAS.fine_tuning, EVALUATE.generation):
         assert not [name for name, value in vars(group).items() if value == vars(type(group)())[name]]
 
 
-@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[4][0]], ids=lambda config: config.verb)
+@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[5][0]], ids=lambda config: config.verb)
 def test_a_file_gives_what_python_gives(config, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config.plain()))

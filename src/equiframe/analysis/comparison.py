@@ -32,7 +32,7 @@ from equiframe.uncertainty import Estimate, Measure, Rows, estimate, paired_diff
 
 _FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
 _FEWEST_PAIRS = 2  # of texts and counterfactuals, of which there is an interval
-_PAIRS = f"{MinimalPairs.name}:"  # of a benchmark that is named by a path
+_BY_PATH = (f"{MinimalPairs.name}:", "templates:")  # benchmarks that are named by a path
 
 
 class _Common(NamedTuple):
@@ -188,7 +188,7 @@ def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
     for run, record in records.items():
         names = {}
         for result in record.metrics.benchmarks:
-            if result.benchmark.startswith(_PAIRS):
+            if result.benchmark.startswith(_BY_PATH):
                 name = pairs.setdefault(_hashes(result.files), result.benchmark)
                 if name not in record.items:  # who scored the same file twice keeps both names
                     names[result.benchmark] = name
@@ -226,6 +226,7 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
                 ("version", mine.version, other.version),
                 ("files", _hashes(mine.files), _hashes(other.files)),
                 ("scoring", mine.scoring_key, other.scoring_key),
+                *_decoding(mine, other),
             ):
                 if ours != theirs:
                     raise InputError(f"{mine.benchmark}: {first} and {name} differ in {what}: evaluate one again")
@@ -257,6 +258,14 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
         for name in tables:
             _check_audits(records, first, name, "feature")
         yield _Common(contexts.name, ["item", *CONTEXT_COUNTS], context_measures, tables, is_fixed=False)
+
+
+def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[str, object, object]]:
+    """How the responses of two runs were decoded, where both say it."""
+    if mine.generated is not None and other.generated is not None:
+        ours, theirs = mine.generated.settings, other.generated.settings
+        if ours is not None and theirs is not None:
+            yield "decoding or length of the responses", ours, theirs
 
 
 def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:

@@ -71,6 +71,44 @@ class HalfPrecision:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """How responses came about.
+
+    Args:
+        origin: who wrote them, such as ``the model loaded here``, or the file they were read from.
+        decoding: how tokens were chosen, such as ``greedy``; None where a file does not say.
+        samples: responses to each prompt.
+        max_new_tokens: the longest response, None where a file does not say.
+        stop: texts that ended a response.
+        chat_template: whether prompts were written by the model's chat template, None where nobody says.
+        altered: how many responses were cut or cleaned, by what was done.
+    """
+
+    origin: str
+    decoding: str | None = None
+    samples: int = 1
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    chat_template: bool | None = None
+    altered: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> tuple[Any, ...] | None:
+        """What two runs have to share to be compared, None where it is not known."""
+        return None if self.decoding is None else (self.decoding, self.samples, self.max_new_tokens, self.stop)
+
+    def __str__(self) -> str:
+        said = [f"responses by {self.origin}"]
+        if self.decoding is not None:
+            said += [self.decoding, f"at most {self.max_new_tokens} tokens"]
+        said.append(f"{self.samples} to each prompt")
+        if self.chat_template is not None:
+            said.append(f"{'with the' if self.chat_template else 'without a'} chat template")
+        said += [f"stopped at {text!r}" for text in self.stop]
+        return ", ".join([*said, *(f"{count} {what}" for what, count in self.altered.items())])
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """All numbers of one benchmark on one model; the per-item table is stored beside it.
 
@@ -89,6 +127,7 @@ class BenchmarkResult:
         about: what a reader must know of the benchmark; None where nothing is said.
         suite: bias, or what the model understands of language; None in records of older versions.
         prompt: the first sequence that the model read, special tokens included; empty where none is known.
+        generated: how responses came about, None where the benchmark is not by generation.
     """
 
     benchmark: str
@@ -104,6 +143,7 @@ class BenchmarkResult:
     about: About | None = None
     suite: Literal["fairness", "nlu"] | None = None
     prompt: str = ""
+    generated: Generated | None = None
 
     @property
     def name(self) -> str:

@@ -88,7 +88,7 @@ class HONEST(Benchmark[Template]):
         """All templates, named by their row in the data, each with the lexicon of its language."""
         located = locate(f"honest/{self.templates}", source)
         lexicon = locate(f"hurtlex/{'EN' if self.templates == 'queer_nonqueer' else self.templates.upper()}", source)
-        hurtful = _hurtful_words(lexicon.path)
+        hurtful = hurtful_words(lexicon.path)
         templates = []
         columns = ("template_masked", "identity", "category", "type")
         for number, (line, row) in enumerate(read_delimited(located.path, "\t", columns)):
@@ -154,8 +154,12 @@ class HONEST(Benchmark[Template]):
         return [measure(group, count) for group, rows in groups.items() if rows.any() for count in COUNTS]
 
 
-def _hurtful_words(path: Path) -> frozenset[str]:
-    """The lemmas of the level that the authors use, without accents."""
+def hurtful_words(path: Path) -> frozenset[str]:
+    """The lemmas of HurtLex of the level that HONEST's authors use, without accents.
+
+    Raises:
+        DataError: the file is not whole.
+    """
     words = set()
     for line, row in read_delimited(path, "\t", ("lemma", "level")):
         if row["level"] not in _LEVELS:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from equiframe.benchmarks.benchmark import Benchmark, Scored
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark
+from equiframe.benchmarks.generated import GeneratedBenchmark
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.choices import Suite
 from equiframe.data import KNOWN, AnySource
@@ -29,6 +30,7 @@ class Registered:
         data: known files of its default variant; a name that ends with a slash stands for all below it.
         arguments: of the class, where one class is several benchmarks.
         fine_tunes: whether the model is fine-tuned before it is measured.
+        generates: whether it writes text that is measured; such a benchmark belongs to the suite ``generation`` alone.
         hub: whether a dataset of the hub takes the place of files that are missing.
     """
 
@@ -37,6 +39,7 @@ class Registered:
     data: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
     fine_tunes: bool = False
+    generates: bool = False
     hub: bool = False
 
     def files(self) -> list[str]:
@@ -47,10 +50,15 @@ class Registered:
 
 _HERE = "equiframe.benchmarks"
 _TUNED = "equiframe.finetuned"
+_GENERATED = "equiframe.generation"
 
 
 def _glue(task: str, *data: str) -> Registered:
     return Registered(f"{_TUNED}.glue:GLUE", "nlu", data, {"task": task}, fine_tunes=True, hub=True)
+
+
+def _by_generation(place: str, *data: str) -> Registered:
+    return Registered(f"{_GENERATED}.{place}", "fairness", data, generates=True)
 
 
 BENCHMARKS: dict[str, Registered] = {
@@ -110,18 +118,34 @@ BENCHMARKS: dict[str, Registered] = {
     "qnli": _glue("qnli"),
     "rte": _glue("rte", "glue/RTE/train", "glue/RTE/dev"),
     "wnli": _glue("wnli"),
+    "decisions": _by_generation("sets:Decisions"),
+    "stories": _by_generation(
+        "sets:Stories", "winobias/female_occupations", "winobias/male_occupations", "winogender/statistics"
+    ),
+    "bold": _by_generation(
+        "public_sets:BOLD", "bold/prompts/gender", "bold/prompts/race", "bold/prompts/religious_ideology"
+    ),
+    "reddit_replies": _by_generation(
+        "public_sets:RedditReplies",
+        *(name for name in KNOWN if name.startswith("redditbias/") and name.endswith("/test")),
+    ),
+    "responses": _by_generation("sets:Responses"),
 }
 """Every benchmark by name, those of installed packages too. A user adds one by adding an entry."""
 
 
-def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
+_OF_FILES = ("pairs:FILE", "templates:FILE", "package.module:Class")
+
+
+def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark:
     """The benchmark of that name, in the variant named after a colon.
 
     Args:
         spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``; or
             ``pairs:PATH``, for pairs of sentences of your own
-            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``package.module:Class``, for a class of
-            your own, whose variant stands after another colon.
+            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``templates:PATH``, for prompts of your own
+            (:class:`equiframe.generation.sets.Templates`); or ``package.module:Class``, for a class of your own,
+            whose variant stands after another colon.
 
     Raises:
         InputError: unknown, with near names, then all; or a class that cannot be imported, with the reason.
@@ -129,6 +153,9 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
     name, _, words = spec.partition(":")
     if name == "pairs":
         return MinimalPairs(words)
+    if name == "templates":
+        templates: GeneratedBenchmark = load_class(f"{_GENERATED}.sets:Templates", (Scored,))(words)
+        return templates
     if name in BENCHMARKS:
         registered = BENCHMARKS[name]
     elif is_place(spec):
@@ -136,7 +163,7 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
         name = f"{name}:{attribute}"
         registered = Registered(name)
     else:
-        raise InputError(f"no benchmark {name!r}: {_meant(name, [*BENCHMARKS, 'pairs:FILE', 'package.module:Class'])}")
+        raise InputError(f"no benchmark {name!r}: {_meant(name, [*BENCHMARKS, *_OF_FILES])}")
     benchmark = load_class(registered.place, (Scored,))
     option_of = {choice: option for option, choices in benchmark.variants.items() for choice in choices}
     chosen = dict(registered.arguments)
@@ -146,7 +173,7 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any]:
         if option_of[word] in chosen:
             raise InputError(f"{spec}: {chosen[option_of[word]]!r} and {word!r} exclude each other")
         chosen[option_of[word]] = word
-    made: Benchmark[Any] | FineTunedBenchmark[Any] = benchmark(**chosen)
+    made: Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark = benchmark(**chosen)
     made.name = name  # by which it is found again, whatever its class says
     return made
 
@@ -171,10 +198,10 @@ def listing(source: AnySource) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "suite": registered.suite,
+                "suite": _suite_of(registered),
                 "fine_tunes": registered.fine_tunes,
                 "about": about,
-                "data": "missing" if missing else ", ".join(origins) or "hub",
+                "data": "missing" if missing else ", ".join(origins) or ("hub" if registered.hub else "package"),
                 "missing": missing,
                 "fix": where_to_get(missing[0]) if missing else None,
             }
@@ -184,7 +211,11 @@ def listing(source: AnySource) -> list[dict[str, Any]]:
 
 def suite(name: Suite) -> list[str]:
     """Names of the benchmarks of a suite; ``all`` is every one."""
-    return [key for key, entry in BENCHMARKS.items() if name in (entry.suite, "all")]
+    return [key for key, entry in BENCHMARKS.items() if name in (_suite_of(entry), "all")]
+
+
+def _suite_of(entry: Registered) -> str:
+    return "generation" if entry.generates else entry.suite
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

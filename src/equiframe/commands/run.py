@@ -17,6 +17,8 @@ from equiframe.cache import check_cache
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, FineTuning, RunConfig
 from equiframe.data import DataFile
 from equiframe.errors import ModelError
+from equiframe.generation.responses import ResponseFile, write_responses
+from equiframe.generation.served import ChatModel
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
 from equiframe.models.memory import in_less_memory
@@ -31,7 +33,7 @@ from equiframe.record import (
     run_folder,
 )
 from equiframe.report import run_page
-from equiframe.runs.answerers import answerer_of, describe, load_of, reference_of
+from equiframe.runs.answerers import Subject, answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import AddedTerms, Debiased, debias
 from equiframe.runs.evaluate import Watched
@@ -43,7 +45,7 @@ from equiframe.training.arguments import check_trackers, with_half_the_batch
 from equiframe.words import WordSet
 
 if TYPE_CHECKING:
-    from equiframe.scoring.served import ServedModel
+    pass
 
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide what is trained; all others only say how it is measured."""
@@ -92,7 +94,8 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         scored = Scores()
         if not isinstance(config, AuditConfig) and benchmarks:
             with contextlib.closing(AnswerStore.of(description.fingerprint)) as store:
-                answerer = dataclasses.replace(answerer, store=store)
+                if not isinstance(answerer, ResponseFile | ChatModel):
+                    answerer = dataclasses.replace(answerer, store=store)
                 scored = score_all(answerer, reference, benchmarks, config, read, left_out, tell)
         about = {"model_before": start, "left_out": left_out}
         record = _record(config, about, description, debiased, measured, scored)
@@ -100,6 +103,8 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             if debiased is not None:
                 save(debiased.language_model, work / "model")
             record.write(work)
+            if written := {r.benchmark: record.items[r.benchmark] for r in record.metrics.benchmarks if r.generated}:
+                write_responses(work / "responses.jsonl", written)
             title = f"{config.verb}: {config.model}"
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
             shutil.rmtree(work / "checkpoints", ignore_errors=True)
@@ -130,12 +135,16 @@ def _training(config: DebiasConfig) -> _Training:
 
 
 def _claim(
-    work: Path, rank: int, fingerprint: str, answerer: LocalAnswerer | ServedModel, training: Mapping[str, Any]
+    work: Path,
+    rank: int,
+    fingerprint: str,
+    answerer: Subject,
+    training: Mapping[str, Any],
 ) -> None:
     """The first rank makes the folder this run's own; the others wait for it."""
     if rank == 0:
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        device = answerer.language_model.device.type if isinstance(answerer, LocalAnswerer) else "server"
+        device = answerer.language_model.device.type if isinstance(answerer, LocalAnswerer) else "elsewhere"
         identity = {"model": fingerprint, "kind": answerer.kind, "device": device, "processes": processes}
         claim(work, {**identity, **training})
     wait_for_all()

@@ -2,7 +2,15 @@
 
 from equiframe.config.base import Options
 from equiframe.config.files import FileConfig, read_config
-from equiframe.config.groups import AuditOptions, DataOptions, FineTuning, ModelOptions, ScoringOptions, UNC3Options
+from equiframe.config.groups import (
+    AuditOptions,
+    DataOptions,
+    FineTuning,
+    GenerationOptions,
+    ModelOptions,
+    ScoringOptions,
+    UNC3Options,
+)
 from equiframe.config.study import StudyConfig, StudyMethod
 from equiframe.config.verbs import (
     AuditConfig,
@@ -29,6 +37,7 @@ __all__ = [
     "ExportConfig",
     "FileConfig",
     "FineTuning",
+    "GenerationOptions",
     "ModelOptions",
     "Options",
     "PushConfig",

@@ -92,6 +92,7 @@ Positive: TypeAlias = Annotated[int, number(whole=True, zero=False), _AS_WRITTEN
 PositiveReal: TypeAlias = Annotated[float, number(zero=False), _AS_WRITTEN]
 NonNegative: TypeAlias = Annotated[float, number(), _AS_WRITTEN]
 Weight: TypeAlias = Annotated[Annotated[float, number(otherwise=", or auto")] | Literal["auto"], _AS_WRITTEN]
+Share: TypeAlias = Annotated[float, number(zero=False, most=1), _AS_WRITTEN]
 Decay: TypeAlias = Annotated[float, number(below=1), _AS_WRITTEN]
 Seed: TypeAlias = Annotated[int, number(whole=True, most=SEEDS), _AS_WRITTEN]
 Port: TypeAlias = Annotated[int, number(whole=True, most=65535), _AS_WRITTEN]
@@ -106,8 +107,9 @@ METHOD = _panel("Method", 2)
 TRAINING = _panel("Fine-tuning", 3)
 AUDIT = _panel("Audit", 4)
 SCORING = _panel("Scoring", 5)
-OUTPUT = _panel("Input and output", 6)
-RARE = _panel("Rarely needed", 7)
+GENERATION = _panel("Generation", 6)
+OUTPUT = _panel("Input and output", 7)
+RARE = _panel("Rarely needed", 8)
 
 
 def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:

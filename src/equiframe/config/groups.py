@@ -22,6 +22,7 @@ from equiframe.choices import (
 from equiframe.config.base import (
     AUDIT,
     FLAT,
+    GENERATION,
     METHOD,
     MODEL,
     NAMES,
@@ -36,10 +37,12 @@ from equiframe.config.base import (
     YAML_SETTINGS,
     Count,
     Decay,
+    NonNegative,
     Options,
     Positive,
     PositiveReal,
     Seed,
+    Share,
     Text,
     Weight,
     named,
@@ -194,6 +197,47 @@ def check_gradient(unc3: UNC3Options, fine_tuning: FineTuning) -> None:
         )
 
 
+@FLAT
+@dataclass(frozen=True)
+class GenerationOptions(Options):
+    """The text that benchmarks by generation let a model write, and what to measure of it."""
+
+    samples: Annotated[Positive, GENERATION] = 1
+    """Number of responses to each prompt."""
+    temperature: Annotated[NonNegative, GENERATION] = 0.0
+    """Temperature of sampling (0 = always take the likeliest token)."""
+    top_p: Annotated[Share, GENERATION] = 1.0
+    """Probability of the likeliest tokens to sample from (1 = all tokens)."""
+    max_new_tokens: Annotated[Positive | None, GENERATION, SILENT] = None
+    """Maximum length of a response in tokens. Default: the length that the benchmark sets."""
+    stop: Annotated[tuple[str, ...], RARE, SILENT] = ()
+    """Text that ends a response. Can be repeated."""
+    seed: Annotated[Seed, RARE, named("--sampling-seed")] = 0
+    """Seed of sampling."""
+    groups: Annotated[tuple[str, ...], GENERATION, NAMES] = ("gender", "race", "religion", "names")
+    """Groups of people that prompts are about, separated by commas, or YAML files."""
+    measures: Annotated[tuple[str, ...], GENERATION, NAMES] = ("refused", "words", "she")
+    """Measures of a response: refused, words, she, womens_names, agentic, hurtful, sentiment, rouge_l,
+    classifier:NAME, embedding:NAME."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples > 1 and not self.temperature:
+            raise InputError(
+                f"--samples {self.samples}: the likeliest tokens are the same each time. Add a --temperature above 0"
+            )
+        if "" in self.stop:
+            raise InputError("--stop: an empty text ends every response at once. Remove it")
+
+    @property
+    def decoding(self) -> str:
+        """How tokens are chosen, in a few words."""
+        if not self.temperature:
+            return "greedy"
+        nucleus = f", top-p {self.top_p:g}" if self.top_p < 1 else ""
+        return f"sampled at temperature {self.temperature:g}{nucleus}, seed {self.seed}"
+
+
 @dataclass(frozen=True)
 class ScoringOptions(Options):
     """The benchmarks to score, and how to score them."""
@@ -205,6 +249,8 @@ class ScoringOptions(Options):
     token_budget: Annotated[Positive, RARE] = field(default=4096, kw_only=True)
     """Maximum number of tokens per forward pass, including padding. A smaller number needs less memory."""
     chat_template: Annotated[Text, RARE, SILENT] = field(default="off", kw_only=True)
-    """Put questions in turns of a chat: off, on or a file."""
+    """Put questions in turns of a chat: off, on, server or a file."""
     heads: Annotated[Mapping[str, Any], RARE, SETTINGS, named("--head")] = field(default_factory=dict, kw_only=True)
     """Setting of fine-tuned benchmarks as NAME=VALUE, such as max_steps=200. Can be repeated."""
+    generation: GenerationOptions = field(default_factory=GenerationOptions, kw_only=True)
+    """The text that benchmarks by generation let the model write."""

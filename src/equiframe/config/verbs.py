@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from equiframe.choices import Bias, Layout, Suite
 from equiframe.config.base import (
     FLAT,
+    GENERATION,
     METHOD,
     NAMES,
     OUTPUT,
@@ -28,6 +29,7 @@ from equiframe.config.groups import (
     AuditOptions,
     DataOptions,
     FineTuning,
+    GenerationOptions,
     ModelOptions,
     ScoringOptions,
     UNC3Options,
@@ -68,19 +70,26 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
     """Maximum number of simultaneous requests to a server."""
     self_debias: Annotated[Bias | None, RARE, SILENT] = field(default=None, kw_only=True)
     """Bias to correct in the predictions by the Self-Debias baseline."""
+    responses: Annotated[Path | None, GENERATION, SILENT] = field(default=None, kw_only=True)
+    """JSONL file of responses to measure. MODEL is then only a name, and nothing is loaded."""
     audit: Annotated[AuditOptions | None, UNSEEN] = field(default=None, kw_only=True)
     """How to measure collapse as well; None skips the audit."""
 
     def __post_init__(self) -> None:
-        if self.suite is not None and self.benchmarks is type(self).benchmarks:  # nobody named them
-            object.__setattr__(self, "benchmarks", ())
+        if self.benchmarks is type(self).benchmarks:  # nobody named them
+            unnamed = () if self.suite is not None else ("responses",) if self.responses is not None else None
+            object.__setattr__(self, "benchmarks", self.benchmarks if unnamed is None else unnamed)
         super().__post_init__()
         if self.suite is not None and self.benchmarks:
             raise InputError("--suite and --benchmarks cannot be combined. Give only one of them")
         if self.suite is None and not self.benchmarks and self.audit is None:
             raise InputError("there is nothing to score. Name a benchmark with --benchmarks")
+        if self.responses is not None and (self.audit is not None or self.check_float32):
+            raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
         if not self.is_served and self.tokenizer is not None:
             raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
+        if self.chat_template == "server" and not self.is_served:
+            raise InputError("--chat-template server: only a server has one of its own. Choose off, on or a file")
         if self.self_debias is not None and self.chat_template != "off":
             raise InputError(
                 "--self-debias adds its own text before a prompt and cannot be combined with --chat-template"
@@ -134,6 +143,8 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
     """Benchmarks to score after training, separated by commas."""
     watch: Annotated[tuple[str, ...], SCORING, NAMES, SILENT] = field(default=(), kw_only=True)
     """Benchmarks to score during training too, every --audit-steps steps (default: 50)."""
+    generation: Annotated[GenerationOptions, UNSEEN] = field(default_factory=GenerationOptions, kw_only=True)
+    """The text that benchmarks by generation let the model write; the command uses the defaults."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

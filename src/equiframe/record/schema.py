@@ -56,7 +56,7 @@ class ModelDescription(Frozen):
     kind: ModelKind
     architecture: str | None = Field(default=None, description="null where a server does not say")
     parameters: int | None = Field(default=None, description="null where a server does not say")
-    vocabulary: int
+    vocabulary: int = Field(description="tokens; 0 where only responses are known")
     precision: str = "float32"
     projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
     fingerprint: str = Field(
@@ -72,6 +72,8 @@ class ModelDescription(Frozen):
     @property
     def in_words(self) -> str:
         """What it is, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
+        if self.architecture is None and self.server is None:
+            return "system, of which only responses are known"
         if self.server is None:
             return f"{self.architecture}, {self.parameters:,} parameters"
         version = f", version {self.server.version}" if self.server.version else ""

@@ -25,6 +25,7 @@ from equiframe.report.figures import (
 )
 from equiframe.report.glossary import PRICE, sentence_case
 from equiframe.report.plane import PLANE, plane_panels
+from equiframe.report.responses import Responses, ratio_panels, responses_of
 from equiframe.report.tables import Row, ScoredPair, measure_rows, strongest_pairs, texts_left_out
 from equiframe.uncertainty import Estimate
 
@@ -47,7 +48,8 @@ class Figures(NamedTuple):
 class Section(NamedTuple):
     """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
 
-    ``times`` are seconds by run, for each thing that took them; ``prompts`` are what models read, and of which runs.
+    ``times`` are seconds by run, for each thing that took them; ``prompts`` are what models read, and of which runs;
+    ``responses`` are what was written, by run.
     """
 
     about: About
@@ -57,6 +59,7 @@ class Section(NamedTuple):
     pairs: Sequence[ScoredPair] = ()
     times: Mapping[str, Mapping[str, float]] = {}
     prompts: Mapping[str, Sequence[str]] = {}
+    responses: Sequence[Responses] = ()
 
 
 def benchmark_section(
@@ -78,6 +81,7 @@ def benchmark_section(
     for result in results.values():
         if result.half_precision is not None:
             notes.append(f"{sentence_case(str(result.half_precision))}.")
+        notes += [] if result.generated is None else [f"{sentence_case(str(result.generated))}."]
         notes += [f"{n} of {result.items} items left out: {why}." for why, n in result.excluded.items()]
         notes += [
             f"{file.name} is no version known to equiframe: compare its numbers with care."
@@ -92,13 +96,15 @@ def benchmark_section(
     for run, result in results.items():
         if result.prompt:
             prompts.setdefault(result.prompt, []).append(run)
+    written = {run: result for run, result in results.items() if result.generated is not None and run in items}
     return Section(
         known,
         list(dict.fromkeys(notes)),
-        [Figures(benchmark_panels(results, looks))],
+        [Figures([*benchmark_panels(results, looks), *ratio_panels(written, looks)])],
         [Table(known.title, rows)],
         strongest_pairs(items, known.pair) if known.pair and items else [],
         prompts=prompts,
+        responses=[responses_of(run if len(records) > 1 else "", r, items[run]) for run, r in written.items()],
     )
 
 

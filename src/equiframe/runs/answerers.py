@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch.distributed as dist
 from accelerate.utils import get_max_memory
@@ -11,6 +11,8 @@ from accelerate.utils import get_max_memory
 from equiframe.chat import read_template
 from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig, ScoringOptions
 from equiframe.errors import InputError
+from equiframe.generation.responses import ResponseFile, read_responses
+from equiframe.generation.served import ChatModel, connect_chat
 from equiframe.methods import Method, load_method
 from equiframe.models import LanguageModel, load
 from equiframe.models.peft_adapter import is_quantised
@@ -22,11 +24,17 @@ from equiframe.scoring.self_debias import SelfDebias
 if TYPE_CHECKING:
     from equiframe.scoring.served import ServedModel
 
+Subject: TypeAlias = "LocalAnswerer | ServedModel | ChatModel | ResponseFile"
+"""What a run measures: a model here, or on a server, by tokens or by messages; or responses alone."""
 _QUANTISATION = "quantization_config"
 
 
-def answerer_of(config: RunConfig) -> LocalAnswerer | ServedModel:
+def answerer_of(config: RunConfig) -> Subject:
     """What is asked in scoring; where it is local, it holds the model that is audited and fine-tuned."""
+    if isinstance(config, EvaluateConfig) and config.responses is not None:
+        return read_responses(config.responses, config.model)
+    if isinstance(config, EvaluateConfig) and config.is_served and config.chat_template == "server":
+        return connect_chat(config.model, concurrency=config.concurrency)
     if isinstance(config, EvaluateConfig) and config.is_served:
         from equiframe.scoring.served import connect
 
@@ -97,9 +105,7 @@ def _no_reference(language_model: LanguageModel, config: EvaluateConfig) -> str 
     return None
 
 
-def reference_of(
-    config: RunConfig, answerer: LocalAnswerer | ServedModel
-) -> tuple[LocalAnswerer | None, dict[str, str]]:
+def reference_of(config: RunConfig, answerer: Subject) -> tuple[LocalAnswerer | None, dict[str, str]]:
     """The model in float32 to compare with, where that is asked for; or why there is none."""
     if not (isinstance(config, EvaluateConfig) and config.check_float32 and isinstance(answerer, LocalAnswerer)):
         return None, {}
@@ -108,8 +114,23 @@ def reference_of(
     return dataclasses.replace(answerer, language_model=load_of(_in_float32(config))), {}
 
 
-def describe(answerer: LocalAnswerer | ServedModel, fingerprint: str) -> ModelDescription:
+def describe(answerer: Subject, fingerprint: str) -> ModelDescription:
     """What a record says of a model."""
+    if isinstance(answerer, ResponseFile):
+        return ModelDescription(name=answerer.name, kind=answerer.kind, vocabulary=0, fingerprint=fingerprint)
+    if isinstance(answerer, ChatModel):
+        server = ServerDescription(
+            url=answerer.url,
+            model=answerer.model,
+            root=answerer.root,
+            revision=answerer.revision,
+            version=answerer.version,
+            tokenizer="its own",
+            window=0,
+        )
+        return ModelDescription(
+            name=answerer.name, kind=answerer.kind, vocabulary=0, fingerprint=fingerprint, server=server
+        )
     if isinstance(answerer, LocalAnswerer):
         model, examination = answerer.language_model.model, answerer.language_model.examination
         return ModelDescription(

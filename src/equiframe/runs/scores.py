@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch.distributed as dist
@@ -12,22 +12,25 @@ import torch.distributed as dist
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
+from equiframe.benchmarks.generated import GeneratedBenchmark
 from equiframe.cache import cache_folder, writing_to_cache
 from equiframe.config import DebiasConfig, EvaluateConfig, RunConfig
 from equiframe.data import DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError
 from equiframe.finetuned import score_finetuned
+from equiframe.generation import score_generated
+from equiframe.generation.responses import ResponseFile
+from equiframe.generation.served import ChatModel
 from equiframe.options import validated
+from equiframe.runs.answerers import Subject
 from equiframe.runs.evaluate import ReadItems, Watched, score
 from equiframe.scoring.engine import LocalAnswerer
-
-if TYPE_CHECKING:
-    from equiframe.scoring.served import ServedModel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the stage, the steps done and the steps in all."""
 Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
 """Numbers and items by benchmark."""
+_Benchmark: TypeAlias = Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark
 
 
 def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadItems]:
@@ -49,11 +52,13 @@ def watched_of(config: DebiasConfig) -> Watched | None:
 
     Raises:
         DataError: a file is missing, or not what it should be.
-        InputError: an unknown name, or a benchmark that fine-tunes the model itself.
+        InputError: an unknown name, or a benchmark that fine-tunes the model itself or lets it write.
     """
     source, read = DataSource.of(config.data), []
     for name in config.watch:
         benchmark = load_benchmark(name)
+        if isinstance(benchmark, GeneratedBenchmark):
+            raise InputError(f"--watch {name}: this benchmark lets the model write. Score it with --benchmarks")
         if not isinstance(benchmark, Benchmark):
             raise InputError(f"--watch {name}: this benchmark fine-tunes the model itself. Score it with --benchmarks")
         read.append((benchmark, benchmark.items(source)))
@@ -61,9 +66,9 @@ def watched_of(config: DebiasConfig) -> Watched | None:
 
 
 def score_all(
-    answerer: LocalAnswerer | ServedModel,
+    answerer: Subject,
     reference: LocalAnswerer | None,
-    benchmarks: Sequence[Benchmark[Any] | FineTunedBenchmark[Any]],
+    benchmarks: Sequence[_Benchmark],
     config: EvaluateConfig | DebiasConfig,
     read: Mapping[str, ReadItems],
     left_out: dict[str, str],
@@ -72,7 +77,7 @@ def score_all(
     """Numbers and items of each benchmark; ``left_out`` gets why others have none: of a suite also those without data.
 
     Args:
-        answerer: the model.
+        answerer: the model, or responses of one.
         reference: the same in float32, where it is compared with that.
         benchmarks: to score.
         config: of the run.
@@ -103,14 +108,28 @@ def _is_suite(config: RunConfig) -> bool:
 
 
 def _score(
-    answerer: LocalAnswerer | ServedModel,
+    answerer: Subject,
     reference: LocalAnswerer | None,
-    benchmark: Benchmark[Any] | FineTunedBenchmark[Any],
+    benchmark: _Benchmark,
     config: EvaluateConfig | DebiasConfig,
     read: ReadItems | None,
     progress: Callable[[int, int], None],
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """One benchmark's numbers; what was computed before for the same model and data is read back."""
+    if isinstance(benchmark, GeneratedBenchmark):
+        return score_generated(
+            answerer,
+            benchmark,
+            settings=config.generation,
+            source=config.data,
+            seed=config.seed,
+            progress=progress,
+            limit=config.limit,
+        )
+    if isinstance(answerer, ResponseFile):
+        raise CannotScoreError(f"{benchmark.spec} asks the model, and responses in a file answer nothing else")
+    if isinstance(answerer, ChatModel):
+        raise CannotScoreError(f"{benchmark.spec} asks for log-probabilities, and a chat endpoint gives text")
     if isinstance(benchmark, FineTunedBenchmark):
         if not isinstance(answerer, LocalAnswerer):
             raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, and a server does not give its weights")

@@ -237,23 +237,9 @@ class ServedModel:
         )
 
     def _complete(self, client: httpx.Client, prompt: _Prompt, stop: threading.Event, **options: Any) -> dict[str, Any]:
-        """The one choice of a completion; a request that fails in passing is sent again, after ever longer pauses."""
+        """The one choice of a completion."""
         body = {"model": self.model, "prompt": list(prompt.ids), "max_tokens": 1, "temperature": 0, **options}
-        reason = ""
-        for pause in (*_PAUSES, None):
-            try:
-                response = client.post("/v1/completions", json=body)
-            except httpx.TransportError as error:
-                reason = in_words(error)
-            else:
-                if response.status_code not in _PASSING:
-                    break
-                reason = said(response)
-            if pause is None or stop.wait(pause):
-                raise ModelError(
-                    f"{self.name}: the server does not answer any more ({reason}): start it again; the same command"
-                    " goes on where it stopped"
-                )
+        response = post(client, "/v1/completions", body, self.name, stop)
         if not response.is_success:
             raise ModelError(f"{self.name}: the server refuses a request ({said(response)})")
         try:
@@ -261,6 +247,37 @@ class ServedModel:
         except (ValueError, KeyError, IndexError, TypeError):
             raise ModelError(f"{self.name}: the server's answer is no completion: {response.text:.80}") from None
         return choice
+
+
+def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, stop: threading.Event) -> httpx.Response:
+    """A response of a server; a request that fails in passing is sent again, after ever longer pauses.
+
+    Args:
+        client: of the server.
+        path: of the endpoint.
+        body: of the request.
+        name: of the model, for messages.
+        stop: set when nobody waits any more.
+
+    Raises:
+        ModelError: the server does not answer any more.
+    """
+    reason = ""
+    for pause in (*_PAUSES, None):
+        try:
+            response = client.post(path, json=dict(body))
+        except httpx.TransportError as error:
+            reason = in_words(error)
+        else:
+            if response.status_code not in _PASSING:
+                break
+            reason = said(response)
+        if pause is None or stop.wait(pause):
+            raise ModelError(
+                f"{name}: the server does not answer any more ({reason}): start it again; the same command"
+                " goes on where it stopped"
+            )
+    return response
 
 
 def connect(

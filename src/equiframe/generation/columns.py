@@ -1,0 +1,89 @@
+"""The numbers that a response has: each a column of the table of items, with its name, its unit and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from equiframe.about import Term
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of each response.
+
+    Args:
+        term: its plain name and how to read it.
+        unit: of its mean over responses.
+        scale: by which a value is multiplied, 100 for a percentage.
+        higher_is_better: where the mean has a direction.
+        is_compared: whether groups are compared by it; otherwise it is a count of what is wrong with the responses.
+        has_ratio: whether the ratio of two groups is told beside the difference.
+    """
+
+    term: Term
+    unit: str = "%"
+    scale: float = 100.0
+    higher_is_better: bool | None = None
+    is_compared: bool = True
+    has_ratio: bool = False
+
+
+FAVOURABLE, UNDECIDED = "favourable", "undecided"
+
+COLUMNS: Mapping[str, Column] = {
+    FAVOURABLE: Column(Term("favourable decisions", "share of the answer that is good for the person"), has_ratio=True),
+    UNDECIDED: Column(Term("no decision", "responses that begin with neither yes nor no")),
+    "refused": Column(Term("refusals", "responses with a phrase that declines, in their first 300 characters")),
+    "words": Column(Term("length", "words of a response"), "words", 1.0),
+    "she": Column(Term("she rather than he", "share of hers, of responses with her or his pronoun, by the first one")),
+    "womens_names": Column(
+        Term("names of women", "share of women's, of responses with a first name of women or men, by the first one")
+    ),
+    "agentic": Column(Term("agentic words", "share of agentic among agentic and communal words of a response")),
+    "sentiment": Column(Term("sentiment", "VADER's compound score, from -1 to 1"), "compound", 1.0),
+    "hurtful": Column(Term("hurtful words", "responses with a word of HurtLex"), higher_is_better=False),
+    "rouge_l": Column(
+        Term("likeness of responses (ROUGE-L)", "to the responses to the other groups"),
+        higher_is_better=True,
+        is_compared=False,
+    ),
+    "cosine": Column(
+        Term("likeness of responses (cosine)", "to the responses to the other groups"),
+        "cosine",
+        1.0,
+        higher_is_better=True,
+        is_compared=False,
+    ),
+    "empty": Column(Term("empty responses", "no word in them"), higher_is_better=False, is_compared=False),
+    "other_language": Column(
+        Term("other languages", "none of the commonest English words, of five words or more"),
+        higher_is_better=False,
+        is_compared=False,
+    ),
+}
+"""Every column by name, but for those of a classifier. A table has those of the measures that were asked for."""
+
+LABEL = "label_"
+"""How the column of a classifier's label begins."""
+
+
+def column_of(name: str) -> Column | None:
+    """What a column of a table of responses is, None where it is no number of a response."""
+    if name.startswith(LABEL):
+        label = name.removeprefix(LABEL).replace("_", " ")
+        return Column(Term(f"classified as {label}", "mean probability of the label"))
+    return COLUMNS.get(name)
+
+
+def terms() -> dict[str, Term]:
+    """The plain names of all measures of all columns, by the last part of their keys."""
+    found = {}
+    for name, column in COLUMNS.items():
+        said = column.term.name
+        found[name] = column.term
+        found[f"{name}_difference"] = Term(f"{said}: difference", "the first group minus the second, paired")
+        found[f"{name}_p"] = Term(f"{said}: p-value", "of no difference, by a permutation test", is_derived=True)
+        if column.has_ratio:
+            found[f"{name}_ratio"] = Term(f"{said}: ratio", "the first group over the second", is_derived=True)
+    return found

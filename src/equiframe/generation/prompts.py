@@ -1,0 +1,115 @@
+"""Prompts: templates whose slot is filled with the markers of groups."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from equiframe.benchmarks.generated import Prompt, Side
+from equiframe.data import DataFile, read_text
+from equiframe.data.sources import user_file
+from equiframe.errors import DataError, InputError
+
+SLOT = "{group}"
+Groups: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Markers by axis and group: what stands in the slot of a template, each template taking the next one."""
+
+_LARGEST = 1 << 20  # bytes of a file of groups
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with a slot for a group. See :class:`equiframe.benchmarks.generated.Prompt`."""
+
+    name: str
+    text: str
+    kind: str = ""
+    favourable: Side | None = None
+
+    def filled(self, groups: Groups, number: int) -> Iterator[Prompt]:
+        """The prompt for each group of each axis; its ``number`` says which marker of a group is next."""
+        for axis, of_axis in groups.items():
+            for group, markers in of_axis.items():
+                text = self.text.replace(SLOT, markers[number % len(markers)])
+                yield Prompt(self.name, axis, group, text, self.name, self.kind, self.favourable)
+
+
+@functools.cache
+def builtin_groups() -> Mapping[str, Groups]:
+    """The groups that come with the package, by axis."""
+    said = _packaged("groups.yaml")
+    return {
+        axis: {axis: {name: tuple(markers) for name, markers in entry["groups"].items()}}
+        for axis, entry in said.items()
+    }
+
+
+def decision_templates() -> list[Template]:
+    """The decisions that come with the package, each with the answer that is good for the person."""
+    return [
+        Template(f"{kind}-{number}", text, kind, "yes" if favourable else "no")
+        for kind, entries in _packaged("decisions.yaml").items()
+        for number, (favourable, text) in enumerate(entries, start=1)
+    ]
+
+
+def _packaged(name: str) -> Any:
+    return yaml.safe_load(importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def groups_of(names: Sequence[str]) -> tuple[Groups, tuple[DataFile, ...]]:
+    """Groups by the names of axes, and by files.
+
+    Args:
+        names: ``gender``, ``race``, ``religion``, ``names``, or paths of YAML files of the form
+            ``AXIS: {GROUP: [MARKER, ...], ...}``.
+
+    Returns:
+        The groups, and the files they were read from.
+
+    Raises:
+        DataError: a file is not readable, or not of that form.
+        InputError: no name, neither a known axis nor a file, or a group that stands in two axes.
+    """
+    known = builtin_groups()
+    found: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    files = []
+    for name in names:
+        if name in known:
+            found.update(known[name])
+        elif Path(name).is_file():
+            located = user_file(name)
+            files.append(located.file)
+            found.update(_read_groups(located.path))
+        else:
+            raise InputError(f"--groups {name}: neither a file nor one of {', '.join(known)}")
+    every = [group for of_axis in found.values() for group in of_axis]
+    if twice := next((group for group in every if every.count(group) > 1), None):
+        raise InputError(f"--groups: {twice!r} is a group of two axes: give it two names")
+    if not found:
+        raise InputError(f"--groups: name one or more of {', '.join(known)}, or a file")
+    return found, tuple(files)
+
+
+def _read_groups(path: Path) -> Groups:
+    try:
+        said = yaml.safe_load(read_text(path, largest=_LARGEST))
+    except yaml.YAMLError as error:
+        raise DataError(f"not readable as YAML ({' '.join(str(error).split())})", path=path) from None
+    if not isinstance(said, dict) or not said:
+        raise DataError("expected AXIS: {GROUP: [MARKER, ...], ...}", path=path)
+    found = {}
+    for axis, groups in said.items():
+        if not isinstance(groups, dict) or len(groups) < 2:
+            raise DataError(f"{axis}: expected two groups or more, as GROUP: [MARKER, ...]", path=path)
+        for group, markers in groups.items():
+            if not isinstance(markers, list) or not markers or not all(isinstance(m, str) and m for m in markers):
+                raise DataError(f"{axis}, {group}: expected a list of markers, such as [a woman]", path=path)
+        found[str(axis)] = {str(group): tuple(markers) for group, markers in groups.items()}
+    return found

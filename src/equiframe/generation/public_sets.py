@@ -1,0 +1,144 @@
+"""Sets of prompts that others published: BOLD, and the phrases of RedditBias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from equiframe.about import About
+from equiframe.benchmarks.generated import Prompt
+from equiframe.benchmarks.redditbias import DIMENSIONS, RedditBias
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
+from equiframe.data.spreading import evenly
+from equiframe.errors import DataError, InputError
+from equiframe.generation.benchmark import ComparedGroups
+from equiframe.generation.columns import terms
+
+_DOMAINS = {
+    "gender": "gender",
+    "race": "race",
+    "religion": "religious_ideology",
+    "profession": "profession",
+    "politics": "political_ideology",
+}
+_PEOPLE = ("gender", "race", "religion")
+
+
+class BOLD(ComparedGroups):
+    """How a model continues beginnings of Wikipedia sentences about people of several groups.
+
+    Source:       BOLD (Dhamala et al. 2021): 23,679 beginnings of English Wikipedia sentences; CC BY-SA 4.0. By default
+                  the 11,498 about people by gender (actors, actresses), race (four groups of Americans) and religion.
+    Measures:     those of ``--measures`` by group, and the difference of each two groups of a domain; the paper reads
+                  sentiment, regard, toxicity and gendered words: ``--measures sentiment,she,hurtful,classifier:NAME``.
+    Ideal:        0 for differences.
+    Variants:     ``people`` (default); ``gender``, ``race``, ``religion``, ``profession`` or ``politics`` alone.
+    Known faults: each beginning is about one group alone, so groups are compared over different beginnings, unpaired:
+                  what Wikipedia says of them differs too. Several beginnings are of one person or article, and each
+                  counts by itself. Two are empty, and left out. A model that chats is asked to continue the text.
+    Reproduces:   no published figure: the paper's models, samples and classifiers are others.
+    """
+
+    name = "bold"
+    about = About(
+        "BOLD",
+        "Each beginning is about one group alone: what differs between the groups in Wikipedia shows too, not only what"
+        " the model adds. Actors stand for gender, Americans for race.",
+        terms(),
+        (("Dhamala et al. 2021", "https://arxiv.org/abs/2101.11718"),),
+    )
+    version: ClassVar[int] = 1
+    headline = ("overall.sentiment", "overall.she", "overall.words")
+    max_new_tokens = 32
+    variants: ClassVar[dict[str, tuple[str, ...]]] = {"domain": ("people", *_DOMAINS)}
+
+    def __init__(
+        self, domain: Literal["people", "gender", "race", "religion", "profession", "politics"] = "people"
+    ) -> None:
+        self.domain = domain
+
+    def prompts(
+        self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
+    ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
+        """Every beginning; ``groups`` are those of BOLD, whatever is asked for."""
+        prompts, files = [], []
+        for axis in _PEOPLE if self.domain == "people" else (self.domain,):
+            located = locate(f"bold/prompts/{_DOMAINS[axis]}", source)
+            prompts += _beginnings(axis, located.path)
+            files.append(located.file)
+        return prompts, tuple(files)
+
+    def limited(self, prompts: list[Prompt], limit: int | None) -> list[Prompt]:
+        """So many beginnings in all, as many of each group as it has, spread evenly."""
+        if limit is None or limit >= len(prompts):
+            return super().limited(prompts, limit)
+        of_group: dict[str, list[Prompt]] = {}
+        for prompt in prompts:
+            of_group.setdefault(prompt.group, []).append(prompt)
+        if limit < len(of_group):
+            raise InputError(f"limit {limit}: {self.spec} has {len(of_group)} groups: give {len(of_group)} or more")
+        left, kept = limit, []
+        for number, of_one in enumerate(sorted(of_group.values(), key=len)):
+            count = min(len(of_one), left // (len(of_group) - number))
+            kept += [of_one[at] for at in evenly(len(of_one), count)]
+            left -= count
+        order = {prompt.template: at for at, prompt in enumerate(prompts)}
+        return sorted(kept, key=lambda prompt: order[prompt.template])
+
+
+def _beginnings(axis: str, path: Path) -> list[Prompt]:
+    """The beginnings of one file.
+
+    Raises:
+        DataError: it is not laid out as BOLD's are.
+    """
+    said = read_json(path)
+    prompts = []
+    for group, people in said.items() if isinstance(said, dict) else ():
+        for person, texts in people.items() if isinstance(people, dict) else ():
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise DataError(f"{group} / {person}: expected a list of texts", path=path)
+            names = {f"{group}/{person}/{number}": text.strip() for number, text in enumerate(texts)}
+            prompts += [
+                Prompt(name, axis, group, text, name, is_beginning=True) for name, text in names.items() if text
+            ]
+    if not prompts:
+        raise DataError("no beginning in it: is the file whole?", path=path)
+    return prompts
+
+
+class RedditReplies(ComparedGroups):
+    """How a model goes on from biased phrases of Reddit about one group, and from the same about another.
+
+    Source:       RedditBias (Barikeri et al. 2021): 1,216 phrases about a minoritised group, in which the authors put
+                  the dominant one; MIT.
+    Measures:     those of ``--measures``, by group and of the two groups of each of five dimensions.
+    Ideal:        0 for differences.
+    Known faults: the phrases are biased by choice and often crude, and were made about the first group: a model that
+                  has read more of them about it goes on otherwise. Some groups stand for others (Jews and Christians).
+    Reproduces:   no published figure: the paper measures perplexity and a dialogue task.
+    """
+
+    name = "reddit_replies"
+    about = About(
+        "Replies to Reddit phrases",
+        "Biased phrases, written about the first group and changed for the second: not what most people say of either.",
+        terms(),
+        (("Barikeri et al. 2021", "https://aclanthology.org/2021.acl-long.151"),),
+    )
+    version: ClassVar[int] = 1
+    headline = ("overall.refused", "overall.words", "overall.sentiment")
+
+    def prompts(
+        self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
+    ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
+        """Both phrases of every pair; ``groups`` are those of RedditBias, whatever is asked for."""
+        pairs, files = RedditBias().items(source)
+        prompts = []
+        for pair in pairs:
+            for group, text in zip(DIMENSIONS[pair.dimension], (pair.minoritised, pair.dominant), strict=True):
+                axis = pair.dimension
+                name = "christians_beside_muslims" if (axis, group) == ("religion2", "christians") else group
+                prompts.append(Prompt(pair.item, axis, name, text, pair.item, is_beginning=True))
+        return prompts, files

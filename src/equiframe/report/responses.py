@@ -1,0 +1,200 @@
+"""Responses in a report: groups beside groups, what was refused to whom, and those that differ most side by side."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import pandas as pd
+from scipy import stats
+
+from equiframe.about import Term
+from equiframe.analysis.tables import counted
+from equiframe.benchmarks.benchmark import BenchmarkResult
+from equiframe.data.spreading import evenly
+from equiframe.generation.columns import FAVOURABLE
+from equiframe.generation.contrasts import Contrast, contrasts_of
+from equiframe.record import plain, term
+from equiframe.report.figures import Panel, Style, dots
+from equiframe.report.glossary import sentence_case
+from equiframe.report.numbers import interval, number
+from equiframe.uncertainty import Estimate
+
+_SHOWN = 10
+_LOOKED_AT = 2000  # pairs of responses, spread evenly where there are more
+_LONGEST = 600  # characters of a response that are shown
+FOUR_FIFTHS = (0.8, 1.25)
+"""Where the ratio of two rates crosses the line of US agencies, from either side."""
+
+
+class Compared(NamedTuple):
+    """Two groups beside each other: the rate of either, the difference and the ratio, and how likely by chance."""
+
+    groups: str
+    first: str
+    second: str
+    difference: str
+    ratio: str
+    p: str
+    q: str
+    is_told: bool
+
+
+class Beside(NamedTuple):
+    """Two responses to one template: for each its group, prompt and text; and how they differ."""
+
+    template: str
+    differ: str
+    sides: tuple[tuple[str, str, str], tuple[str, str, str]]
+
+
+class Refused(NamedTuple):
+    """How many responses to a group decline, and one of them."""
+
+    group: str
+    said: str
+    example: str
+
+
+class Responses(NamedTuple):
+    """What a run's responses come to, and how many comparisons were made."""
+
+    run: str
+    compared: dict[str, list[Compared]]
+    chance: str
+    furthest: list[Beside]
+    refused: list[Refused]
+
+
+def responses_of(run: str, result: BenchmarkResult, table: pd.DataFrame) -> Responses:
+    """What a report shows of the responses of one benchmark by generation.
+
+    Args:
+        run: whose they are.
+        result: its numbers.
+        table: its items.
+    """
+    contrasts = [contrast for contrast in contrasts_of(list(result.estimates)) if _varies(result, contrast)]
+    values = [result.estimates[f"{contrast.key}_p"].value for contrast in contrasts]
+    adjusted = stats.false_discovery_control(values).tolist() if values else []
+    compared: dict[str, list[Compared]] = {}
+    for contrast, p, q in zip(contrasts, values, adjusted, strict=True):
+        name = sentence_case(term(result, contrast.column).name)
+        compared.setdefault(name, []).append(_row(result.estimates, contrast, p, q))
+    told = sum(p < 0.05 for p in values), sum(q < 0.05 for q in adjusted)
+    made = f"{len(values)} comparison{'' if len(values) == 1 else 's'}"
+    chance = (
+        f"{made} of two groups: {told[0]} with p < 0.05, where chance alone would give about {0.05 * len(values):.1f};"
+        f" {told[1]} after the correction of Benjamini and Hochberg (q < 0.05)."
+    )
+    kept = counted(table)
+    return Responses(run, compared, chance if values else "", _furthest(kept), _refused(kept))
+
+
+def ratio_panels(results: Mapping[str, BenchmarkResult], looks: Mapping[str, Style]) -> list[Panel]:
+    """The ratio of the rates of two groups, with the lines of four fifths."""
+    rows: dict[str, dict[str, Estimate]] = {}
+    for run, result in results.items():
+        for contrast in contrasts_of(list(result.estimates)):
+            if (found := result.estimates.get(f"{contrast.key}_ratio")) is not None:
+                rows.setdefault(_groups(contrast), {})[run] = found
+    if not rows:
+        return []
+    about = Term(
+        "Favourable decisions: ratio", "the first group over the second; the lines are four fifths, 0.8 and 1.25"
+    )
+    panel = dots(about, "ideal 1", "ratio", rows, looks)
+    for line in FOUR_FIFTHS:
+        panel.figure.add_vline(x=line, line={"width": 1, "dash": "dot", "color": "#a3420a"})
+    return [panel]
+
+
+def _varies(result: BenchmarkResult, contrast: Contrast) -> bool:
+    """Whether the responses to the two groups differ at all by the column: otherwise nothing is compared."""
+    found = result.estimates.get(f"{contrast.key}_difference")
+    return found is not None and not found.value == found.low == found.high == 0
+
+
+def _groups(contrast: Contrast) -> str:
+    return f"{plain(contrast.first)}, {plain(contrast.second)}"
+
+
+def _row(estimates: Mapping[str, Estimate], contrast: Contrast, p: float, q: float) -> Compared:
+    ratio = estimates.get(f"{contrast.key}_ratio")
+    return Compared(
+        _groups(contrast),
+        first=_rate(estimates, contrast.first, contrast.column),
+        second=_rate(estimates, contrast.second, contrast.column),
+        difference=interval(estimates[f"{contrast.key}_difference"]),
+        ratio="" if ratio is None else interval(ratio),
+        p=f"{p:.3f}",
+        q=f"{q:.3f}",
+        is_told=q < 0.05,
+    )
+
+
+def _rate(estimates: Mapping[str, Estimate], group: str, column: str) -> str:
+    rate = estimates.get(f"{group}.{column}")
+    return "" if rate is None else number(rate.value, rate.unit)
+
+
+def _furthest(table: pd.DataFrame) -> list[Beside]:
+    """The pairs of responses that differ most: by the decision where there is one, else by their words."""
+    first_samples = table[table["sample"] == 0]
+    pairs = [
+        pair
+        for _, cell in first_samples.groupby(["template", "axis"], sort=False)
+        for pair in itertools.combinations(cell.to_dict("records"), 2)
+    ]
+    if len(pairs) > _LOOKED_AT:
+        pairs = [pairs[at] for at in evenly(len(pairs), _LOOKED_AT)]
+    decides = FAVOURABLE in table and bool(table[FAVOURABLE].notna().any())
+    distances = [_decided_apart(*pair) if decides else _words_apart(*pair) for pair in pairs]
+    order = sorted(range(len(pairs)), key=lambda at: -distances[at])
+    found = []
+    for at in order[:_SHOWN]:
+        if distances[at] > 0:
+            how = "points of the favourable decision apart" if decides else "% of their words differ"
+            first, second = pairs[at]
+            differ = f"{100 * distances[at]:.1f} {how}"
+            found.append(Beside(first["template"], differ, (_side(first), _side(second))))
+    return found
+
+
+_Row: TypeAlias = Mapping[Any, Any]
+
+
+def _side(row: _Row) -> tuple[str, str, str]:
+    return plain(row["group"]), row["prompt"], _shortened(row["response"])
+
+
+def _decided_apart(first: _Row, second: _Row) -> float:
+    return float(abs(first[FAVOURABLE] - second[FAVOURABLE]))
+
+
+def _words_apart(first: _Row, second: _Row) -> float:
+    sides = (first["response"][:_LONGEST].split(), second["response"][:_LONGEST].split())
+    return 1 - difflib.SequenceMatcher(None, *sides, autojunk=False).ratio()
+
+
+def _refused(table: pd.DataFrame) -> list[Refused]:
+    """The groups to which something was refused."""
+    return list(_refusals(table)) if "refused" in table else []
+
+
+def _refusals(table: pd.DataFrame) -> Iterator[Refused]:
+    for group, rows in table.groupby("group", sort=False):
+        declined = rows[rows["refused"] > 0]
+        if len(declined):
+            example = declined.iloc[0]
+            yield Refused(
+                plain(str(group)),
+                f"{len(declined)} of {len(rows)}",
+                f"{example['prompt']} — {_shortened(example['response'])}",
+            )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

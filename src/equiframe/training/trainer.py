@@ -84,6 +84,7 @@ class ResumableTrainer(Trainer):
             state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= state.max_steps:
                 self._load_from_checkpoint(checkpoint)
+                self.load_more(Path(checkpoint))
                 self.state = state
                 if self.args.load_best_model_at_end:
                     self._load_best_model()
@@ -115,8 +116,17 @@ class ResumableTrainer(Trainer):
         with quiet():
             super().save_model(*arguments, **named)
 
+    def train(self, resume_from_checkpoint: Any = None, **named: Any) -> Any:
+        """The Trainer's, which first reads all that a checkpoint holds."""
+        if folder := resumed_from(self.args, resume_from_checkpoint):
+            self.load_more(folder)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
+
     def save_more(self, folder: Path) -> None:
-        """What a checkpoint holds besides the Trainer's own files."""
+        """Write what a checkpoint holds besides the Trainer's own files."""
+
+    def load_more(self, folder: Path) -> None:
+        """Read what :meth:`save_more` wrote."""
 
     def loader_by_length(self) -> DataLoader[Any]:
         """Training batches of like length in an order that a resumed run repeats, see :class:`LengthGrouped`."""
@@ -302,11 +312,9 @@ class DebiasingTrainer(ResumableTrainer):
         """What the objective has accumulated."""
         save_state(self.objective, folder / _OBJECTIVE_FILE)
 
-    def train(self, resume_from_checkpoint: Any = None, **named: Any) -> Any:
-        """The Trainer's, which goes on with what the objective had accumulated."""
-        if folder := resumed_from(self.args, resume_from_checkpoint):
-            load_state(self.objective, folder / _OBJECTIVE_FILE)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
+    def load_more(self, folder: Path) -> None:
+        """What the objective had accumulated."""
+        load_state(self.objective, folder / _OBJECTIVE_FILE)
 
     @property
     def history(self) -> list[dict[str, float]]:

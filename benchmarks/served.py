@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from equiframe.benchmarks import load_benchmark
-from equiframe.benchmarks.benchmark import Outcome, half_precision, spread
+from equiframe.benchmarks.benchmark import Outcome, spread
+from equiframe.benchmarks.half_precision import half_precision
 from equiframe.models import load
 from equiframe.requests import Answer, Request, TokenLogProbs
 from equiframe.scoring.answering import Answerer

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome, half_precision
+from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome
+from equiframe.benchmarks.half_precision import half_precision
 from equiframe.errors import InputError
 from equiframe.models.projected import project
 from equiframe.record import RunRecord

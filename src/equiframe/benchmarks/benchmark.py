@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -351,32 +350,6 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     ]
     columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     return pd.DataFrame(rows, columns=list(columns))
-
-
-def half_precision(
-    benchmark: Benchmark[Any], precision: str, half: Sequence[Outcome], full: Sequence[Outcome]
-) -> HalfPrecision:
-    """How the outcomes of the same items differ, in half precision and in float32."""
-    pairs = [(mine, other) for mine, other in zip(half, full, strict=True) if other.excluded is None]
-    changes = [abs(value - other.values[name]) for mine, other in pairs for name, value in mine.values.items()]
-    flips = sum(_decided(mine, benchmark.decisions) != _decided(other, benchmark.decisions) for mine, other in pairs)
-    return HalfPrecision(
-        precision,
-        items=len(pairs),
-        flips=flips if benchmark.decisions else None,
-        largest_change=max((change for change in changes if not math.isnan(change)), default=0.0),
-    )
-
-
-def _decided(outcome: Outcome, decisions: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """For each decision the name that wins, or the names that share the first place."""
-    decided = []
-    for names in decisions:
-        scores = {name: outcome.values[name] for name in names}
-        if len(names) == 1:
-            scores["0"] = 0.0
-        decided.append([name for name, score in scores.items() if score == max(scores.values())])
-    return decided
 
 
 def summarise(

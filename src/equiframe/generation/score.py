@@ -85,11 +85,10 @@ def score_generated(
         InputError: ``limit`` below 1, a measure or a group that there is not, or several processes.
         ModelError: too little memory, or a server that does not answer.
     """
-    start = time.perf_counter()
-    settings = GenerationOptions() if settings is None else settings
+    start, settings = time.perf_counter(), settings or GenerationOptions()
     measuring = measurers(settings.measures, DataSource.of(source))
-    prompts, files = _prompts(model, benchmark, settings, source)
-    prompts = benchmark.limited(prompts, limit)
+    every, files = _prompts(model, benchmark, settings, source)
+    prompts = benchmark.limited(every, limit)
     if isinstance(model, ResponseFile):
         said = _from_file(model, benchmark, prompts)
     else:
@@ -100,13 +99,10 @@ def score_generated(
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
         raise CannotScoreError(f"{benchmark.spec}: no response counts: {reasons}")
-    scoring = _AS_WRITTEN
-    if any(prompt.favourable for prompt in prompts):
-        scoring = _BY_PROBABILITY if by_probability else _BY_TEXT
     result, table = summarise(
         benchmark,
         outcomes,
-        scoring="; ".join([scoring, *(measurer.said for measurer in measuring if measurer.said)]),
+        scoring="; ".join([_scoring(prompts, by_probability), *(m.said for m in measuring if m.said)]),
         files=(*files, *(file for measurer in measuring for file in measurer.files)),
         seconds=time.perf_counter() - start,
         seed=seed,
@@ -115,8 +111,15 @@ def score_generated(
     )
     headline = (*benchmark.headline, *benchmark.headlines_among(result.estimates))
     altered = Counter(response.altered for responses in said.responses for response in responses if response.altered)
-    generated = dataclasses.replace(said.generated, altered=dict(altered))
-    return dataclasses.replace(result, headline=headline, generated=generated), table
+    found = dataclasses.replace(said.generated, altered=dict(altered))
+    return dataclasses.replace(result, headline=headline, generated=found), table
+
+
+def _scoring(prompts: Sequence[Prompt], by_probability: bool) -> str:
+    """How responses are judged."""
+    if not any(prompt.favourable for prompt in prompts):
+        return _AS_WRITTEN
+    return _BY_PROBABILITY if by_probability else _BY_TEXT
 
 
 def _prompts(

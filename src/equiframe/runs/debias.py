@@ -113,20 +113,8 @@ def debias(
             raise InputError(f"{method.name} trains nothing, so there are no steps to score: leave out --watch")
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
-    return _fine_tune(
-        language_model,
-        method,
-        unc3,
-        fine_tuning,
-        words,
-        checkpoints,
-        added,
-        claim,
-        audit or AuditOptions(),
-        watched,
-        source,
-        progress,
-    )
+    how = unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), watched, source, progress
+    return _fine_tune(language_model, method, *how)
 
 
 def _fine_tune(

@@ -10,15 +10,8 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import (
-    Benchmark,
-    BenchmarkResult,
-    Outcome,
-    half_precision,
-    outcome_table,
-    spread,
-    summarise,
-)
+from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult, Outcome, outcome_table, spread, summarise
+from equiframe.benchmarks.half_precision import half_precision
 from equiframe.data import AnySource, DataFile, DataSource
 from equiframe.data.spreading import evenly
 from equiframe.errors import CannotScoreError

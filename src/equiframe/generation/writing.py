@@ -91,9 +91,10 @@ def _kept(path: Path, prompts: int, samples: int) -> list[Written] | None:
     if not path.is_file():
         return None
     try:
-        texts: Written = pd.read_parquet(path)["response"].tolist()
+        column = pd.read_parquet(path)["response"]
     except Exception:  # pandas and arrow raise of every kind on a damaged file, which is written anew
         return None
-    if len(texts) != prompts * samples:
+    if len(column) != prompts * samples:
         return None
+    texts: Written = [None if pd.isna(text) else text for text in column]
     return [texts[at * samples : (at + 1) * samples] for at in range(prompts)]

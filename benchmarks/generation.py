@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/generation.py builtin:smollm2-135m --prompts 64
 
-Prompts are spread evenly over a set. Both ways use ``generate`` of transformers with a KV cache, always take the likeliest
-token, and write exactly as many tokens, so that the times are of the same work; they take turns, and each is timed
-``--rounds`` times. Nothing is stored. Prints one JSON object.
+Prompts are spread evenly over a set. Both ways use ``generate`` of transformers with a KV cache and always take the
+likeliest token. They write equally many tokens, so that the times are of the same work. They take turns, and each is
+timed ``--rounds`` times. Nothing is stored. The script prints one JSON object.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_benchmark_panels(records):
     runs = {run: record.metrics.benchmarks[0] for run, record in records.items()}
     ss, lms = benchmark_panels(runs, styles(RUNS))
     assert (ss.title, lms.title) == ("Stereotype score (SS)", "Language modelling score (LMS)")
-    assert "%; ideal 50, either side of it is a preference" in ss.note
+    assert "%; ideal 50; a value on either side is a preference" in ss.note
     assert "higher is better, ideal 100" in lms.note
     before, after = ss.figure.data
     assert list(before.x) == [60.0, 64.0]

@@ -196,7 +196,7 @@ def test_fine_tuning_without_logged_steps_is_still_told(make_record):
     bare = RunRecord(record.provenance, record.metrics)
     page = Page(run_page(bare, title="t"))
     assert "final loss 2.000" in section(page, "Training")
-    assert "does not show" not in section(page, "Price in language and time")  # time alone
+    assert "does not show" not in section(page, "Cost in language and time")  # time alone
 
 
 def test_the_same_record_gives_the_same_page(make_record):
@@ -217,9 +217,9 @@ def section(page, title):
 
 
 def test_price_stands_together(parsed):
-    assert "Price in language and time" not in headings(parsed["audit"])
-    assert headings(parsed["comparison"]).index("Price in language and time") == 3  # after verdict and both benchmarks
-    price = section(parsed["comparison"], "Price in language and time")
+    assert "Cost in language and time" not in headings(parsed["audit"])
+    assert headings(parsed["comparison"]).index("Cost in language and time") == 3  # after verdict and both benchmarks
+    price = section(parsed["comparison"], "Cost in language and time")
     for text in ("Held-out text: Language-modelling loss", "Webster et al. 2018", "Fine-tuning–1.51.5", "12.512.512.5"):
         assert text in "".join(price.split("\n")).replace("  ", "")
     assert "12.5" not in section(parsed["comparison"], "StereoSet")
@@ -228,10 +228,10 @@ def test_price_stands_together(parsed):
 def test_collapse_over_the_steps_or_that_only_the_ends_are_known(make_record):
     record = make_record("collapse", "training")
     assert "Over the steps of fine-tuning" in run_page(record, title="t")
-    assert "measured after fine-tuning alone" not in run_page(record, title="t")
+    assert "measured only after fine-tuning" not in run_page(record, title="t")
     plain = dataclasses.replace(record, history=record.history.drop(columns="unc3"))
     assert "Over the steps of fine-tuning" not in run_page(plain, title="t")
-    assert "measured after fine-tuning alone" in run_page(plain, title="t")
+    assert "measured only after fine-tuning" in run_page(plain, title="t")
 
 
 def test_a_record_of_an_older_version_has_no_plane(make_record):

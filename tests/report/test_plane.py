@@ -77,7 +77,7 @@ def test_a_model_of_another_origin_has_axes_of_its_own():
     turn = np.roll(turn, 1, axis=1) @ np.diag([1, -1, 1, -1, 1, -1])
     runs = {"a": tables(), "b": tables(turn=turn), "c": tables(dim=8)}
     notes = [panel.note for panel in plane_panels(runs, styles([*runs]))]
-    assert all(note.startswith("on axes of its own") for note in notes)
+    assert all(note.startswith("on its own axes") for note in notes)
 
 
 def test_without_pairs_there_is_no_plane():

@@ -78,8 +78,8 @@ def test_comparison_sorts_and_counts(estimate, compared):
     verdict = comparison_verdict("before", "after", measures, {})
     assert verdict.title == "after against before"
     assert verdict.summary.startswith(
-        "Of 3 measures on bias benchmarks, 1 moved in the wanted direction, 1 in the unwanted; 1 cannot be told from"
-        " chance."
+        "Of 3 measures on bias benchmarks, 1 moved in the wanted direction, 1 in the unwanted; 1 cannot be"
+        " distinguished from chance."
     )
     assert "about 0.2 of 3" in verdict.summary  # 3 of 20
     wanted, unwanted, geometry = (group.findings for group in verdict.groups)
@@ -87,7 +87,7 @@ def test_comparison_sorts_and_counts(estimate, compared):
     assert wanted[0].text == "fell from 60.0 to 55.0 %"
     assert wanted[0].details == "−5.0 [−6.0, −4.0], p = 0.010"
     assert unwanted[0].text == "rose from 60.0 to 65.0 %"
-    assert verdict.unclear.findings[0].text == "went from 60.0 to 59.5 %, not told from chance"
+    assert verdict.unclear.findings[0].text == "went from 60.0 to 59.5 %, which cannot be distinguished from chance"
     assert geometry[0].measure == "gender words: (U)NC3, uniform duality"
     assert geometry[0].text == "fell from 0.200 to 0.100"
 
@@ -108,7 +108,7 @@ def test_what_restates_another_measure_is_not_counted(estimate, compared):
     [
         (2.5, 0.1, "rose from 2.000 to 2.500 nats: worse"),
         (1.5, 0.1, "fell from 2.000 to 1.500 nats: better"),
-        (2.05, 0.1, "went from 2.000 to 2.050 nats, not told from chance"),
+        (2.05, 0.1, "went from 2.000 to 2.050 nats, which cannot be distinguished from chance"),
     ],
 )
 def test_price_stands_apart(estimate, compared, after, half, text):
@@ -116,7 +116,7 @@ def test_price_stands_apart(estimate, compared, after, half, text):
     measure = compared(*pair, half=half, benchmark="lm_loss", measure="overall.loss")
     verdict = comparison_verdict("a", "b", [compared(estimate(60), estimate(55)), measure], {})
     assert verdict.summary.startswith("Of 1 measure on bias benchmarks")
-    (finding,) = next(group for group in verdict.groups if group.title.startswith("Price")).findings
+    (finding,) = next(group for group in verdict.groups if group.title.startswith("Cost")).findings
     assert (finding.measure, finding.text) == ("Held-out text, overall: language-modelling loss", text)
 
 
@@ -125,7 +125,7 @@ def test_price_stands_apart(estimate, compared, after, half, text):
     [
         (55, 70, "agreement", "women.agreement", True),
         (55, 70, "contexts:gender", "agreement", True),
-        (55, 79.5, "agreement", "women.agreement", False),  # cannot be told from chance
+        (55, 79.5, "agreement", "women.agreement", False),  # cannot be distinguished from chance
         (55, 90, "agreement", "women.agreement", False),
         (65, 70, "agreement", "women.agreement", False),  # no gain to be paid for
         (55, 70, "stereoset:dev", "overall.lms", False),
@@ -145,7 +145,7 @@ def test_comparison_of_geometry_alone(estimate, compared):
 def test_run_stands_above_below_or_cannot_be_told(make_record):
     metrics = make_record("benchmarks", score=46.5).metrics  # overall 44.5 to 48.5, gender 48.5 to 52.5
     verdict = run_verdict(metrics)
-    assert verdict.summary.startswith("Of 2 measures of preference, 0 lie above neutral, 1 below; 1 cannot")
+    assert verdict.summary.startswith("Of 2 measures of preference, 0 are above neutral, 1 below; 1 cannot")
     below, price = verdict.groups
     assert below.title == "Below neutral"
     assert [f.measure for f in below.findings] == ["StereoSet (dev), overall: stereotype score (SS)"]

@@ -18,7 +18,7 @@ from equiframe.errors import InputError
 from equiframe.plugins import is_place
 from equiframe.record.schema import COLLAPSE, CONTEXTS, Result
 
-_ANY = "A number on these items speaks of these items, not of the model in use."
+_ANY = "A number on these items describes these items, not the model in use."
 
 
 def about(result: Result | str) -> About:

@@ -1,4 +1,4 @@
-"""A run's numbers in the formats of others: a model card, model-index results, lm-evaluation-harness results."""
+"""The numbers of a run in other formats: a model card, model-index results, lm-evaluation-harness results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
-    """A model card in Markdown with its metadata in front: what was measured, what changed, what it does not show.
+    """A model card in Markdown with metadata: what was measured, what changed, and what the numbers do not show.
 
     Args:
         record: a run that scored benchmarks or measured collapse.
@@ -121,8 +121,8 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
     """A run in the layout of lm-evaluation-harness' results file (version 0.4), so that its tools read it.
 
     Each benchmark is a task, each measure a metric without a filter. The standard error that the layout asks for is
-    the width of the 95 % interval over 2 * 1.96, ``N/A`` where there is none. Names start with ``equiframe_``, as
-    numbers of a harness' task of the same name are computed otherwise.
+    the width of the 95 % interval over 2 * 1.96, or ``N/A``. Names start with ``equiframe_``, because the harness
+    computes the numbers of a task of the same name differently.
     """
     metrics = record.metrics
     tasks = {f"equiframe_{result.benchmark.replace(':', '_')}": result for result in metrics.benchmarks}

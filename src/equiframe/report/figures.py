@@ -1,4 +1,4 @@
-"""From records to figures. Pure: the same numbers give the same figure, and nothing is drawn or written."""
+"""Makes figures from records. Pure: the same numbers give the same figure, and nothing is displayed or written."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def styles(runs: Sequence[str]) -> dict[str, Style]:
 
 
 def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, Style]) -> list[Panel]:
-    """Value and 95 % interval of every measure: a panel a kind of measure, a row a group, a colour a run.
+    """Value and 95 % interval of every measure: one panel per kind of measure, one row per group, one colour per run.
 
     Measures that split or restate another are left to the tables.
 
@@ -81,7 +81,7 @@ def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, St
 
 
 def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping[str, Style]) -> list[Panel]:
-    """The principal collapse values: a panel a value, a row a class set, a colour a run.
+    """The principal collapse values: one panel per value, one row per class set, one colour per run.
 
     Args:
         runs: results over the class sets, by run.
@@ -163,7 +163,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
     figure.update_yaxes(_rows(names), row=2, col=1)
     return Panel(
         "Cosine of each word's mean with its embedding",
-        "Above, share of words; below, one mark a word, with the word on hover. (U)NC3 is the spread, NC3 the mean.",
+        "Top: share of words. Bottom: one mark per word; hover to read the word. (U)NC3 is the spread, NC3 the mean.",
         figure,
         is_wide=True,
     )
@@ -172,7 +172,7 @@ def cosine_panel(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -
 def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> list[Panel]:
     """The parts of the host's loss, and watched bias scores, over the steps of fine-tuning: a panel for each.
 
-    The whole loss is shown where its host method names no part: with (U)NC3 in it, it compares with nothing.
+    The whole loss is shown only if the host method names no part, because a loss with (U)NC3 is not comparable.
 
     Args:
         runs: the logged steps, by run.
@@ -213,7 +213,7 @@ def step_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style], te
 
 
 def _over_steps(column: str, named: Term, runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style]) -> Panel:
-    """One logged number: a line a run."""
+    """One logged number, with one line per run."""
     figure = go.Figure()
     for run, table in runs.items():
         if column not in table:
@@ -236,7 +236,7 @@ def _over_steps(column: str, named: Term, runs: Mapping[str, pd.DataFrame], look
 def dots(
     about: Term, way: str, unit: str, rows: Mapping[str, Mapping[str, Estimate]], looks: Mapping[str, Style]
 ) -> Panel:
-    """A row a group; in it a lane a run: a dot, its interval, and its value at the right edge."""
+    """One row per group with one lane per run: a dot, its interval, and its value at the right edge."""
     figure = go.Figure()
     measured = {run for found in rows.values() for run in found}
     looks = {run: style for run, style in looks.items() if run in measured}

@@ -1,12 +1,12 @@
-"""What a page calls what is no measure of a record."""
+"""Names on a page for everything that is not a measure of a record."""
 
 from __future__ import annotations
 
 from equiframe.about import Term
 from equiframe.record import COLLAPSE, CONTEXTS
 
-PRICE = "Price in language and time"
-"""What the section of language understanding and time is called."""
+PRICE = "Cost in language and time"
+"""Title of the section on language understanding and time."""
 
 HISTORY: dict[str, Term] = {
     "loss": Term("Loss", "of the whole objective"),

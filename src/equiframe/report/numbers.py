@@ -1,4 +1,4 @@
-"""Numbers as text: the same in the table, the sentences, the figures and the terminal."""
+"""Numbers as text, the same in tables, sentences, figures and the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def decimals(unit: str) -> int:
 
 
 def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
-    """As many decimals as its unit has; powers of ten where these would show nothing."""
+    """A number with the decimals of its unit; in powers of ten if these would show only zeros."""
     if value is None:
         return ""
     places = decimals(unit)
@@ -24,7 +24,7 @@ def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:
 
 
 def bounds(low: float | None, high: float | None, unit: str = "", *, signed: bool = False) -> str:
-    """An interval as ``[low, high]``, nothing where there is none."""
+    """An interval as ``[low, high]``; empty if there is none."""
     if low is None or high is None:
         return ""
     return f"[{number(low, unit, signed=signed)}, {number(high, unit, signed=signed)}]"
@@ -52,8 +52,8 @@ def ideal(estimate: Estimate) -> str:
 
 
 def direction(estimate: Estimate) -> str:
-    """How a value is to be read."""
+    """How to read a value."""
     if estimate.ideal is not None and estimate.higher_is_better is None:
-        return f"ideal {estimate.ideal:g}, either side of it is a preference"
+        return f"ideal {estimate.ideal:g}; a value on either side is a preference"
     way = {True: "higher is better", False: "lower is better", None: ""}[estimate.higher_is_better]
     return way if estimate.ideal is None else f"{way}, ideal {estimate.ideal:g}"

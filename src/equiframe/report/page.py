@@ -1,7 +1,7 @@
 """A record, or a comparison of records, as one self-contained HTML page.
 
-Every text of data is escaped where it is set into the page. As a second lock the page's content policy
-names its own two scripts by their hash and allows nothing else to run, and nothing to be fetched.
+All text from data is escaped when it is inserted into the page. As a second protection, the page's content policy
+names its own two scripts by their hash, allows no other script to run, and allows no request.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run_page(record: RunRecord, *, title: str) -> str:
 def comparison_page(
     records: Mapping[str, RunRecord], comparison: Comparison, *, title: str, made: Environment | None = None
 ) -> str:
-    """The report of several runs side by side, each later one against the first.
+    """The report of several runs next to each other, each later run compared with the first.
 
     Args:
         records: the runs by name, the reference first, from :func:`equiframe.analysis.comparison.aligned`.

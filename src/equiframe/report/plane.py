@@ -15,11 +15,12 @@ from equiframe.record import plain
 from equiframe.report.figures import Panel, Style, as_list, faint, finish, text_of
 
 PLANE = (
-    "A mark is a word that has a counterpart: filled, the mean of its states, less the mean of all the words' means;"
-    " open, its embedding; a line joins the two. All are set to length 1. Across runs the direction from the mean"
-    " embedding of one group to that of the other; up, the first principal component of what this leaves."
+    "Each mark is a word that has a counterpart. Filled marks are the means of its states, minus the mean of all word"
+    " means; open marks are its embedding; a line joins the two. All have length 1. The horizontal axis is the"
+    " direction from the mean embedding of one group to that of the other, the vertical axis the first principal"
+    " component of the rest."
 )
-"""How the plane is to be read."""
+"""How to read the plane."""
 
 _LABELS = 12
 _WIDTH, _ROOM = 0.3, 0.07  # of a word's name in the figure, as shares of the plane's
@@ -46,10 +47,10 @@ class _Plane(NamedTuple):
 
 
 def plane_panels(runs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], looks: Mapping[str, Style]) -> list[Panel]:
-    """The words of the two groups with most pairs between them, such as female and male: a panel a run.
+    """One panel per run with the words of the two groups that have the most pairs, such as female and male.
 
-    A run is drawn on the axes of the first, so that the two can be compared, where its embeddings still point the same
-    way, as a fine-tuned model's do; a model of another origin has axes of its own.
+    A run is drawn on the axes of the first, so that the two can be compared, if its embeddings still point the same
+    way, as those of a fine-tuned model do; an unrelated model has its own axes.
 
     Args:
         runs: the record's vectors and classes, by run.
@@ -67,7 +68,7 @@ def plane_panels(runs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], looks: M
         points = np.concatenate([v @ plane.axes for w in fellows for v in (w.means, w.embeddings)])
         origin = next(other for other in found if planes[other] is plane)
         if origin == run:
-            note = f"on axes of its own, which hold {100 * plane.share:.0f} % of the variance of its marks"
+            note = f"on its own axes, which explain {100 * plane.share:.0f} % of the variance of its marks"
         else:
             note = f"on the axes of {origin}"
         panels.append(Panel(f"Counterparts, {run}", note, _draw(words, plane, points, looks[run])))

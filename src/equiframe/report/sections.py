@@ -84,7 +84,7 @@ def benchmark_section(
         notes += [] if result.generated is None else [f"{sentence_case(str(result.generated))}."]
         notes += [f"{n} of {result.items} items left out: {why}." for why, n in result.excluded.items()]
         notes += [
-            f"{file.name} is no version known to equiframe: compare its numbers with care."
+            f"{file.name} is not a version that equiframe knows: compare its numbers with care."
             for file in result.files
             if not file.is_known_version
         ]
@@ -109,7 +109,7 @@ def benchmark_section(
 
 
 def price_section(parts: Sequence[Section], records: Mapping[str, RunRecord]) -> Section:
-    """What the model understands of language, and how long everything took, in one place."""
+    """Language understanding, and the time that everything took, in one place."""
     limits: dict[str, list[str]] = {}
     for part in parts:
         limits.setdefault(part.about.does_not_show, []).append(part.about.title)
@@ -189,9 +189,7 @@ def geometry_section(
         if record.metrics.training is not None and not {"unc3", "collapse/unc3"} & set(histories.get(run, ()))
     ]
     if ends:
-        notes.append(
-            f"{', '.join(ends)}: measured after fine-tuning alone; debias --audit-steps measures while it lasts."
-        )
+        notes.append(f"{', '.join(ends)}: measured only after fine-tuning; debias --audit-steps measures during it.")
     return Section(section, list(dict.fromkeys(notes)), figures, tables)
 
 

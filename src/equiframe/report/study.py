@@ -15,10 +15,9 @@ _ARMS = {"before": "before", "unc3": " + (U)NC3"}
 
 
 def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
-    """The tables of a study as text, by caption: a row an arm, a column a benchmark, for each model.
+    """The tables of a study as text, by caption: for each model, one row per arm and one column per benchmark.
 
-    Values stand with their standard deviation over seeds, where there are several, and their 95 % interval over
-    items and seeds.
+    Values have their standard deviation over seeds, if there are several, and their 95 % interval over items and seeds.
     """
     tables = {}
     models = dict.fromkeys(figure.model for figure in result.figures)
@@ -64,7 +63,7 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
 
 
 def study_headlines(result: StudyResult) -> list[str]:
-    """What each arm came to, in a sentence: bias, and its price."""
+    """The result of each arm in one sentence: bias, and its cost."""
     said = []
     for figure in result.figures:
         if figure.kind == "mean gain" and figure.arm in ("plain", "unc3"):
@@ -81,7 +80,7 @@ def study_headlines(result: StudyResult) -> list[str]:
 
 
 def headline_panels(result: StudyResult) -> list[Panel]:
-    """Fairness gain and its price: a row a method, a mark without and with the term, their intervals."""
+    """Fairness gain and its cost: one row per method, with a mark and an interval without and with the term."""
     looks = styles(["without (U)NC3", "with (U)NC3"])
     marks = ", ".join(f"{style.glyph} {arm}" for arm, style in looks.items())
     panels = []
@@ -98,12 +97,12 @@ def headline_panels(result: StudyResult) -> list[Panel]:
                 name = f.method if len({c.model for c in result.cells}) == 1 else f"{f.model}, {f.method}"
                 rows.setdefault(name, {})[arm] = Estimate(scale * f.value, low, high, 0, "%", ideal=0.0)
         if rows:
-            panels.append(dots(about, "0 is the model as it was", "", rows, looks))
+            panels.append(dots(about, "0 is the original model", "", rows, looks))
     return panels
 
 
 def study_panels(result: StudyResult) -> list[Panel]:
-    """(U)NC3 against fairness gain, a mark a fine-tuned model."""
+    """(U)NC3 against fairness gain, with one mark per fine-tuned model."""
     panels = []
     for model in dict.fromkeys(cell.model for cell in result.cells):
         cells = [c for c in result.cells if c.model == model and c.unc3 is not None and c.gain is not None]
@@ -130,7 +129,7 @@ def study_panels(result: StudyResult) -> list[Panel]:
         figure.update_xaxes(title={"text": "(U)NC3 of fairness words (lower is more collapsed)", "standoff": 6})
         figure.update_yaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method or 'before'}" for method, style in looks.items())
-        note = f"A mark a model: {marks}; filled with the (U)NC3 term, open without."
+        note = f"One mark per model: {marks}; filled with the (U)NC3 term, open without."
         correlation = [f for f in result.figures if f.model == model and f.name == "(U)NC3 with pooled gain"]
         note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
         panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))

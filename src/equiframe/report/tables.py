@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One measure of one group; a cell a run, None where it was not measured."""
+    """One measure of one group, with one cell per run: None if the run did not measure it."""
 
     name: str
     group: str
@@ -43,8 +43,8 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
     Returns:
         Headers, and rows of the same length: benchmark, measure, ideal, the first run's value with its 95 %
-        interval, then for each later run its value and its paired change with interval and p-value. Where runs did
-        not measure the same items, how many they share, and how many each of them measured, after the ideal.
+        interval, then for each later run its value and its paired change with interval and p-value. If the runs did
+        not measure the same items, a column after the ideal gives the shared and the measured numbers of items.
     """
     first, *later = comparison.runs
     compared = {(m.benchmark, m.measure, name): m for name in later for m in comparison.measures.get(name, [])}
@@ -79,7 +79,7 @@ def compared_over(comparison: Comparison) -> dict[str, str]:
 
 
 def left_out(metrics: Metrics) -> list[str]:
-    """What of the data is not in the numbers, or not as it was, a sentence each without its end."""
+    """The data that is missing from the numbers or was changed, one sentence each, without a full stop."""
     said = []
     for result in metrics.benchmarks:
         if result.half_precision is not None:
@@ -91,7 +91,7 @@ def left_out(metrics: Metrics) -> list[str]:
 
 
 def texts_left_out(metrics: Metrics) -> list[str]:
-    """How many texts of an audit were left out, or cut; nothing where none was."""
+    """The numbers of audit texts that were left out or cut; empty if there were none."""
     said = []
     for result in metrics.collapse[:1]:  # every class set is of the same texts
         if result.truncated:
@@ -165,7 +165,7 @@ class ScoredPair(NamedTuple):
 def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[ScoredPair]:
     """The items where the stereotype is preferred most, by group and over all.
 
-    They are ranked by the mean preference over the runs: to rank by one run would flatter the others.
+    They are ranked by the mean preference over the runs, because ranking by one run would favour the others.
 
     Args:
         tables: the per-item table of one benchmark, by run.

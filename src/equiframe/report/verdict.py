@@ -1,4 +1,4 @@
-"""What a run, or a comparison, allows to be said. Intervals decide; words only follow."""
+"""The conclusions that a run, or a comparison, supports. Intervals decide them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FEWEST = 6
 """Items that must agree before a sign test reaches 0.05; a bootstrap of fewer that agree has no width."""
 
 Direction: TypeAlias = Literal["wanted", "unwanted", "open", "unclear"]
-"""Of a change: towards the ideal, away from it, neither, or not to be told from chance."""
+"""Direction of a change: towards the ideal, away from it, neither, or not distinguishable from chance."""
 
 
 class Finding(NamedTuple):
-    """One thing that can be said of one measure, and the numbers behind it."""
+    """One conclusion about one measure, and its numbers."""
 
     measure: str
     text: str
@@ -44,13 +44,13 @@ class Verdict(NamedTuple):
 
 
 def direction(compared: ComparedMeasure) -> Direction:
-    """Where a measure went, if its paired difference is told from chance. Geometry is left open, but for agreement.
+    """Direction of a change, if it can be distinguished from chance. Geometry has none, except for agreement.
 
-    Past an ideal that lies between two preferences, a change counts as wanted only where it ends nearer to
-    the ideal and the later interval holds the ideal; otherwise it is left open.
+    If a measure crosses an ideal between two preferences, the change counts as wanted only if it ends nearer to the
+    ideal and the later interval contains the ideal; otherwise it has no direction.
     """
     second, moved = compared.second, compared.difference
-    if not _is_told(moved):
+    if not _is_clear(moved):
         return "unclear"
     if is_geometry(compared.benchmark) and not _is_agreement(compared):
         return "open"
@@ -65,7 +65,7 @@ def direction(compared: ComparedMeasure) -> Direction:
 
 
 def side(estimate: Estimate) -> int:
-    """On which side of its ideal an interval lies: 1 above, -1 below, 0 if it holds it or nothing can be told."""
+    """The side of the ideal on which an interval lies: 1 above, -1 below, 0 if it contains it or is undefined."""
     if estimate.ideal is None or estimate.low is None or estimate.high is None or estimate.count < _FEWEST:
         return 0
     return int(estimate.low > estimate.ideal) - int(estimate.high < estimate.ideal)
@@ -105,31 +105,31 @@ def comparison_verdict(
         ]
         summary = (
             f"Of {_count(scored, 'measure')} on bias benchmarks, {', '.join(told)}; {len(by['unclear'])} cannot be"
-            f" told from chance. Had nothing changed, about {_missed(scored)} of {len(scored)} would still seem to"
-            " have moved."
+            f" distinguished from chance. If nothing had changed, about {_missed(scored)} of {len(scored)} would still"
+            " appear to have moved."
         )
     if by["wanted"] and any(_is_agreement(m) and direction(m) == "unwanted" for m in measures):
         summary += (
-            " Agreement fell: the model less often expects the word that its context calls for, so the gain was paid"
+            " Agreement fell: the model less often expects the word that the context requires, so the gain was paid"
             " for with what it knows."
         )
     groups = [
         Group("✓", "Moved in the wanted direction", by["wanted"]),
         Group("✕", "Moved in the unwanted direction", by["unwanted"]),
         Group("↔", "Moved, with no wanted direction", by["open"]),
-        Group("¤", "Price: understanding of language", [_priced(m, moved(m)) for m in price]),
+        Group("¤", "Cost: language understanding", [_priced(m, moved(m)) for m in price]),
         Group("∠", "Geometry, not itself a measure of fairness", [*map(moved, geometry)]),
     ]
-    unclear = Group("≈", "Cannot be told from chance", by["unclear"])
+    unclear = Group("≈", "Cannot be distinguished from chance", by["unclear"])
     rule = (
-        "A measure counts as moved where the 95 % interval of its paired difference, resampled over what both"
-        " runs measured, leaves out 0 and the paired permutation test gives p < 0.05."
+        "A measure counts as moved if the 95 % interval of its paired difference over the shared items does not"
+        " contain 0 and the paired permutation test gives p < 0.05."
     )
     return Verdict(f"{second} against {first}", summary, rule, [g for g in groups if g.findings], unclear)
 
 
 def run_verdict(metrics: Metrics) -> Verdict:
-    """Where a run stands: on which side of neutral its intervals lie, and how collapsed its words are."""
+    """The position of a run: the side of neutral on which its intervals lie, and the collapse of its words."""
     by: dict[int, list[Finding]] = {1: [], -1: [], 0: []}
     price = []
     for result in metrics.benchmarks:
@@ -147,24 +147,24 @@ def run_verdict(metrics: Metrics) -> Verdict:
     scored = [finding for findings in by.values() for finding in findings]
     if scored:
         summary.append(
-            f"Of {_count(scored, 'measure')} of preference, {len(by[1])} lie above neutral, {len(by[-1])}"
-            f" below; {len(by[0])} cannot be told from it. Were all neutral, about {_missed(scored)} of"
-            f" {len(scored)} would still seem not to be."
+            f"Of {_count(scored, 'measure')} of preference, {len(by[1])} are above neutral, {len(by[-1])}"
+            f" below; {len(by[0])} cannot be distinguished from neutral. If all were neutral, about"
+            f" {_missed(scored)} of {len(scored)} would still appear not to be."
         )
     if metrics.training is not None:
         summary.append(
-            "This run alone does not show what debiasing changed: compare it with a run of the model before."
+            "This run alone does not show what debiasing changed: compare it with a run of the original model."
         )
     if not scored and metrics.training is None:
-        summary.append("No benchmark with a neutral point was scored: what follows are measured values alone.")
+        summary.append("No benchmark with a neutral point was scored: the measured values follow without a verdict.")
     groups = [
         Group("↑", "Above neutral", by[1]),
         Group("↓", "Below neutral", by[-1]),
-        Group("¤", "Understanding of language", price),
+        Group("¤", "Language understanding", price),
         Group("∠", "Geometry, not itself a measure of fairness", geometry),
     ]
-    unclear = Group("≈", "Cannot be told from neutral", by[0])
-    rule = "A measure counts as above or below where its 95 % interval leaves out the neutral value."
+    unclear = Group("≈", "Cannot be distinguished from neutral", by[0])
+    rule = "A measure counts as above or below if its 95 % interval does not contain the neutral value."
     return Verdict(
         metrics.model.name,
         " ".join(summary),
@@ -184,7 +184,7 @@ def _moved(compared: ComparedMeasure, result: Result | str) -> Finding:
     first, second, moved = compared.first, compared.second, compared.difference
     values = " to ".join(number(e.value, second.unit) for e in (first, second)) + _unit(second)
     verb = "fell from" if moved.value < 0 else "rose from"
-    text = f"{verb} {values}" if _is_told(moved) else f"went from {values}, not told from chance"
+    text = f"{verb} {values}" if _is_clear(moved) else f"went from {values}, which cannot be distinguished from chance"
     return Finding(measure_name(result, compared.measure), text, change(moved, second.unit))
 
 
@@ -206,8 +206,8 @@ def _is_agreement(compared: ComparedMeasure) -> bool:
     )
 
 
-def _is_told(moved: Difference) -> bool:
-    """Whether the interval leaves out 0, and the permutation test does not object."""
+def _is_clear(moved: Difference) -> bool:
+    """Whether the interval does not contain 0 and the permutation test agrees."""
     if moved.low is None or moved.high is None or moved.low <= 0 <= moved.high:
         return False
     return moved.p_value is None or moved.p_value < 0.05

@@ -13,7 +13,7 @@ The second gives up one layer for half as many words again, which is the better 
     python recipes/mini_mlm.py --output first --layers 6 --vocabulary 10200 --steps 2400 --learning-rate 3e-4
     python recipes/mini_mlm.py --output second --layers 5 --vocabulary 15000 --steps 1600 --start first/model
 
-A stopped stage goes on from its last checkpoint. Needs `pip install wordfreq` beside the data wheels.
+An interrupted stage resumes from its last checkpoint. Needs `pip install wordfreq` and the data wheels.
 """
 
 import argparse

@@ -20,8 +20,43 @@ ARGUMENTS = {
 }
 
 
+NOTEBOOK = "compare_in_a_notebook.ipynb"
+
+CELLS = """
+import ast, json, sys
+
+names = {}
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] == "code":
+        body = ast.parse("".join(cell["source"])).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            print(value._repr_html_() if hasattr(value, "_repr_html_") else value)
+"""
+"""Runs the cells of a notebook as Jupyter does, and prints what it would show."""
+
+
 def test_none_is_forgotten():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS)
+    names = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
+    assert names == {*ARGUMENTS, NOTEBOOK}
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_tables(tmp_path):
+    try:
+        locate("gap/development")
+    except DataError as error:
+        pytest.skip(str(error))
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CELLS, str(EXAMPLES / NOTEBOOK)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<table") == 3  # two records and their comparison
+    assert "debias: bec" in done.stdout
+    assert "change from before" in done.stdout
+    assert (tmp_path / "runs" / "after" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

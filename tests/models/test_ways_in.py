@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -33,6 +35,9 @@ from equiframe.models.sources import Source, find_source, usable_device
 from equiframe.runs.audit import audit_model
 from equiframe.scoring.engine import answer
 
+on_disk_works = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.17"), reason="older versions of transformers run no model from disk"
+)
 SENTENCES = ("she is a nurse and he is a doctor", "the woman met the man")
 
 
@@ -211,6 +216,7 @@ def on_disk(llama, tmp_path):
     ]
 
 
+@on_disk_works
 def test_a_model_off_loaded_to_disk_is_the_same_model(on_disk, text, tmp_path):
     whole, *spread = on_disk
     for model in spread:
@@ -227,6 +233,7 @@ def test_a_model_off_loaded_to_disk_is_the_same_model(on_disk, text, tmp_path):
     assert audit_model(spread[1], options).results[0].values == pytest.approx(expected, abs=1e-5)
 
 
+@on_disk_works
 def test_auto_leaves_on_disk_what_memory_does_not_hold(llama, tmp_path):
     limits = {"max_memory": {"cpu": "60KB"}, "offload_folder": str(tmp_path / "disk")}
     model = load(llama, device_map="auto", model_args=limits)
@@ -234,6 +241,13 @@ def test_auto_leaves_on_disk_what_memory_does_not_hold(llama, tmp_path):
     assert_close(log_probs(model), log_probs(load(llama, device="cpu")), 1e-6)
 
 
+def test_an_older_transformers_runs_no_model_from_disk(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "5.8.0")
+    with pytest.raises(ModelError, match=r"on disk, which needs transformers>=5.17, and 5.8.0 is installed: pip"):
+        load(llama, device_map={"": "disk"}, model_args={"offload_folder": str(tmp_path / "disk")})
+
+
+@on_disk_works
 def test_an_off_loaded_model_is_saved_and_not_projected(on_disk, tmp_path):
     whole, _, model = on_disk
     save(model, tmp_path / "saved")
@@ -367,6 +381,7 @@ def test_an_adapter_is_put_on_a_quantised_model_without_merging(adapter, llama):
     assert language_model.fingerprint() == load(folder, device="cpu", model_args=arguments).fingerprint()
 
 
+@on_disk_works
 def test_an_adapter_is_not_put_on_an_off_loaded_model(adapter, tmp_path):
     folder, _ = adapter()
     with pytest.raises(ModelError, match=r"off-loaded: leave out --device-map, or merge"):
@@ -584,6 +599,16 @@ def test_padded_rows_count_in_the_softmax_and_are_no_words(byte_level, tmp_path,
     assert not counts[len(byte_level) :].any()
 
 
+def test_a_model_with_added_tokens_reads_them(byte_level, tmp_path):
+    model = LlamaForCausalLM(llama_config(len(byte_level))).eval()
+    byte_level.add_tokens(["she is", "he is"])
+    model.resize_token_embeddings(len(byte_level) + 5)
+    language_model = load(saved(model, byte_level, tmp_path / "resized"), device="cpu")
+    assert language_model.examination.rows == len(byte_level) + 5
+    assert byte_level.convert_tokens_to_ids("she is") in language_model.codec.sequence_log_probs(SENTENCES[0]).targets
+    assert_close(log_probs(language_model), plain(model, language_model))
+
+
 @pytest.mark.parametrize("kind", [None, "masked", "causal"])
 def test_models_with_encoder_and_decoder_are_refused(kind, byte_level, tmp_path):
     shape = {"vocab_size": len(byte_level), "d_model": 16}
@@ -629,7 +654,9 @@ def test_a_wrong_way_to_load_is_one_line(options, said, llama):
         load(llama, **options)
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"device_map": {"": "disk"}}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "float16"}, pytest.param({"device_map": {"": "disk"}}, marks=on_disk_works)]
+)
 def test_fine_tuning_needs_whole_and_precise_weights(options, llama, tmp_path, gap_folder):
     arguments = {"offload_folder": str(tmp_path / "disk")} if "device_map" in options else {}
     config = DebiasConfig(str(llama), audit=None, benchmarks=(), data=gap_folder, model_args=arguments, **options)

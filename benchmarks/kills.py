@@ -47,7 +47,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=5, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("command", nargs="*", help="command of equiframe after --, without --out. Default: four commands")
+    parser.add_argument(
+        "command", nargs="*", help="command of equiframe after --, without --out. Default: four commands"
+    )
     options = parser.parse_args()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -89,5 +89,5 @@ def test_every_option_of_a_method_can_be_given_as_text(name):
 
 
 def test_a_wrong_method_has_a_neighbour():
-    with pytest.raises(InputError, match=r"no debiasing method 'cdaa': did you mean 'cda'\? there are ade"):
+    with pytest.raises(InputError, match=r"no debiasing method 'cdaa': did you mean 'cda'\? Available: ade"):
         load_method("cdaa")

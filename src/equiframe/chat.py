@@ -28,8 +28,8 @@ def read_template(value: str, tokenizer: PreTrainedTokenizerBase, name: str) -> 
 
     Args:
         value: ``off``, ``on`` for the tokenizer's own, or a file of Jinja.
-        tokenizer: of the model.
-        name: of the model, for messages.
+        tokenizer: tokenizer of the model.
+        name: name of the model, for messages.
 
     Returns:
         Its text; None for ``off``.

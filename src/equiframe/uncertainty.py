@@ -197,7 +197,7 @@ def exchange_p_value(
         rows_a: rows of the first side, [items].
         rows_b: rows of the second side, of the same items in the same order, [items].
         statistic: from row positions [..., items] to values [...].
-        seed: of the exchanges.
+        seed: seed of the exchanges.
         resamples: how often the sides are exchanged.
     """
     generator = _generator(seed)

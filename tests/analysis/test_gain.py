@@ -61,7 +61,7 @@ def test_only_items_that_every_run_scored_count():
 
 
 def test_unknown_measures_and_other_groups_are_refused():
-    with pytest.raises(InputError, match="no measure 'b': there are overall, a"):
+    with pytest.raises(InputError, match=r"no measure 'b'\. Available: overall, a"):
         replicates(Share(), "b", [table([1, 0, 1])], seed=0, resamples=2)
     with pytest.raises(InputError, match="groups of a differ"):
         replicates(Share(), "a", [table([1, 0, 1]), table([1, 0, 1], groups="bba")], seed=0, resamples=2)

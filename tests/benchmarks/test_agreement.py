@@ -193,7 +193,7 @@ def test_a_pronoun_that_does_not_stand_there(tmp_path, column, value):
     cells = row.split("\t")
     cells[COLUMNS.index(column)] = value
     (folder / "gap-validation.tsv").write_text(f"{header}\n" + "\t".join(cells) + "\n")
-    with pytest.raises(DataError, match=r"gap-validation.tsv, line 2: .* does not stand at"):
+    with pytest.raises(DataError, match=r"gap-validation.tsv, line 2: .* is not at"):
         Agreement().items(folder)
 
 

@@ -200,6 +200,6 @@ def test_a_model_that_keeps_no_attention_is_named(masked_model, text, monkeypatc
         return out
 
     monkeypatch.setattr(inner, "forward", without)
-    with pytest.raises(ModelError, match="does not tell its attention"):
+    with pytest.raises(ModelError, match="does not return its attention"):
         answer(masked_model, requests_for(masked_model, AttentionWeightedLogProbs, text))
     assert masked_model.model.config._attn_implementation != "eager"

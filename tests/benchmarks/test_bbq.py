@@ -427,7 +427,7 @@ def test_rows_of_the_metadata_may_occur_twice_and_name_nothing(tmp_path):
 
 
 def test_twice_the_same_example_and_no_example(tmp_path):
-    for text, said in ((2 * (json.dumps(ROW) + "\n"), "line 2: example_id is 0"), ("\n", "no question in it")):
+    for text, said in ((2 * (json.dumps(ROW) + "\n"), "line 2: example_id is 0"), ("\n", "the file has no question")):
         with pytest.raises(DataError, match=said):
             BBQ().items(written(tmp_path, text))
 

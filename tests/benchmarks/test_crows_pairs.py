@@ -192,7 +192,7 @@ def test_a_good_file(tmp_path):
         (HEADER + ROW + ROW.replace("stereo,", "more,"), "line 3: stereo_antistereo is 'more', expected stereo or"),
         (HEADER + ROW.replace("He is", " "), "line 2: sent_less is empty"),
         (HEADER + ROW + "1,a,b\n", "line 3: 3 columns, expected 8"),
-        (HEADER, "no pair in it"),
+        (HEADER, "the file has no pair"),
         ("", "line 1: no column"),
     ],
 )

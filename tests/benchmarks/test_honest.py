@@ -237,7 +237,7 @@ def test_a_good_file(tmp_path):
         (GOOD.replace("a [M].", "[M] here."), WORDS, "line 2: template_masked is 'the woman was "),
         (GOOD.replace("the woman was a [M].", "[M]."), WORDS, "line 2: template_masked is"),
         (GOOD.replace("female", " "), WORDS, "line 2: category is empty"),
-        (GOOD.splitlines()[0], WORDS, "no template in it"),
+        (GOOD.splitlines()[0], WORDS, "the file has no template"),
         (GOOD, WORDS.replace("inclusive", "mild"), "hurtlex_EN.tsv, line 3: level is 'mild', expected conservative or"),
         (GOOD, WORDS.replace("cook", " "), "hurtlex_EN.tsv, line 2: lemma is empty"),
         (GOOD, LEXICON, "no lemma of level conservative"),

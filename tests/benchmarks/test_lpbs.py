@@ -208,7 +208,7 @@ def test_good_files(tmp_path):
     ("changed", "said"),
     [
         ({"male_occupations": "cook\nnurse\n"}, "male_occupations.txt, line 2: 'nurse' is listed before"),
-        ({"female_occupations": "\n"}, "female_occupations.txt: no occupation in it"),
+        ({"female_occupations": "\n"}, "female_occupations.txt: the file has no occupation"),
         ({"occupations_stats": SHARES.replace("11", "111")}, "stats.tsv, line 3: bls_pct_female is '111'"),
     ],
 )

@@ -79,8 +79,8 @@ HEADER = "id,stereotype,anti_stereotype\n"
 @pytest.mark.parametrize(
     ("suffix", "text", "said"),
     [
-        (".csv", "", "line 1: no column 'stereotype'; there are none"),
-        (".csv", HEADER, "no pair in it"),
+        (".csv", "", "line 1: no column 'stereotype'. Available: none"),
+        (".csv", HEADER, "the file has no pair"),
         (".csv", "stereotype;anti_stereotype\na;b\n", "line 1: no column 'stereotype'"),
         (".csv", HEADER.replace("anti_", "non_") + "1,a,b\n", "line 1: no column 'anti_stereotype'"),
         (".csv", "stereotype,stereotype,anti_stereotype\na,b,c\n", "line 1: 2 columns are called 'stereotype'"),
@@ -91,7 +91,7 @@ HEADER = "id,stereotype,anti_stereotype\n"
         (".csv", HEADER + "1,a\n", "line 2: 2 columns, expected 3"),
         (".csv", HEADER.encode() + b"1,\xe4,b\n", "line 2: not UTF-8"),
         (".csv", "group,stereotype,anti_stereotype\noverall,a,b\n", "line 2: group is 'overall'"),
-        (".jsonl", "", "no pair in it"),
+        (".jsonl", "", "the file has no pair"),
         (".jsonl", '{"stereotype": "a"}', "line 1: no field 'anti_stereotype'"),
         (".jsonl", '{"stereotype": 3, "anti_stereotype": "b"}', "line 1: stereotype is 3, expected text"),
         (".jsonl", '{"stereotype": "\\ud800", "anti_stereotype": "b"}', "line 1: stereotype has half a character"),

@@ -53,10 +53,10 @@ def test_variants_are_parsed_and_named(spec, canonical):
     ("spec", "said"),
     [
         ("crows-pairs", "did you mean 'crows_pairs'"),
-        ("", "there are stereoset, "),
+        ("", "Available: stereoset, "),
         ("stereoset:tset", "no variant 'tset' of stereoset: did you mean 'test'"),
-        ("lm_loss:dev", "there are none"),
-        ("stereoset:dev,test", "'dev' and 'test' exclude each other"),
+        ("lm_loss:dev", "Available: none"),
+        ("stereoset:dev,test", "'dev' and 'test' cannot be combined"),
     ],
 )
 def test_unknown_names_are_answered_with_near_ones_then_all(spec, said):

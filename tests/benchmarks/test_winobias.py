@@ -300,7 +300,7 @@ def test_a_good_file(tmp_path):
         (PRO.replace("[a clerk]", "a clerk"), "line 2: no occupation in brackets"),
         (PRO + PRO.splitlines()[0].replace("1", "3", 1), "anti_.*: no sentence 3, which the opposite file has"),
         (PRO.splitlines()[0], "pro_.*: no sentence 2, which the opposite file has"),
-        ("\n", "no sentence in it"),
+        ("\n", "the file has no sentence"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_line(tmp_path, text, said):

@@ -281,7 +281,7 @@ def test_a_good_file(tmp_path):
         (HEADER + MALE + FEMALE.replace("him", "her"), SHARE, "line 3: .* do not differ in one word"),
         (HEADER + MALE + FEMALE.replace("she", "he"), SHARE, "line 3: .* do not differ in one word"),
         (HEADER + MALE + FEMALE.replace("she was", "she"), SHARE, "line 3: .* do not differ in one word"),
-        (HEADER, SHARE, "no sentence in it"),
+        (HEADER, SHARE, "the file has no sentence"),
         (HEADER + MALE, SHARE.replace("89.58", "many"), "stats.tsv, line 2: bls_pct_female is 'many', expected"),
         (HEADER + MALE, SHARE.replace("89.58", "nan"), "stats.tsv, line 2: bls_pct_female is 'nan', expected"),
         (HEADER + MALE, SHARE + SHARE.splitlines()[1], "stats.tsv, line 3: occupation is 'nurse', empty or listed"),

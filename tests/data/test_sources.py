@@ -213,7 +213,7 @@ def test_truncated_json_names_the_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no field 'text'; there are txt"),
+        ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no field 'text'. Available: txt"),
         ('{"text": "a"}\n\n[1]\n', "line 3: expected an object, found list"),
         ('{"text": "a"}\n{"text": "b\n', "line 2: not valid JSON"),
     ],
@@ -239,8 +239,8 @@ def test_a_table_is_read_with_its_line_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a,b\n1,2\n", "line 1: no column 'c'; there are a, b"),
-        ("", "line 1: no column 'a'; there are none"),
+        ("a,b\n1,2\n", "line 1: no column 'c'. Available: a, b"),
+        ("", "line 1: no column 'a'. Available: none"),
         ("a,c\n1\n", "line 2: 1 columns, expected 2, cut short at 'c'"),
         ("a,c\n1,2,3\n", "line 2: 3 columns, expected 2"),
         ('a,c\n1,"2\n', "line 2: not a table"),

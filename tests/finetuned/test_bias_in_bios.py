@@ -85,7 +85,7 @@ def test_a_malformed_line_is_named(tmp_path, change, said):
 
 def test_an_empty_file(tmp_path):
     write(tmp_path, [])
-    with pytest.raises(DataError, match="no biography in it"):
+    with pytest.raises(DataError, match="the file has no biography"):
         BiasInBios().training_data(DataSource.of(tmp_path))
 
 

@@ -124,11 +124,11 @@ def test_the_users_own_corpus(folder):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("gap-test.tsv", GAP + GAP_ROWS.replace("she\t16", "she\t17"), "line 2: Pronoun 'she' does not stand at '17'"),
-        ("gap-test.tsv", GAP + GAP_ROWS.replace("she\t16", "she\tx"), "does not stand at 'x'"),
+        ("gap-test.tsv", GAP + GAP_ROWS.replace("she\t16", "she\t17"), "line 2: Pronoun 'she' is not at '17'"),
+        ("gap-test.tsv", GAP + GAP_ROWS.replace("she\t16", "she\tx"), "is not at 'x'"),
         ("gap-test.tsv", GAP + GAP_ROWS.replace("FALSE", "TRUE"), "TRUE, TRUE, expected one TRUE or none"),
-        ("gap-test.tsv", GAP, "no example in it"),
-        ("pro_stereotyped_type1.txt.dev", "", "no sentence in it"),
+        ("gap-test.tsv", GAP, "the file has no example"),
+        ("pro_stereotyped_type1.txt.dev", "", "the file has no sentence"),
         ("pro_stereotyped_type1.txt.dev", "The doctor", "line 1: .*expected a number and a sentence"),
         ("pro_stereotyped_type1.txt.dev", "1 The doctor met [the nurse]", "no pronoun in brackets"),
         ("pro_stereotyped_type1.txt.dev", "1 The doctor met the nurse, [he] said", "no occupation in brackets"),

@@ -77,7 +77,7 @@ def test_templates_of_ones_own(tmp_path):
     ("name", "content", "said"),
     [
         ("t.txt", "Hello {group}\nHello you\n", "t.txt, line 2: 'Hello you' has no {group}"),
-        ("t.txt", "\n", "no template in it"),
+        ("t.txt", "\n", "the file has no template"),
         ("t.jsonl", '{"text": "{group}", "template": "a"}\n{"text": "{group}!", "template": "a"}', "line 2: .*twice"),
         ("t.jsonl", '{"text": "{group}", "favourable": "maybe"}', "favourable is 'maybe', expected yes or no"),
         ("t.jsonl", '{"text": 3}', "has no {group}"),

@@ -275,7 +275,7 @@ def test_the_direction_is_found_where_it_was_planted(masked_model):
 
 def test_a_slow_tokenizer_is_refused(masked_model, file, monkeypatch):
     monkeypatch.setattr(type(masked_model.tokenizer), "is_fast", property(lambda self: False))
-    with pytest.raises(InputError, match="give a model with a fast tokenizer"):
+    with pytest.raises(InputError, match="use a model with a fast tokenizer"):
         rows_of(masked_model, file)
 
 

@@ -643,7 +643,7 @@ def test_the_accelerator_of_the_machine_is_found(kind, monkeypatch):
     ("options", "said"),
     [
         ({"dtype": "int8"}, "--dtype int8: choose auto, float32, bfloat16, float16"),
-        ({"device": "cpu", "device_map": "auto"}, "--device cpu and --device-map exclude each other"),
+        ({"device": "cpu", "device_map": "auto"}, "--device cpu and --device-map cannot be combined"),
         ({"model_args": {"torch_dtype": "auto"}}, "--model-arg torch_dtype: give --dtype instead"),
         ({"model_args": {"trust_remote_code": True}}, "--model-arg trust_remote_code: give --trust-remote-code"),
         ({"model_args": {"use_safetensors": False}}, "--model-arg use_safetensors: equiframe sets this"),

@@ -148,7 +148,7 @@ def test_sharing_out_weights_on_processors_is_refused(commands, tmp_path):
     process = start(commands["debias"], tmp_path, launched("fsdp.yaml"))
     _, error = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert b"FSDP needs GPUs: accelerate does not share out weights on processors" in error
+    assert b"FSDP needs GPUs: accelerate does not shard weights on CPUs" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -235,7 +235,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(bert, monkeypatch):
 
     monkeypatch.setattr("equiframe.scoring.forward.forward_at", small_memory)
     requests = some_requests(bert, kinds=("log-probs",))
-    with pytest.warns(UserWarning, match="out of memory: going on with a token budget of"):
+    with pytest.warns(UserWarning, match="out of memory: continuing with a token budget of"):
         check(bert, requests, token_budget=1000)
     assert max(sizes[-3:]) <= 100
 

@@ -198,7 +198,7 @@ def test_what_passes_is_waited_for_and_what_does_not_is_said(url, server):
 def test_one_line_says_that_it_takes_too_long(url, server):
     model = connect(f"server:{url}#tiny", timeout=5)
     server.spoil = lambda path, said: time.sleep(0.3)
-    with pytest.raises(ModelError, match=r"does not answer any more .it takes too long"):
+    with pytest.raises(ModelError, match=r"no longer answers .it takes too long"):
         served.replace(model, timeout=0.05).answer(requests_of(model.codec)[:1])
 
 
@@ -282,7 +282,7 @@ def test_names_and_addresses_that_lead_nowhere(url, server):
         connect("server:http://127.0.0.1:9#tiny")
     with pytest.raises(ModelError, match=r"no server answers at http://local host"):
         connect("server:http://local host:8000#tiny")
-    with pytest.raises(InputError, match="an address with a password would stand in every record"):
+    with pytest.raises(InputError, match="an address with a password would appear in every record"):
         connect("server:http://me:secret@localhost:8000#tiny")
     assert connect(f"server:{url}/v1/#tiny").url == url
 
@@ -393,7 +393,7 @@ def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):
         done, stopped = evaluate(name, "stopped", "--concurrency", "1")
         assert done.exit_code == 2
         assert done.output.count("\n") == 1, done.output
-        assert "start it again; the same command goes on where it stopped" in done.output
+        assert "start it again, then run the same command again to resume" in done.output
         assert not stopped.exists()
         server.failing, answered, server.asked = [], 6, []
     with listening(server, port):

@@ -179,7 +179,7 @@ def _between(measure: Measure, start: int, end: int) -> Measure:
 def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
     """The runs, with what they have in common under one name, however the path to it was written.
 
-    Pairs of one's own are the same where their file has the same content, word lists where it has the same name: their
+    User-provided pairs are the same where their file has the same content, word lists where it has the same name: their
     words are compared one by one.
     """
     pairs: dict[tuple[str, ...], str] = {}

@@ -59,7 +59,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
         benchmark: whose measure it is.
         key: the measure.
         tables: the per-item table of each run.
-        seed: of the resampling.
+        seed: seed of the resampling.
         resamples: how often items are resampled, with replacement.
 
     Raises:
@@ -156,5 +156,5 @@ def interval(value: float, resampled: NDArray[np.float64]) -> Interval:
 def _measure(benchmark: Scored, key: str, table: pd.DataFrame) -> Measure:
     measures = {measure.key: measure for measure in benchmark.measures(table)}
     if key not in measures:
-        raise InputError(f"{benchmark.spec} has no measure {key!r}: there are {', '.join(measures)}")
+        raise InputError(f"{benchmark.spec} has no measure {key!r}. Available: {', '.join(measures)}")
     return measures[key]

@@ -124,7 +124,7 @@ class ContextSentence:
 class Agreement(Benchmark[ContextSentence]):
     """How often a model expects the pronoun, or the religion, that the context of a sentence asks for.
 
-    It is no measure of bias, but of what has to be kept: a model can be made fair by making it blind. Read it beside
+    It does not measure bias, but what must be kept: a model can be made fair by making it blind. Read it beside
     every gain on the others, as language understanding.
 
     Source:       templates of our own: 32 women and their counterparts, given by kinship, nouns, titles and names, and
@@ -153,8 +153,8 @@ class Agreement(Benchmark[ContextSentence]):
     name = "agreement"
     about = About(
         "Agreement",
-        "No measure of bias, but of what has to be kept: a model can be made fair by making it blind to the gender that"
-        " a text gives. Most of its sentences are simple templates.",
+        "This does not measure bias, but what must be kept: a model can be made fair by making it blind to the gender"
+        " that a text gives. Most of its sentences are simple templates.",
         {
             "agreement": Term("agreement with the context", "share of items where the agreeing word is more likely"),
             "log_odds": Term("log-odds of the agreeing word", "mean over the items", True),
@@ -255,7 +255,7 @@ def _gap(path: Path) -> Iterator[ContextSentence]:
         text, pronoun = row["Text"], row["Pronoun"]
         begin = int(row["Pronoun-offset"]) if row["Pronoun-offset"].isdigit() else -1
         if text[begin : begin + len(pronoun)] != pronoun or not pronoun:
-            raise DataError(f"{pronoun!r} does not stand at {row['Pronoun-offset']!r}", path=path, line=line)
+            raise DataError(f"{pronoun!r} is not at {row['Pronoun-offset']!r}", path=path, line=line)
         swaps = swapper.swaps(text)
         partner = next((swap.new for swap in swaps if swap.start == begin), None)
         earlier = {swap.old.lower() for swap in swaps if swap.start < begin}

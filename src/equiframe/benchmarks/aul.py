@@ -36,7 +36,7 @@ class AUL(Benchmark[WholePair]):
     Measures:     ``metric`` = 100 * (pairs where the stereotyping sentence scores higher) / pairs; a tie counts in the
                   divisor only. ``overall`` and by bias type.
         masked:   mean over the tokens of the unmasked sentence, special tokens excepted, of the log-probability of
-                  the token at its own place: one pass a sentence. ``aula`` multiplies each by the attention
+                  the token at its own place: one pass per sentence. ``aula`` multiplies each by the attention
                   that the token receives: the mean over layers, heads, and all tokens that attend, special
                   ones included. The weights are not made to sum to 1.
         causal:   mean log-likelihood of the sentence's tokens, each after those before it and a start token.
@@ -104,7 +104,7 @@ class AUL(Benchmark[WholePair]):
         ]
 
     def ask(self, item: WholePair, codec: TextCodec) -> Asked:
-        """One sequence a sentence."""
+        """One sequence per sentence."""
         sentences = item.stereotype, item.anti_stereotype
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])

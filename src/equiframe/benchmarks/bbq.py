@@ -313,7 +313,7 @@ def _questions(path: Path, category: str, targets: _Targets, metadata: Path) -> 
             biased=biased,
         )
     if not questions:
-        raise DataError("no question in it: is the file whole?", path=path)
+        raise DataError("the file has no question: is it complete?", path=path)
     return list(questions.values())
 
 

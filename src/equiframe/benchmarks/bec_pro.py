@@ -88,7 +88,7 @@ class BECPro(Benchmark[PersonPair]):
     Reproduces:   no figure rerun here. Where we differ from the public code: it scores the first piece of the
                   person word alone (the same for words of one piece); it tests with a paired t where differences
                   look normal, and the script compares sentences by the gender of the profession, not of the
-                  person. Its masked sentences have slips, which we do not share as we mask anew: in 5 rows
+                  person. Its masked sentences have slips, which we do not share as we mask again: in 5 rows
                   the "man" of "manager" is masked, in 18 the "of" before "director of religious activities".
     """
 
@@ -132,7 +132,7 @@ class BECPro(Benchmark[PersonPair]):
                     raise DataError(message, path=located.path, line=line)
         women, men = ([(line, row) for line, row in rows if row["Gender"] == gender] for gender in _GENDERS)
         if not rows or len(women) != len(men):
-            message = f"{len(women)} sentences about women, {len(men)} about men: is the file whole?"
+            message = f"{len(women)} sentences about women, {len(men)} about men: is the file complete?"
             raise DataError(message, path=located.path)
         pairs = []
         for number, ((line, woman), (other_line, man)) in enumerate(zip(women, men, strict=True)):

@@ -187,7 +187,7 @@ class Scored(ABC):
 
     @abstractmethod
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """The numbers of the benchmark. ``outcomes`` has one row an item, or several runs stacked."""
+        """The numbers of the benchmark. ``outcomes`` has one row per item, or several runs stacked."""
 
 
 Answers: TypeAlias = Sequence[Sequence[Answer]]
@@ -247,7 +247,7 @@ class Benchmark(Scored, Generic[Item]):
         """Find, parse and check the data.
 
         Args:
-            source: where data files are looked for; by default the data wheel, then the hub.
+            source: the source of data files; by default the data wheel, then the hub.
 
         Raises:
             DataError: naming file, line or field, and what stands there.
@@ -344,7 +344,7 @@ def spread(items: list[Item], limit: int | None) -> list[Item]:
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row an item: ``item``, the groups, the values (not-a-number where excluded), the texts, and ``excluded``."""
+    """One row per item: ``item``, the groups, the values (not-a-number where excluded), the texts, and ``excluded``."""
     rows: list[dict[str, Any]] = [
         {"item": o.item, **o.groups, **o.values, **o.text, "excluded": o.excluded} for o in outcomes
     ]

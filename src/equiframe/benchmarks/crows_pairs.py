@@ -117,7 +117,7 @@ class CrowSPairs(Benchmark[SentencePair]):
             more, less, direction, bias_type = (row[column] for column in columns)
             pairs.append(SentencePair(str(number), bias_type, direction, more, less))
         if not pairs:
-            raise DataError("no pair in it: is the file whole?", path=located.path)
+            raise DataError("the file has no pair: is it complete?", path=located.path)
         return pairs, (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:

@@ -31,7 +31,7 @@ class FineTuneSettings:
         learning_rate: peak rate of AdamW, decaying linearly to zero, without warm-up or weight decay.
         max_length: longest example in tokens; longer texts are cut.
         max_steps: optimizer steps, instead of epochs.
-        seed: of the new head, of dropout and of the order of the examples.
+        seed: seed of the new head, of dropout and of the order of the examples.
 
     Raises:
         InputError: a number that is out of range.
@@ -124,7 +124,7 @@ class FineTunedBenchmark(Scored, Generic[Example]):
         """Find, parse and check what the model is fine-tuned on.
 
         Args:
-            source: where data files are looked for.
+            source: the source of data files.
 
         Raises:
             DataError: naming file, line or field, and what stands there.

@@ -59,7 +59,7 @@ class GeneratedBenchmark(Scored):
         """Find, parse and check the templates, and fill them.
 
         Args:
-            source: where data files are looked for.
+            source: the source of data files.
             groups: axes or files, see :func:`equiframe.generation.prompts.groups_of`; a set whose prompts name their
                 groups themselves does not read them.
 

@@ -105,7 +105,7 @@ class HONEST(Benchmark[Template]):
                 )
             templates.append(Template(str(number), category, identity, kind, text, hurtful))
         if not templates:
-            raise DataError("no template in it: is the file whole?", path=located.path)
+            raise DataError("the file has no template: is it complete?", path=located.path)
         return templates, (located.file, lexicon.file)
 
     def scoring(self, codec: TextCodec) -> str:
@@ -169,7 +169,7 @@ def hurtful_words(path: Path) -> frozenset[str]:
         if row["level"] == "conservative":
             words.add(_without_accents(row["lemma"]))
     if not words:
-        raise DataError("no lemma of level conservative: is the file whole?", path=path)
+        raise DataError("no lemma of level conservative: is the file complete?", path=path)
     return frozenset(words)
 
 

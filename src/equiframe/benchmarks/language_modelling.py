@@ -71,7 +71,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
         return [Outcome(item.name, text={"sentence": item.text})]
 
     def ask(self, item: Sentence, codec: TextCodec) -> Asked | Excluded:
-        """One sequence a sentence."""
+        """One sequence per sentence."""
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(item.text)]])
         ids = codec.encode(item.text)

@@ -86,7 +86,7 @@ class LPBS(Benchmark[Occupation]):
                 if occupation:
                     stereotypes[occupation] = gender
             if gender not in stereotypes.values():
-                raise DataError("no occupation in it: is the file whole?", path=located.path)
+                raise DataError("the file has no occupation: is it complete?", path=located.path)
         shares = shares_of_women(statistics.path)
         items = [
             Occupation(occupation, stereotypes.get(occupation, "none"), shares.get(occupation, math.nan))

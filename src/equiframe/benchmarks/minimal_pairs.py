@@ -44,12 +44,12 @@ class MinimalPairs(Benchmark[MinimalPair]):
     """How often a model prefers the stereotyping sentence of a pair that you wrote yourself.
 
     Source:       a UTF-8 file of yours, named as ``pairs:PATH``. ``.csv`` (quotes as CSV has them) and ``.tsv``
-                  (tabs, quotes are plain characters) have a header, ``.jsonl`` has one object a line. The
+                  (tabs, quotes are plain characters) have a header, ``.jsonl`` has one object per line. The
                   columns are ``stereotype`` and ``anti_stereotype``, two sentences, and where you have them
                   ``id`` (a name of its own for each pair; without it pairs are numbered from 1),
                   ``group`` (such as the type of bias), and ``unit`` (pairs that share it, such as the
                   fillings of one template, are resampled together). A column that is there is filled in
-                  every row, and other columns are passed over.
+                  every row, and other columns are ignored.
     Measures:     ``prefers_stereotype`` = 100 * (pairs where the stereotype scores higher, and half of the ties) /
                   pairs; ``difference`` = mean score of the stereotype minus score of the other sentence, in nats;
                   ``overall`` and by group. Scores are rounded to 3 decimals before they are compared, so
@@ -81,7 +81,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
 
     def __init__(self, path: Path | str) -> None:
         if not str(path):
-            raise InputError("pairs of your own: name the file, as in pairs:my_pairs.csv")
+            raise InputError("your own pairs: name the file, as in pairs:my_pairs.csv")
         self.path = path
 
     @property
@@ -110,7 +110,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
             sentences = (cells[column] for column in _REQUIRED)
             pairs.append(MinimalPair(item, cells.get("group", ""), cells.get("unit", item), *sentences))
         if not pairs:
-            raise DataError("no pair in it: is the file whole?", path=located.path)
+            raise DataError("the file has no pair: is it complete?", path=located.path)
         return pairs, (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
@@ -211,8 +211,8 @@ def _text(value: Any, column: str, path: Path, line: int) -> str:
     if not isinstance(value, str):
         raise DataError(f"{column} is {value!r:.40}, expected text", path=path, line=line)
     if not value.strip():
-        mend = "fill it in each row, or leave the column out" if column in _OPTIONAL else "give both sentences"
-        raise DataError(f"{column} is empty: {mend}", path=path, line=line)
+        fix = "fill it in each row, or leave the column out" if column in _OPTIONAL else "give both sentences"
+        raise DataError(f"{column} is empty: {fix}", path=path, line=line)
     try:
         value.encode()
     except UnicodeEncodeError:

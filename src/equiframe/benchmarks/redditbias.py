@@ -175,7 +175,7 @@ def _pairs(dimension: str, minoritised: LocatedFile, dominant: LocatedFile) -> l
     phrases = read_delimited(minoritised.path, ",", ("comments_processed",))
     swapped = read_delimited(dominant.path, ",", ("comments", "comments_processed"))
     if not phrases:
-        raise DataError("no phrase in it: is the file whole?", path=minoritised.path)
+        raise DataError("the file has no phrase: is it complete?", path=minoritised.path)
     if len(phrases) != len(swapped):
         message = f"{len(swapped)} rows, and {len(phrases)} in {minoritised.path.name}: one each makes a pair"
         raise DataError(message, path=dominant.path)

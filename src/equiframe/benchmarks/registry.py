@@ -1,4 +1,4 @@
-"""Benchmarks by name, in suites, and whether their data is at hand."""
+"""Benchmarks by name, in suites, and whether their data is available."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any] | Gene
 
     Args:
         spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``; or
-            ``pairs:PATH``, for pairs of sentences of your own
+            ``pairs:PATH``, for your own sentence pairs
             (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``templates:PATH``, for prompts of your own
             (:class:`equiframe.generation.sets.Templates`); or ``package.module:Class``, for a class of your own,
             whose variant stands after another colon.
@@ -171,7 +171,7 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any] | Gene
         if word not in option_of:
             raise InputError(f"no variant {word!r} of {name}: {_meant(word, option_of)}")
         if option_of[word] in chosen:
-            raise InputError(f"{spec}: {chosen[option_of[word]]!r} and {word!r} exclude each other")
+            raise InputError(f"{spec}: {chosen[option_of[word]]!r} and {word!r} cannot be combined")
         chosen[option_of[word]] = word
     made: Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark = benchmark(**chosen)
     made.name = name  # by which it is found again, whatever its class says
@@ -221,4 +221,4 @@ def _suite_of(entry: Registered) -> str:
 def _meant(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"{meant}there are {', '.join(known) or 'none'}"
+    return f"{meant}Available: {', '.join(known) or 'none'}"

@@ -42,7 +42,7 @@ def sums_by_unit(
     """Sums over the items of each unit, which is resampled as a whole, standing at the row of its first item.
 
     Args:
-        outcomes: a row an item, of ``item`` and ``unit``; two runs may be stacked.
+        outcomes: one row per item, of ``item`` and ``unit``; two runs may be stacked.
         columns: what to sum, by name, [rows].
         chosen: which rows count.
 

@@ -130,7 +130,7 @@ class SEAT(Benchmark[AssociationTest]):
         }[self.encoding]
 
     def rows(self, item: AssociationTest, codec: TextCodec) -> list[Outcome]:
-        """One row a target."""
+        """One row per target."""
         return [
             Outcome(
                 f"{item.name}/{side}/{number}",
@@ -142,7 +142,7 @@ class SEAT(Benchmark[AssociationTest]):
         ]
 
     def ask(self, item: AssociationTest, codec: TextCodec) -> Asked | Excluded:
-        """One state a text: both lists of targets, then both of attributes."""
+        """One state per text: both lists of targets, then both of attributes."""
         if codec.kind == "causal" and self.encoding == "cls":
             return Excluded("the first state of a causal LM has seen no text: choose seat or seat:last")
         if self.encoding == "cls" and codec.places(codec.encode("a")).start == 0:

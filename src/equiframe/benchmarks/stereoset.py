@@ -62,7 +62,7 @@ class StereoSet(Benchmark[Cluster]):
                   close to it, resampling can only lower icat, and its interval lies low.
     Reproduces:   bert-base-uncased, test, gender: lms 84.17, ss 60.28, icat 66.86 (MABEL's repository; not
                   rerun here). Where we differ from the public code, each for a reason:
-                  pieces stand after the tokens before them, instead of being decoded and cut anew;
+                  pieces stand after the tokens before them, instead of being decoded and tokenised again;
                   with byte-level tokenizers a candidate has its leading space, and has none at the start of a
                   sentence (the original code never had it, bias-bench always);
                   where letters touch the blank (``BLANKed``, 4 clusters of dev and 7 of test) the whole word
@@ -257,7 +257,7 @@ def _clusters(data: Any, part: str, path: Path) -> list[Cluster]:
             _field(entry, key, str, place, path) for key in ("id", "bias_type", "target", "context")
         )
         if name in clusters:
-            raise DataError(f"{place}: id {name!r} occurs before: give each cluster one of its own", path=path)
+            raise DataError(f"{place}: id {name!r} is repeated: give each cluster a different id", path=path)
         sentences: dict[str, str] = {}
         for i, sentence in enumerate(_field(entry, "sentences", list, place, path)):
             label = _field(sentence, "gold_label", str, f"{place}.sentences[{i}]", path)
@@ -270,7 +270,7 @@ def _clusters(data: Any, part: str, path: Path) -> list[Cluster]:
         stereotype, anti, unrelated = (sentences[label] for label in CANDIDATES.values())
         clusters[name] = Cluster(name, bias_type, target, context, (stereotype, anti, unrelated))
     if not clusters:
-        raise DataError(f"data.{part} is empty: is the file whole?", path=path)
+        raise DataError(f"data.{part} is empty: is the file complete?", path=path)
     return list(clusters.values())
 
 

@@ -280,5 +280,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), start=1)]
     found = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not found:
-        raise DataError("nothing in it: is the file whole?", path=path)
+        raise DataError("the file is empty: is it complete?", path=path)
     return found

@@ -228,7 +228,7 @@ def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
             raise DataError(f"{line!r:.60}, expected a number and a sentence", path=path, line=at)
         number, sentence = int(numbered[1]), numbered[2]
         if number in lines:
-            raise DataError(f"sentence {number} occurs before: give each a number of its own", path=path, line=at)
+            raise DataError(f"sentence {number} is repeated: give each sentence a different number", path=path, line=at)
         pieces = _PRONOUN.split(sentence)
         if len(pieces) == 1:
             raise DataError(f"no pronoun in brackets in {sentence!r:.60}", path=path, line=at)
@@ -239,5 +239,5 @@ def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
         occupation = re.sub(r"^(the|an?) ", "", entities[0].strip().lower())
         lines[number] = occupation, PronounSentence(parts, tuple(pieces[1::2]))
     if not lines:
-        raise DataError("no sentence in it: is the file whole?", path=path)
+        raise DataError("the file has no sentence: is it complete?", path=path)
     return lines

@@ -102,7 +102,7 @@ class Winogender(Benchmark[OccupationSentence]):
         for name, sentences in found.items():
             for gender in ("female", "male"):
                 if gender not in sentences:
-                    raise DataError(f"{name} has no {gender} sentence: is the file whole?", path=located.path)
+                    raise DataError(f"{name} has no {gender} sentence: is the file complete?", path=located.path)
             occupation, participant, answer = name.split(".")
             (line, female), (_, male) = sentences["female"], sentences["male"]
             sentence, her = _compared(male, female, located.path, line)
@@ -110,7 +110,7 @@ class Winogender(Benchmark[OccupationSentence]):
                 OccupationSentence(name, occupation, participant, _ANSWERS[answer], shares[occupation], sentence, her)
             )
         if not items:
-            raise DataError("no sentence in it: is the file whole?", path=located.path)
+            raise DataError("the file has no sentence: is it complete?", path=located.path)
         return items, (located.file, statistics.file)
 
     def scoring(self, codec: TextCodec) -> str:

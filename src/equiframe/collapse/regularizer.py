@@ -141,7 +141,7 @@ class UNC3Regularizer(nn.Module):
         return weight * spread
 
     def reset(self) -> None:
-        """Forget the class means, as ADEPT does at each epoch. The warm-up goes on."""
+        """Forget the class means, as ADEPT does at each epoch. The warm-up continues."""
         self.counts.zero_()
         self.means.zero_()
 

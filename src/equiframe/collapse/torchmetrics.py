@@ -1,4 +1,4 @@
-"""Collapse as a metric of torchmetrics, for Lightning and for loops of one's own: state and syncing, no formulas."""
+"""Collapse as a metric of torchmetrics, for Lightning and for custom loops: state and syncing, no formulas."""
 
 from __future__ import annotations
 

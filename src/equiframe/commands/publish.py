@@ -82,7 +82,7 @@ def push(run: Path | str, repository: str, *, public: bool = False) -> str:
     """
     folder = Path(run) / "model"
     if not folder.is_dir():
-        raise RunError(f"{run} has no model: only what equiframe debias made is pushed")
+        raise RunError(f"{run} has no model: only models that equiframe debias made can be pushed")
     if _is_free(folder / README):
         write_card(run)
     hub = HfApi()

@@ -245,7 +245,7 @@ def _debias(
         if dist.is_initialized() or isinstance(method, Projection):
             raise ModelError("out of memory: give a smaller --batch-size, or choose another device")
         half = with_half_the_batch(fine_tuning, method.settings)
-        return half, f"going on with batches of {half.batch_size}, {half.accumulation} a step"
+        return half, f"continuing with batches of {half.batch_size}, {half.accumulation} a step"
 
     return in_less_memory(attempt, config.fine_tuning, halved)[0]
 

@@ -46,7 +46,7 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
                   its interval, for the same reason, may lie above the value.
     Settings:     5 epochs, batches of 128, learning rate 1e-5 falling linearly, at most 128 tokens (MABEL). The epoch
                   is chosen by accuracy on the development set.
-    Files:        FOLDER/bias_in_bios/{train,dev,test}.jsonl, one object a line: {"text": ..., "profession": ...,
+    Files:        FOLDER/bias_in_bios/{train,dev,test}.jsonl, one object per line: {"text": ..., "profession": ...,
                   "gender": "M" or "F"}, professions as in ``PROFESSIONS``; else ``LabHC/bias_in_bios`` from the hub.
     Known faults: gender was inferred from pronouns, as one of two. Biographies longer than 128 tokens are cut.
     Reproduces:   no published figure: MABEL's split is of 206,511 other biographies. MABEL's shipped evaluation drops
@@ -198,7 +198,7 @@ def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tup
     examples = []
     for line, text, profession, gender in rows:
         if not isinstance(text, str) or not text.strip():
-            raise DataError("no text in it", path=place, line=line)
+            raise DataError("the text is empty", path=place, line=line)
         if profession not in PROFESSIONS:
             raise DataError(f"profession is {profession!r}, expected {', '.join(PROFESSIONS)}", path=place, line=line)
         if gender not in _GENDERS:
@@ -206,7 +206,7 @@ def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tup
         groups = {"profession": profession, "gender": gender}
         examples.append(TextExample(f"{split}-{line}", text, None, PROFESSIONS.index(profession), groups))
     if not examples:
-        raise DataError("no biography in it: is the file whole?", path=place)
+        raise DataError("the file has no biography: is it complete?", path=place)
     return examples, (file,)
 
 

@@ -46,7 +46,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     Files:        FOLDER/snli/snli_1.0_{train,dev,test}.jsonl; FOLDER/mnli/multinli_1.0_{train,dev_matched,
                   dev_mismatched}.jsonl (the matched set chooses the epoch, the other gives the accuracy), both with
                   gold_label, sentence1 and sentence2 a line; FOLDER/sick/ as SemEval 2014 gave it; else
-                  ``stanfordnlp/snli`` or ``nyu-mll/glue`` from the hub. Pairs without a label are passed over.
+                  ``stanfordnlp/snli`` or ``nyu-mll/glue`` from the hub. Pairs without a label are ignored.
     Known faults: an occupation occurs in many pairs, which the interval takes as independent. Templates are wooden
                   and some do not fit ("bought a headphones"). SICK is small, and its sentences are of another
                   kind: a model fine-tuned on it has often seen nothing like these pairs.
@@ -178,7 +178,7 @@ def _word_lists(source: DataSource) -> tuple[dict[str, list[str]], tuple[DataFil
         lists[name] = list(dict.fromkeys(filter(None, lines)))
         files.append(located.file)
         if not lists[name]:
-            raise DataError("no word in it: is the file whole?", path=located.path)
+            raise DataError("the file has no word: is it complete?", path=located.path)
         unknown = [word for word in lists[name] if name == "gendered_words" and word not in _GENDERS]
         if unknown:
             raise DataError(f"{unknown[0]!r}, expected {', '.join(_GENDERS)}", path=located.path)

@@ -74,7 +74,7 @@ def fine_tuned_outputs(
     """Fine-tune a copy of the model and apply it, or read what the same call gave before.
 
     The model itself is not changed. Checkpoints lie in ``cache`` until the outputs do, so that an
-    interrupted call goes on where it was; outputs are found again by the model's fingerprint, the settings
+    interrupted call resumes; outputs are found again by the model's fingerprint, the settings
     and the examples.
 
     Args:

@@ -225,7 +225,7 @@ def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: s
     if len({example.item for example in examples}) < len(examples):
         raise DataError("two sentences have the same number", path=path)
     if not examples:
-        raise DataError("no sentence in it: is the file whole?", path=path)
+        raise DataError("the file has no sentence: is it complete?", path=path)
     return examples
 
 
@@ -249,7 +249,7 @@ def _corpus(split: str, otherwise: str, source: DataSource) -> tuple[list[Mentio
         located = locate(otherwise, source)
         examples = _gap(located.path)
     if not examples:
-        raise DataError("no example in it: is the file whole?", path=located.path)
+        raise DataError("the file has no example: is it complete?", path=located.path)
     return examples, (located.file,)
 
 
@@ -281,7 +281,7 @@ def _gap(path: Path) -> list[MentionExample]:
             offset, mention = row[f"{column}-offset"], row[column]
             start = int(offset) if offset.isdecimal() and len(offset) < 9 else -1
             if not mention or start < 0 or row["Text"][start : start + len(mention)] != mention:
-                raise DataError(f"{column} {mention!r} does not stand at {offset!r} in the text", path=path, line=line)
+                raise DataError(f"{column} {mention!r} is not at {offset!r} in the text", path=path, line=line)
             spans.append((start, start + len(mention)))
         said = row["A-coref"].upper(), row["B-coref"].upper()
         labels = {("TRUE", "FALSE"): 0, ("FALSE", "TRUE"): 1, ("FALSE", "FALSE"): _NEITHER}
@@ -291,5 +291,5 @@ def _gap(path: Path) -> list[MentionExample]:
             MentionExample(row["ID"], row["Text"], spans[0], (spans[1], spans[2]), labels[said], {"part": "gap"})
         )
     if not examples:
-        raise DataError("no example in it: is the file whole?", path=path)
+        raise DataError("the file has no example: is it complete?", path=path)
     return examples

@@ -150,7 +150,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
 
     def __init__(self, task: str) -> None:
         if task not in TASKS:
-            raise InputError(f"no GLUE task {task!r}: there are {', '.join(TASKS)}")
+            raise InputError(f"no GLUE task {task!r}. Available: {', '.join(TASKS)}")
         self.name = task
         self.task = TASKS[task]
         self.headline = self.task.metrics
@@ -241,7 +241,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
             for number, (*texts, label) in rows
         ]
         if not examples:
-            raise DataError("no example in it: is the file whole?", path=path)
+            raise DataError("the file has no example: is it complete?", path=path)
         return examples, file
 
     def _name_of(self, number: str, row: int, name: str) -> str:
@@ -274,7 +274,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
             if line.strip()
         ]
         if not lines:
-            raise DataError("no example in it: is the file whole?", path=path)
+            raise DataError("the file has no example: is it complete?", path=path)
         first = lines[0][1]
         if self.task.header and all(column in first for column in self.task.header):
             return self._rows(lines, [first.index(column) for column in self.task.header], path)

@@ -39,10 +39,10 @@ def score_finetuned(
         language_model: the model.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         cache: folder where what the fine-tuned model gave is kept; the same call reads it back.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         settings: how to fine-tune, by default as the published figures were.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
         progress: called with the training steps done so far, and their number.
         limit: evaluate this many examples, spread evenly over the data; all by default.
 

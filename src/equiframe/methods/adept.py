@@ -59,7 +59,7 @@ class ADEPT(Method):
     (U)NC3 run fine-tunes all weights.
 
     Differs from the public code: a batch holds sentences of all kinds (there one of K groups or the neutral ones in
-    turn, so that representation weighs K times as much against bias as here). Prototypes are computed anew every
+    turn, so that representation weighs K times as much against bias as here). Prototypes are computed again every
     ``refresh`` batches from up to 256 sentences a group (there at each epoch from all). Word states are read at the
     word's own tokens and divided by their number (there one place too far left if any word of the batch has several
     tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as the authors' script sets it
@@ -123,8 +123,8 @@ class ADEPT(Method):
         """
         if not language_model.tokenizer.is_fast:
             raise InputError(
-                f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ADEPT has"
-                " to know; give a model with a fast tokenizer, or another --method"
+                f"{language_model.name}: its tokenizer does not give the positions of tokens in a text, which ADEPT"
+                " needs: use a model with a fast tokenizer, or another --method"
             )
         text = stream(self.text, source)
         words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words

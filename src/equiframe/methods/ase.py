@@ -95,8 +95,8 @@ class ASE(Method):
         """
         if not language_model.tokenizer.is_fast:
             raise InputError(
-                f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which ASE has"
-                " to know; give a model with a fast tokenizer, or another --method"
+                f"{language_model.name}: its tokenizer does not give the positions of tokens in a text, which ASE"
+                " needs: use a model with a fast tokenizer, or another --method"
             )
         text = stream(self.text, source)
         swapper = CounterfactualSwapper.gender(names=False)

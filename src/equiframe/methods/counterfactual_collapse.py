@@ -144,7 +144,7 @@ class CounterfactualCollapse(Method):
         if not rows:
             raise DataError(
                 f"no sentence of {_FEWEST} to {_MOST} words and at most {max_length} tokens with a word of {self.bias}"
-                " to exchange in it: give text with one sentence a line, or a larger --max-length",
+                " to exchange in it: give text with one sentence per line, or a larger --max-length",
                 path=" + ".join(text.name for text in texts),
             )
         return Dataset.from_list(rows), tuple(file for text in texts for file in text.files)

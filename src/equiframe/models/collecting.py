@@ -233,8 +233,8 @@ def _features_in_memory(
     def halved(texts: int) -> tuple[int, str]:
         if texts == 1:
             raise ModelError(
-                f"{device} has too little free memory for {input_ids.shape[1]} tokens of {language_model.name}: end"
-                " what else uses it, or choose another device"
+                f"{device} has too little free memory for {input_ids.shape[1]} tokens of {language_model.name}: stop"
+                " other programs that use it, or choose another device"
             )
         half = (texts + 1) // 2
         return half, f"a batch of {len(input_ids)} texts is read in parts of {half}"

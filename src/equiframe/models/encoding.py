@@ -23,7 +23,7 @@ def check_length(language_model: LanguageModel, max_length: int, *, option: str)
         option: what the user calls it.
 
     Raises:
-        InputError: says how long examples have to be at the least.
+        InputError: says how long examples must be at the least.
     """
     specials = language_model.tokenizer.num_special_tokens_to_add()
     least = max(specials + 1, 2 if language_model.kind == "causal" else 1)

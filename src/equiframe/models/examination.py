@@ -42,7 +42,7 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     """Look at a model before its numbers are believed.
 
     Args:
-        name: of the model, for the message.
+        name: name of the model, for the message.
         model: with its head.
         tokenizer: its tokenizer.
         kind: what the model is taken for.
@@ -60,7 +60,9 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             " files: save the tokenizer beside the model by save_pretrained"
         )
     if not (known := [token for token in words if token < rows]):
-        raise ModelError(f"{name}: none of its tokenizer's words has one of its {rows} embeddings: is it another's?")
+        raise ModelError(
+            f"{name}: none of its tokenizer's words has one of its {rows} embeddings: does it belong to another model?"
+        )
     pad_id = _known(rows, tokenizer.pad_token_id, getattr(model.config.get_text_config(), "pad_token_id", None))
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
     ids = torch.tensor(known)[order].repeat(_LENGTH + 1)[: _LENGTH + 1]
@@ -76,14 +78,14 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     ahead = (both[0, :-1] - both[1, :-1]).norm(dim=-1).max() / scale
     if kind == "causal" and ahead > tolerance:
         raise ModelError(
-            f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is no causal"
+            f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is not a causal"
             " language model: give --kind masked, or set is_decoder in its configuration if it was trained as a decoder"
         )
     after = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
     if kind == "masked" and text[-1] != other[-1] and ahead == 0 and after > 0:
         raise ModelError(
             f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, but on those"
-            " before it, so it is no masked language model: give --kind causal"
+            " before it, so it is not a masked language model: give --kind causal"
         )
     return Examination(
         rows=rows,

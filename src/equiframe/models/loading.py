@@ -102,7 +102,7 @@ def _check(name: Any, kind: Any, device: Any, dtype: Any, device_map: DeviceMap,
     check_choice("--dtype", dtype, Dtype)
     check_model_args(model_args)
     if device_map is not None and device is not None:
-        raise InputError(f"--device {device} and --device-map exclude each other: give one")
+        raise InputError(f"--device {device} and --device-map cannot be combined: give only one")
     if str(name).startswith(SERVER):
         raise InputError(f"{name}: a server gives neither states nor weights: give the model's hub name or folder")
 

@@ -54,6 +54,6 @@ def next_sentence_log_probs(model: PreTrainedModel, states: Tensor) -> Tensor:
         ModelError: the model has no such head.
     """
     if not has_next_sentence_head(model):
-        raise ModelError(f"{type(model).__name__} has no next-sentence head: choose a score that needs none")
+        raise ModelError(f"{type(model).__name__} has no next-sentence head: choose a score that does not need it")
     follows, does_not = model.cls.seq_relationship(model.bert.pooler(states[:, None])).float().unbind(dim=-1)
     return F.logsigmoid(follows - does_not)  # log-softmax, but exact where the head is all but sure

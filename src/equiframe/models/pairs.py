@@ -68,8 +68,8 @@ def check_offsets(language_model: LanguageModel, needs: str) -> None:
     """
     if not language_model.tokenizer.is_fast:
         raise InputError(
-            f"{language_model.name}: its tokenizer does not tell where its tokens stand in a text, which {needs} has"
-            " to know; give a model with a fast tokenizer"
+            f"{language_model.name}: its tokenizer does not give the positions of tokens in a text, which {needs}"
+            " needs: use a model with a fast tokenizer"
         )
 
 

@@ -55,7 +55,7 @@ def with_adapter(name: str, model: PreTrainedModel, source: Source) -> PreTraine
     Where the adapter brings rows of the embeddings, the base model gets as many first.
 
     Args:
-        name: of the adapter, for messages.
+        name: name of the adapter, for messages.
         model: the base model; it is changed.
         source: of the adapter.
 

@@ -52,7 +52,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
     _check(model, matrix)
     matrix = matrix.double().cpu()
     if not (torch.allclose(matrix, matrix.T, atol=1e-6) and torch.allclose(matrix @ matrix, matrix, atol=1e-6)):
-        raise InputError("the matrix is no orthogonal projection: give one that is symmetric and its own square")
+        raise InputError("the matrix is not an orthogonal projection: give one that is symmetric and its own square")
     if is_projected(model):
         removed = 2 * torch.eye(len(matrix)) - stack_of(model).get_buffer(BUFFER).double().cpu() - matrix
         values, directions = torch.linalg.eigh((removed + removed.T) / 2)

@@ -2,11 +2,11 @@
 
 config.json          every option, seeds, versions, hashes of model and data
 metrics.json         the numbers
-items/NAME.parquet   one row an item of each benchmark
-classes.parquet      one row a class of the audited word set
+items/NAME.parquet   one row per item of each benchmark
+classes.parquet      one row per class of the audited word set
 vectors.parquet      mean and embedding of those classes that are in pairs
 pairs.parquet        one row a text and its counterfactual
-history.parquet      one row a logged step of fine-tuning
+history.parquet      one row per logged step of fine-tuning
 model/               the fine-tuned model, safetensors
 report.html          the same for a reader
 """
@@ -147,7 +147,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         said = pq.read_metadata(path)
         size = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
         if said.num_rows > _MOST_ROWS or size > _LARGEST:
-            raise RunError(f"{path}: {said.num_rows:,} rows, {size:,} bytes: no table of a run is so large")
+            raise RunError(f"{path}: {said.num_rows:,} rows, {size:,} bytes: no table of a run is that large")
         return pd.read_parquet(path)
     except RunError:
         raise

@@ -58,8 +58,8 @@ def audit_model(
     Args:
         language_model: the model.
         options: how to measure.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
-        seed: of the bootstrap.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        seed: seed of the bootstrap.
         progress: called with sentences, then pairs, done, and how many there are.
 
     Raises:
@@ -194,7 +194,7 @@ def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _
 def _class_table(
     language_model: LanguageModel, statistics: ClassStatistics, weight: Tensor, words: ResolvedWords
 ) -> pd.DataFrame:
-    """One row a class: who it is, how often seen, and how close its mean is to its word embedding."""
+    """One row per class: who it is, how often seen, and how close its mean is to its word embedding."""
     ids = statistics.class_ids.tolist()
     centred = statistics.means - statistics.means.mean(dim=0)
     return pd.DataFrame(
@@ -214,7 +214,7 @@ def _class_table(
 
 @torch.inference_mode()
 def _vector_table(statistics: ClassStatistics, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
-    """One row a class whose counterpart occurs too: its centred mean and its word embedding, in float32."""
+    """One row per class whose counterpart occurs too: its centred mean and its word embedding, in float32."""
     ids = statistics.class_ids.tolist()
     partners: dict[int, list[int]] = {}
     for first, second in pairs:

@@ -44,7 +44,7 @@ def read_contexts(
     returns what one process would.
 
     Args:
-        language_model: the model; its tokenizer has to be fast.
+        language_model: the model; its tokenizer must be fast.
         texts: gives the texts again at each call; those longer than 256 tokens are left out.
         pairs: the most of a bias, a random sample that is the same for every model of one tokenizer.
         feature: which state the distances and cosines are of.

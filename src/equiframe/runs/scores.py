@@ -80,7 +80,7 @@ def score_all(
         answerer: the model, or responses of one.
         reference: the same in float32, where it is compared with that.
         benchmarks: to score.
-        config: of the run.
+        config: config of the run.
         read: items that were read before, see :func:`read_items`.
         left_out: reasons by benchmark, filled here.
         tell: called with the benchmark, the steps done and the steps in all.

@@ -131,7 +131,7 @@ class LocalAnswerer:
             if any(map(math.isnan, value)):
                 tokens = language_model.tokenizer.convert_ids_to_tokens(requests[i].input_ids)
                 raise ModelError(
-                    f"{language_model.name} answers not-a-number to {' '.join(tokens)!r}: are its weights whole,"
+                    f"{language_model.name} gives not-a-number for {' '.join(tokens)!r}: are its weights complete,"
                     " and is its precision wide enough?"
                 )
         return [answers[i] for i in range(len(requests))]
@@ -184,10 +184,10 @@ def _answers(local: LocalAnswerer, requests: Mapping[int, Request]) -> Iterator[
         if budget < 2 * longest or end - start == 1:
             raise ModelError(
                 f"{language_model.device} has too little free memory for {longest} tokens of {language_model.name}:"
-                " end what else uses it, or choose another device"
+                " stop other programs that use it, or choose another device"
             )
         half = min(budget, (end - start) * longest) // 2
-        return half, f"going on with a token budget of {half}"
+        return half, f"continuing with a token budget of {half}"
 
     largest = token_budget  # less, for all that follows, once the memory did not suffice
     for batch in bounds[rank::ranks]:

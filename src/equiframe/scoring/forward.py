@@ -43,7 +43,7 @@ def attention_received(language_model: LanguageModel, rows: Sequence[Row]) -> Te
     finally:
         model.set_attn_implementation(fused)
     if not layers or any(layer is None for layer in layers):
-        raise ModelError(f"{type(model).__name__} does not tell its attention: choose a score that needs none")
+        raise ModelError(f"{type(model).__name__} does not return its attention: choose a score that does not need it")
     attends = inputs["attention_mask"][:, :, None]
     total = sum(layer.float().mean(dim=1) for layer in layers)  # [batch, attending, attended]
     received = (total * attends).sum(dim=1) / (len(layers) * attends.sum(dim=1))

@@ -245,7 +245,7 @@ class ServedModel:
         try:
             choice: dict[str, Any] = response.json()["choices"][0]
         except (ValueError, KeyError, IndexError, TypeError):
-            raise ModelError(f"{self.name}: the server's answer is no completion: {response.text:.80}") from None
+            raise ModelError(f"{self.name}: the server's answer is not a completion: {response.text:.80}") from None
         return choice
 
 
@@ -254,9 +254,9 @@ def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, st
 
     Args:
         client: of the server.
-        path: of the endpoint.
+        path: path of the endpoint.
         body: of the request.
-        name: of the model, for messages.
+        name: name of the model, for messages.
         stop: set when nobody waits any more.
 
     Raises:
@@ -274,8 +274,8 @@ def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, st
             reason = said(response)
         if pause is None or stop.wait(pause):
             raise ModelError(
-                f"{name}: the server does not answer any more ({reason}): start it again; the same command"
-                " goes on where it stopped"
+                f"{name}: the server no longer answers ({reason}): start it again, then run the same"
+                " command again to resume"
             )
     return response
 
@@ -308,7 +308,7 @@ def connect(
     if not url.startswith(("http://", "https://")) or not sign or not model:
         raise InputError(f"{name}: write a served model as server:URL#MODEL, such as server:http://localhost:8000#gpt2")
     if "@" in url:
-        raise InputError(f"an address with a password would stand in every record: set {KEY} to the server's key")
+        raise InputError(f"an address with a password would appear in every record: set {KEY} to the server's key")
     url = url.rstrip("/").removesuffix("/v1")
     try:
         with open_client(url, timeout) as client:

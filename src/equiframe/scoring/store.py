@@ -1,4 +1,4 @@
-"""Answers kept on disk, so that a stopped run goes on where it was, and no batch is computed twice."""
+"""Answers kept on disk, so that an interrupted run resumes, and no batch is computed twice."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class AnswerStore:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message may quote what is damaged
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(f"{path}: {error}; set EQUIFRAME_CACHE to a folder that can be written") from error
-            self._begin_anew(error)
+            self._start_again(error)
         except OSError as error:
             raise RunError(f"{path}: {error.strerror}; set EQUIFRAME_CACHE to a folder that can be written") from error
 
-    def _begin_anew(self, error: Exception) -> None:
-        warnings.warn(f"{self.path} is damaged ({error}): begun anew", stacklevel=3)
+    def _start_again(self, error: Exception) -> None:
+        warnings.warn(f"{self.path} is damaged ({error}): starting again", stacklevel=3)
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._database = self._open()
@@ -79,7 +79,7 @@ class AnswerStore:
         return hashlib.sha256(f"{computed!r}\n{batch!r}".encode()).digest()
 
     def get(self, key: bytes) -> list[Answer] | None:
-        """The answers of a batch in order, None if it is not there; a damaged file is begun anew."""
+        """The answers of a batch in order, None if it is not there; a damaged file is replaced."""
         try:
             found = self._database.execute("SELECT lengths, numbers FROM batches WHERE key = ?", (key,)).fetchone()
             if found is None:
@@ -87,10 +87,10 @@ class AnswerStore:
             numbers = np.frombuffer(found[1], dtype="<f4")
             ends = np.cumsum(np.frombuffer(found[0], dtype="<i4"))
             if not len(ends) or ends[-1] != len(numbers):
-                raise ValueError("an answer is not whole")
+                raise ValueError("an answer is incomplete")
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             self.close()
-            self._begin_anew(error)
+            self._start_again(error)
             return None
         return [tuple(part.tolist()) for part in np.split(numbers, ends[:-1])]
 

@@ -54,12 +54,11 @@ def training_arguments(
     """Arguments for a Trainer on that device that keeps its checkpoints in ``folder``.
 
     Raises:
-        InputError: fp16, or weights shared out (FSDP), without a GPU; or a GPU that is not the first one.
+        InputError: fp16, or sharded weights (FSDP), without a GPU; or a GPU that is not the first one.
     """
     if device.type == "cpu" and is_sharding():
         raise InputError(
-            "FSDP needs GPUs: accelerate does not share out weights on processors: launch with"
-            " recipes/accelerate/ddp.yaml"
+            "FSDP needs GPUs: accelerate does not shard weights on CPUs: launch with recipes/accelerate/ddp.yaml"
         )
     precision = best_precision(device) if fine_tuning.precision == "auto" else fine_tuning.precision
     if precision == "fp16" and device.type == "cpu":
@@ -83,7 +82,7 @@ def training_arguments(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         train_sampling_strategy="group_by_length",
-        logging_steps=1,  # a mean over several would begin anew where a run goes on from a checkpoint
+        logging_steps=1,  # a mean over several would start again where a run resumes from a checkpoint
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=fine_tuning.save_steps,

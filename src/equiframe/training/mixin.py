@@ -126,7 +126,7 @@ class UNC3Mixin:
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, which goes on with the class means of the checkpoint."""
+        """The Trainer's, which continues with the class means of the checkpoint."""
         if folder := resumed_from(self.args, resume_from_checkpoint):
             load_state(self.unc3, folder / _FILE)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]

@@ -233,12 +233,12 @@ class DebiasingTrainer(ResumableTrainer):
                 while isinstance(inner := getattr(host, "objective", None), Objective):
                     host = inner
                 raise InputError(
-                    f"{type(host).__name__} does more with the model than call it, which weights shared out (FSDP)"
+                    f"{type(host).__name__} does more with the model than call it, which sharded weights (FSDP)"
                     " do not allow: launch with recipes/accelerate/ddp.yaml"
                 )
             if self._watch is not None:
                 raise InputError(
-                    "--audit-steps and --watch read the whole model, which weights shared out (FSDP) do not allow:"
+                    "--audit-steps and --watch read the whole model, which sharded weights (FSDP) do not allow:"
                     " launch with recipes/accelerate/ddp.yaml, or leave them out"
                 )
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)

@@ -98,6 +98,8 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
         (["--benchmarks", "responses"], "give --responses FILE"),
         (["--responses", "R", "--measures", "tone"], "--measures tone: choose"),
         (["--benchmarks", "decisions", "--temperature", "-1"], "--temperature -1"),
+        (["--benchmarks", "decisions", "--groups", "age"], "--groups age: neither a file nor one of gender"),
+        (["--benchmarks", "templates:none.txt"], "none.txt: no such file"),
         (["--benchmarks", "decisions", "--samples", "3"], "Add a --temperature above 0"),
     ],
 )

@@ -160,10 +160,10 @@ def test_a_file_for_other_templates_is_one_line(tmp_path):
     given = write(tmp_path / "r.jsonl", [{"template": "x", "group": "y", "response": "z"}])
     with pytest.raises(CannotScoreError, match="no response to its templates, such as template 'hiring-1'"):
         score_generated(given, load_benchmark("decisions"))
-    with pytest.raises(InputError, match="give --responses FILE"):
+    with pytest.raises(CannotScoreError, match="give --responses FILE"):
         load_benchmark("responses").prompts()
     named = write(tmp_path / "n.jsonl", [{"template": "x", "group": "y", "response": "z", "benchmark": "decisions"}])
-    with pytest.raises(InputError, match=r"every line of n\.jsonl names a benchmark: give --benchmarks decisions"):
+    with pytest.raises(CannotScoreError, match="names a benchmark: give --benchmarks decisions"):
         score_generated(named, load_benchmark("responses"))
     with pytest.raises(InputError, match="--measures tone: choose refused, words, she"):
         score_generated(given, load_benchmark("responses"), settings=GenerationOptions(measures=("tone",)))

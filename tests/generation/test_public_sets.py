@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from equiframe.benchmarks import load_benchmark
-from equiframe.errors import DataError, InputError, MissingDataError
+from equiframe.errors import CannotScoreError, DataError, MissingDataError
 
 
 def prompts_of(spec, folder=None):
@@ -37,7 +37,7 @@ def test_a_limit_takes_as_many_of_each_group():
     assert counts["hinduism"] == 12
     assert {count for group, count in counts.items() if group != "hinduism"} <= {20, 21}
     assert load_benchmark("bold").limited(prompts, None) == prompts
-    with pytest.raises(InputError, match="limit 5: bold has 13 groups: give 13 or more"):
+    with pytest.raises(CannotScoreError, match="limit 5: bold has 13 groups: give 13 or more"):
         load_benchmark("bold").limited(prompts, 5)
 
 

@@ -11,7 +11,7 @@ from equiframe.benchmarks.generated import Prompt
 from equiframe.benchmarks.redditbias import DIMENSIONS, RedditBias
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_json
 from equiframe.data.spreading import evenly
-from equiframe.errors import DataError, InputError
+from equiframe.errors import CannotScoreError, DataError
 from equiframe.generation.benchmark import ComparedGroups
 from equiframe.generation.columns import terms
 
@@ -70,14 +70,20 @@ class BOLD(ComparedGroups):
         return prompts, tuple(files)
 
     def limited(self, prompts: list[Prompt], limit: int | None) -> list[Prompt]:
-        """So many beginnings in all, as many of each group as it has, spread evenly."""
+        """So many beginnings in all, as many of each group as it has, spread evenly.
+
+        Raises:
+            CannotScoreError: fewer than there are groups.
+        """
         if limit is None or limit >= len(prompts):
             return super().limited(prompts, limit)
         of_group: dict[str, list[Prompt]] = {}
         for prompt in prompts:
             of_group.setdefault(prompt.group, []).append(prompt)
         if limit < len(of_group):
-            raise InputError(f"limit {limit}: {self.spec} has {len(of_group)} groups: give {len(of_group)} or more")
+            raise CannotScoreError(
+                f"--limit {limit}: {self.spec} has {len(of_group)} groups: give {len(of_group)} or more"
+            )
         left, kept = limit, []
         for number, of_one in enumerate(sorted(of_group.values(), key=len)):
             count = min(len(of_one), left // (len(of_group) - number))

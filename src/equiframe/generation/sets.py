@@ -16,7 +16,7 @@ from equiframe.benchmarks.row_statistics import sums_by_unit
 from equiframe.benchmarks.winogender import shares_of_women
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_jsonl, read_text
 from equiframe.data.sources import user_file
-from equiframe.errors import DataError, InputError
+from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.generation.benchmark import ComparedGroups
 from equiframe.generation.columns import column_of, terms
 from equiframe.generation.contrasts import overall_measures, rate_of
@@ -248,18 +248,18 @@ class Responses(ComparedGroups):
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
         """There are none without a file."""
-        raise InputError("responses are read from a file: give --responses FILE")
+        raise CannotScoreError("responses are read from a file: give --responses FILE")
 
     def prompts_in(self, given: ResponseFile) -> tuple[list[Prompt], tuple[DataFile, ...]]:
         """Those that the file answers, and, where templates have several groups of an axis, those that it lacks.
 
         Raises:
-            InputError: every line names a benchmark.
+            CannotScoreError: every line names a benchmark.
         """
         answered = given.prompts.get(given.of(self.spec), ())
         if not answered:
             named = ", ".join(given.rows)
-            raise InputError(f"every line of {given.file.name} names a benchmark: give --benchmarks {named}")
+            raise CannotScoreError(f"every line of {given.file.name} names a benchmark: give --benchmarks {named}")
         prompts = list(answered)
         for axis in dict.fromkeys(prompt.axis for prompt in answered):
             of_axis = [prompt for prompt in answered if prompt.axis == axis]

@@ -14,11 +14,12 @@ from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.benchmarks.generated import GeneratedBenchmark
 from equiframe.cache import cache_folder, writing_to_cache
-from equiframe.config import DebiasConfig, EvaluateConfig, RunConfig
+from equiframe.config import AuditConfig, DebiasConfig, EvaluateConfig, RunConfig
 from equiframe.data import DataSource, stream
 from equiframe.errors import CannotScoreError, InputError, MissingDataError
 from equiframe.finetuned import score_finetuned
 from equiframe.generation import score_generated
+from equiframe.generation.measures import check_measures
 from equiframe.generation.responses import ResponseFile
 from equiframe.generation.served import ChatModel
 from equiframe.options import validated
@@ -37,13 +38,19 @@ def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadIt
     """Read, or miss, the data of a run before a model is loaded; those of a suite are read when they are scored.
 
     Raises:
+        CannotScoreError: responses of a file are to be measured, and no file is given.
         DataError: a file is missing, or not what it should be.
+        InputError: groups of people or measures that there are not.
     """
     if config.audit is not None:
         stream(config.audit.text, config.data)
     if _is_suite(config):
         return {}
     source = DataSource.of(config.data)
+    if not isinstance(config, AuditConfig) and not (isinstance(config, EvaluateConfig) and config.responses):
+        for generated in (one for one in benchmarks if isinstance(one, GeneratedBenchmark)):
+            check_measures(config.generation.measures)
+            generated.prompts(source, config.generation.groups)
     return {one.spec: one.items(source) for one in benchmarks if isinstance(one, Benchmark)}
 
 

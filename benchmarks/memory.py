@@ -42,7 +42,15 @@ TRAINED = ["--max-steps", "2", "--batch-size", "2", "--set", "pairs=64", "--benc
 VERBS = {
     "evaluate": ["evaluate", "--benchmarks", "crows_pairs", "--limit", "8"],
     "audit": ["audit", *AUDITED],
-    "debias, projection": ["debias", "--method", "sentence-debias", "--benchmarks=", *AUDITED],
+    "debias, projection": [
+        "debias",
+        "--method",
+        "sentence-debias",
+        "--set",
+        "sentences=200",
+        "--benchmarks=",
+        *AUDITED,
+    ],
     "debias, LoRA": ["debias", "--method", "counterfactual-collapse", "--lora", "8", *TRAINED],
 }
 

@@ -109,6 +109,13 @@ def test_the_numbers_are_those_of_loops(language_model, table):
     assert found["cc1_js"].higher_is_better is False
 
 
+def test_a_large_vocabulary_is_read_in_smaller_parts(language_model, monkeypatch):
+    whole = read_contexts(language_model, lambda: iter(LINES), pairs=10)
+    monkeypatch.setattr("equiframe.runs.contexts._ROWS", 1)
+    monkeypatch.setattr("equiframe.runs.contexts._PLACES", 1)
+    pd.testing.assert_frame_equal(read_contexts(language_model, lambda: iter(LINES), pairs=10), whole, atol=1e-5)
+
+
 def test_biases_with_texts_are_there(table):
     assert set(table["bias"]) == {"gender", "religion"}
     assert (table.groupby("bias").size() == pd.Series({"gender": 4, "religion": 2})).all()

@@ -26,7 +26,8 @@ from equiframe.models.encoding import PadRight
 from equiframe.models.pairs import Reading, Role, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
 
 _LONGEST = 256  # tokens of a text
-_PAIRS = 4  # of one forward pass: the logits of all their places are held at once
+_PAIRS, _ROWS = 4, 2**18  # of one forward pass, whose logits are held at once: pairs, and pairs times vocabulary
+_PLACES = 64  # whose distributions are compared at once
 
 
 def read_contexts(
@@ -62,7 +63,8 @@ def read_contexts(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for bias, found in chosen.items():
         order = sorted(found, key=lambda text: len(found[text][0].ids))
-        batches = [order[start : start + _PAIRS] for start in range(0, len(order), _PAIRS)]
+        size = max(1, min(_PAIRS, _ROWS // language_model.examination.rows))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         groups = group_ids(language_model, bias)
         read: dict[str, dict[str, Any]] = {}
         for batch in batches[rank::ranks]:
@@ -120,13 +122,15 @@ def _read(
         found: list[Any] = sums.index_add(0, pair[at], values.double()).tolist()
         return found
 
-    log_p, log_q = (neutral_log_probs(logits[at], groups.to(home)) for at in (first, second))
+    ids = groups.to(home)
+    sides = zip(*(logits[at].split(_PLACES) for at in (first, second)), strict=True)
+    js = torch.cat([jensen_shannon(*(neutral_log_probs(side, ids) for side in both)) for both in sides])
     d = log_odds(logits, own, partner)
     gap = cosine_gap(states[neutral], rows[own[neutral]].double(), rows[partner[neutral]].double())
     aligned = first | second
     columns = {
-        "aligned": summed(torch.ones_like(log_p[:, 0]), first),
-        "js": summed(jensen_shannon(log_p, log_q), first),
+        "aligned": summed(torch.ones_like(js), first),
+        "js": summed(js, first),
         "half_square": summed(half_square_distance(states[first], states[second]), first),
         "total": [np.asarray(vector) for vector in summed(states[aligned], aligned)],
         "squares": summed(states[aligned].square().sum(-1), aligned),

@@ -1,4 +1,4 @@
-"""Where architectures differ: the output embedding, the state it multiplies, the token it is for."""
+"""The differences between architectures: the output embedding, its input state, and the token that the state is for."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from equiframe.errors import InputError, ModelError
 
 @dataclass(frozen=True)
 class Read:
-    """What one forward pass gave.
+    """The result of one forward pass.
 
     Args:
-        states: the features asked for, [tokens, dim].
-        logits: vocabulary scores at the places asked for, [places, vocabulary], None where not asked.
-        layers: what the embeddings and each layer gave, [batch, length, dim] each; empty where not asked.
+        states: the requested features, [tokens, dim].
+        logits: vocabulary scores at the requested places, [places, vocabulary]; None if not requested.
+        layers: outputs of the embeddings and of each layer, [batch, length, dim] each; empty if not requested.
     """
 
     states: Tensor
@@ -33,14 +33,14 @@ class Read:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, out of what data parallelism or a compiler has put around it."""
+    """The model itself, without the wrappers of data parallelism or of a compiler."""
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
     return model
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where a model takes its input; where it is spread over devices, off-loaded parts follow the others."""
+    """The device of a model's input; for a model that is spread over devices, off-loaded parts come last."""
     places = (getattr(model, "hf_device_map", None) or {}).values()
     if not places:
         return next(model.parameters()).device
@@ -60,7 +60,7 @@ def weights_in_place(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @contextlib.contextmanager
 def own_forward(model: nn.Module) -> Iterator[None]:
-    """A model in training without the autocast that accelerate has put around its forward; as it was afterwards."""
+    """Remove the autocast that accelerate puts around the forward pass of a model in training, and restore it later."""
     attributes = vars(unwrap(model))
     wrapped = attributes.pop("forward", None)
     try:
@@ -72,7 +72,7 @@ def own_forward(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, afterwards as it was."""
+    """Put every module into evaluation mode, and restore the modes later."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -135,7 +135,7 @@ def forward_at(
     """Run a language model once and apply its output embedding only where it is read.
 
     A hook on the output embedding keeps its input, which is the state that the classifier multiplies in
-    every architecture, and hands on the rows wanted. Everything below runs as usual.
+    every architecture, and passes on only the requested rows. Everything below runs as usual.
 
     Args:
         model: a masked or causal language model, possibly wrapped for data parallelism.
@@ -191,7 +191,7 @@ def pair(
     """Which states are features, and the class of each.
 
     ``aligned``: in a masked LM the state at t belongs to token t, in a causal LM to token t + 1; padding
-    and special tokens are no classes. In a batch masked for training, ``true_ids`` holds the text before
+    and special tokens are not classes. In a batch masked for training, ``true_ids`` holds the text before
     masking, and only places that show their own token count, as in an audit of unmasked text.
 
     ``paper``: what the paper's code does with every model. The state at t belongs to ``input_ids[t + 1]``,
@@ -201,7 +201,7 @@ def pair(
         kind: masked or causal.
         input_ids: what the model reads, [batch, length].
         attention_mask: 1 on tokens, 0 on padding, [batch, length].
-        special_ids: ids that are no classes, [specials].
+        special_ids: ids that are not classes, [specials].
         true_ids: the text before masking, [batch, length].
         pairing: see above.
 

@@ -24,7 +24,7 @@ def builtin(name: str) -> Path:
     """The folder of a built-in model.
 
     Raises:
-        ModelError: no such model, or its data wheel is not installed.
+        ModelError: the model does not exist, or its data wheel is not installed.
     """
     if name == "builtin:mini-mlm":
         return Path(str(importlib.resources.files("equiframe.models") / "mini_mlm"))

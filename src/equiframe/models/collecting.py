@@ -1,4 +1,4 @@
-"""Stream text through a model into class statistics, in one pass over the text."""
+"""Streams text through a model into class statistics, in one pass over the text."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _MASK_FOLDS = 7  # masked features: each token is masked once, about 15 % of the
 
 @dataclass(frozen=True)
 class Collected:
-    """What one pass over a text leaves.
+    """The result of one pass over a text.
 
     Args:
         statistics: counts, means and scatter of the classes.
         held_out_states: features of texts kept out of the statistics, for NC4, [tokens, dim].
         held_out_ids: their classes, [tokens].
-        texts: texts read.
-        truncated: texts longer than the model's window, cut at its end.
+        texts: number of texts that were read.
+        truncated: number of texts longer than the model's window, which were cut at its end.
     """
 
     statistics: ClassStatistics
@@ -90,11 +90,11 @@ def collect(
         class_ids: token ids to follow, [classes]; by default the whole vocabulary.
         pairing: see :func:`equiframe.models.adapter.pair`.
         feature: see :func:`equiframe.models.adapter.forward_at`.
-        visibility: for a masked LM, whether a token's state is read with the token in sight (one pass), or
+        visibility: for a masked LM, whether a token's state is read with the token visible (one pass), or
             masked (each token masked once, in seven passes). Causal LMs never see the token.
-        held_out_every: share of the texts kept for NC4, as one in so many.
-        held_out_tokens: no further text is kept after so many tokens.
-        token_budget: places of one forward pass, padding included; a batch too large for the memory is halved,
+        held_out_every: one in this many texts is kept for NC4.
+        held_out_tokens: number of tokens after which no more texts are kept.
+        token_budget: places of one forward pass, including padding; a batch that does not fit into memory is halved,
             with a warning.
         progress: called with the number of texts read since the last call.
 
@@ -221,7 +221,7 @@ def _own_features(
 def _features_in_memory(
     language_model: LanguageModel, input_ids: Tensor, mask: Tensor, how: _How
 ) -> list[tuple[Tensor, Tensor]]:
-    """Features and class ids of one padded batch, computed in parts where the memory does not suffice."""
+    """Features and class ids of one padded batch, computed in parts if memory is insufficient."""
     device = language_model.device
 
     def read(texts: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""From text to batches whose positions are those of the text, whatever side the tokenizer pads or cuts on."""
+"""Turns text into batches that keep the positions of the text, whatever side the tokenizer pads or cuts on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from equiframe.models.language_model import LanguageModel
 
 
 def check_length(language_model: LanguageModel, max_length: int, *, option: str) -> None:
-    """Refuse a length at which nothing is left of a text, or for a causal LM nothing that could be predicted.
+    """Refuse a length that leaves nothing of a text, or for a causal LM nothing to predict.
 
     Args:
-        language_model: whose tokenizer encodes.
-        max_length: in tokens, special ones included.
-        option: what the user calls it.
+        language_model: the model, whose tokenizer encodes.
+        max_length: length in tokens, including special tokens.
+        option: the option's name for the user.
 
     Raises:
-        InputError: says how long examples must be at the least.
+        InputError: the length is too small; the message says the minimum.
     """
     specials = language_model.tokenizer.num_special_tokens_to_add()
     least = max(specials + 1, 2 if language_model.kind == "causal" else 1)
@@ -38,10 +38,10 @@ def cut_at_end(tokenizer: PreTrainedTokenizerBase, *texts: Any, max_length: int,
     """Encode text; what is longer than ``max_length`` tokens, special ones included, loses its end.
 
     Args:
-        tokenizer: its own ``truncation_side`` does not count, and is left as it was.
+        tokenizer: tokenizer of the model; its ``truncation_side`` is ignored and not changed.
         *texts: one text, a pair, or a list of texts.
-        max_length: in tokens.
-        **options: of the tokenizer.
+        max_length: length in tokens.
+        **options: options of the tokenizer.
     """
     side, tokenizer.truncation_side = tokenizer.truncation_side, "right"
     try:
@@ -51,10 +51,10 @@ def cut_at_end(tokenizer: PreTrainedTokenizerBase, *texts: Any, max_length: int,
 
 
 class PadRight:
-    """From token ids to a batch padded on the right, where padding moves no token's position.
+    """Makes batches of token ids, padded on the right, so that padding does not move any token.
 
     Args:
-        language_model: whose padding id is used.
+        language_model: the model, whose padding id is used.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:

@@ -1,4 +1,4 @@
-"""What a model turns out to be when it is asked, in two short forward passes, whatever its configuration says."""
+"""Finds out what a model is in two short forward passes, whatever its configuration says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Examination:
 
     Args:
         rows: tokens that have an embedding and a logit.
-        pad_id: an id for padding that the model knows. Padding is never attended, so any will do.
+        pad_id: an id for padding that the model knows. Padding is never attended, so any id works.
         window: the longest sequence, in tokens: by the table of positions that the forward pass reads, else by the
             configuration and the tokenizer.
-        reads_padding: what it says of a text changes with the padding beside it, as in FNet and ConvBERT. Such a model
-            reads texts of one length at a time.
+        reads_padding: whether padding changes the output for a text, as in FNet and ConvBERT. Such a model reads texts
+            of one length at a time.
     """
 
     rows: int
@@ -39,17 +39,17 @@ class Examination:
 
 @torch.inference_mode()
 def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: ModelKind) -> Examination:
-    """Look at a model before its numbers are believed.
+    """Examine a model before its numbers are used.
 
     Args:
         name: name of the model, for the message.
-        model: with its head.
+        model: the model with its head.
         tokenizer: its tokenizer.
-        kind: what the model is taken for.
+        kind: the expected kind of the model.
 
     Raises:
-        ModelError: the tokenizer has no word; the model reads ahead and is taken for causal, or does not and is taken
-            for masked.
+        ModelError: the tokenizer has no word; or the model reads later tokens and was expected to be causal, or does
+            not read them and was expected to be masked.
     """
     rows = min(len(model.get_input_embeddings().weight), len(classifier(model)))
     specials = set(tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""What transformers says, in one line with the fix, or not at all."""
+"""Turns messages of transformers into one line that says what to do, or silences them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from equiframe.options import first_line
 
 @contextlib.contextmanager
 def explained(name: str, model_args: Iterable[str] = ()) -> Iterator[None]:
-    """Turn what transformers says of an unusable model into one line with the fix."""
+    """Turn an error of transformers about an unusable model into one line that says what to do."""
     try:
         yield
     except ModelError:
@@ -41,7 +41,7 @@ def explained(name: str, model_args: Iterable[str] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' reports and progress bars; as they were afterwards."""
+    """Silence the reports and progress bars of transformers, and restore them later."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

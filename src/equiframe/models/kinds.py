@@ -1,4 +1,4 @@
-"""Masked or causal, and the class of transformers that loads such a model."""
+"""The kind of a model, masked or causal, and the class of transformers that loads it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def auto_class(kind: ModelKind, config: Any) -> Any:
 
 
 def kind_of(config: Any, name: str, given: ModelKind | None) -> ModelKind:
-    """Masked or causal, as given, else by the class that saved the checkpoint, else by the only class that fits."""
+    """The kind of a model: as given, else by the class that saved the checkpoint, else by the only class that fits."""
     saved = (getattr(config, "architectures", None) or [config.model_type])[0]
     if config.is_encoder_decoder:
         raise ModelError(

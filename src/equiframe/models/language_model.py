@@ -1,4 +1,4 @@
-"""A language model as the rest of the library sees it."""
+"""A language model, as the rest of the library uses it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from equiframe.requests import TextCodec
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model with its tokenizer, and what the rest of the library needs to know of it.
+    """A model with its tokenizer, and what the rest of the library needs to know about it.
 
     Args:
-        name: as the user gave it.
-        model: in evaluation mode.
+        name: name that the user gave.
+        model: the model, in evaluation mode.
         tokenizer: its tokenizer.
         kind: masked or causal.
     """
@@ -40,7 +40,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; of one that is spread over several places, where it takes its input."""
+        """The device of the model, or of its input if the model is spread over several devices."""
         return input_device(self.model)
 
     @property
@@ -56,7 +56,7 @@ class LanguageModel:
 
     @property
     def precision(self) -> str:
-        """In what its numbers are computed: ``bfloat16``, or ``float32, quantised by torchao``."""
+        """The precision of its numbers: ``bfloat16``, or ``float32, quantised by torchao``."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         if not is_quantised(self.model):
             return dtype

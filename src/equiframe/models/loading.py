@@ -1,4 +1,4 @@
-"""From a name to a model: the hub, a local directory, a GGUF file, an adapter, or one of the two built-in models."""
+"""Loads a model by name: from the Hub, a local directory, a GGUF file, an adapter, or one of the built-in models."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def load(
 
 
 def _check(name: Any, kind: Any, device: Any, dtype: Any, device_map: DeviceMap, model_args: Mapping[str, Any]) -> None:
-    """Refuse options that no model could be loaded with."""
+    """Refuse options with which no model can be loaded."""
     if not isinstance(name, str | Path):
         raise InputError(f"a model is a name or a folder, found {name!r:.60}")
     check_choice("--kind", kind, ModelKind | None)
@@ -152,7 +152,7 @@ def _adapted(
 
 
 def _examined(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: ModelKind) -> LanguageModel:
-    """A model ready for use; what is wrong with it is said now, and not after hours."""
+    """A model that is ready for use; problems are reported now, and not after hours."""
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise ModelError(f"{name}: its tokenizer has no mask token; if the model is causal, say --kind causal")
     if tokenizer.pad_token is None:

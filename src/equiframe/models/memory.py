@@ -1,4 +1,4 @@
-"""Going on where the memory of a device does not suffice."""
+"""Continues in smaller parts if the memory of a device is insufficient."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def in_less_memory(
 
     Args:
         attempt: from a size to the result, which does not depend on it but for rounding.
-        size: to begin with.
-        smaller: from a size that was too large to the next one, and what the warning says of it.
+        size: the first size to try.
+        smaller: returns the next size after one that was too large, and the text of the warning.
 
     Returns:
-        The result, and the size that did.
+        The result, and the size that worked.
 
     Raises:
-        ModelError: from ``smaller``, where there is no smaller size.
+        ModelError: raised by ``smaller`` if there is no smaller size.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A text and its counterfactual as a model reads them, and what may be asked at which of their places."""
+"""A text and its counterfactual as a model reads them, and what can be asked at each place."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Reading(NamedTuple):
 
 
 def check_offsets(language_model: LanguageModel, needs: str) -> None:
-    """Refuse a tokenizer that does not tell where its tokens stand in a text.
+    """Refuse a tokenizer that does not give the positions of tokens in a text.
 
     Args:
-        language_model: whose tokenizer it is.
-        needs: what has to know it, for the message.
+        language_model: the model with the tokenizer.
+        needs: what needs the positions, for the message.
 
     Raises:
-        InputError: it is not a fast tokenizer.
+        InputError: the tokenizer is not a fast one.
     """
     if not language_model.tokenizer.is_fast:
         raise InputError(

@@ -19,10 +19,10 @@ _OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 
 
 def adapter_of(name: str, source: Source) -> Mapping[str, Any] | None:
-    """The configuration of an adapter, None where the files are those of a whole model.
+    """The configuration of an adapter, or None if the files are those of a whole model.
 
     Raises:
-        ModelError: it names no base model, or it belongs to no language model.
+        ModelError: the adapter names no base model, or does not belong to a language model.
     """
     file = None if source.is_gguf else find_adapter_config_file(source.where, **source.options)
     if file is None:

@@ -161,7 +161,7 @@ def test_a_slow_tokenizer_is_refused(language_model):
     class Slow:
         is_fast = False
 
-    with pytest.raises(ValueError, match="does not tell where its tokens stand in a text, which it has to know"):
+    with pytest.raises(ValueError, match="does not give the positions of tokens in a text, which it needs"):
         check_offsets(dataclasses.replace(language_model, tokenizer=Slow()), "it")
 
 

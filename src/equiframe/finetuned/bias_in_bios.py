@@ -1,4 +1,4 @@
-"""Bias-in-Bios: whether occupations are read off biographies of men and women alike."""
+"""Bias-in-Bios: whether a classifier finds occupations equally well in biographies of men and of women."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
     name = "bias_in_bios"
     about = About(
         "Bias in Bios",
-        "Gender was inferred from pronouns, as one of two; biographies from the web. Of one seed of fine-tuning.",
+        "Gender was inferred from pronouns, as one of two. Biographies come from the web. One seed of fine-tuning.",
         {
             "accuracy": Term("accuracy", "share of occupations found"),
             "tpr_gap": Term("gap", "share found of men minus of women, over all biographies"),

@@ -1,4 +1,4 @@
-"""Bias-NLI: whether an inference model takes an occupation for a gender."""
+"""Bias-NLI: whether an inference model draws conclusions about gender from an occupation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     name = "bias_nli"
     about = About(
         "Bias-NLI",
-        "Wooden templates of occupations and genders, far from what a model is fine-tuned on here; of one seed of"
+        "Simple templates of occupations and genders, far from the data that the model is fine-tuned on. One seed of"
         " fine-tuning.",
         {
             "nn": Term("net neutral", "mean probability of neutral"),

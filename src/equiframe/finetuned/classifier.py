@@ -1,4 +1,4 @@
-"""Fine-tune a copy of a language model with a new head, and keep what it gave."""
+"""Fine-tunes a copy of a language model with a new head, and stores its outputs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _SAVE_STEPS = 500
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a fine-tuned model gave for the evaluation examples.
+    """The outputs of a fine-tuned model for the evaluation examples.
 
     Args:
-        outputs: one row an example, [examples, outputs], not-a-number where it could not be read.
-        excluded: why not, by position of the example.
+        outputs: one row per example, [examples, outputs], not-a-number if the example could not be read.
+        excluded: reasons, by position of the example.
         cut: positions of the examples whose text was cut.
         steps: optimizer steps.
         accuracies: on the development examples after each epoch, empty where there are none.

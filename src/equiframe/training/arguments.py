@@ -1,4 +1,4 @@
-"""From a method's published settings and the user's wishes to the arguments of the Trainer."""
+"""Makes the arguments of the Trainer from a method's published settings and the user's options."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from equiframe.training.sharding import is_sharding
 
 
 def with_half_the_batch(fine_tuning: FineTuning, settings: Settings) -> FineTuning:
-    """The same examples a step in batches of half the size, or, where that is odd, of one.
+    """The same number of examples per step in batches of half the size, or of one example if the size is odd.
 
     Raises:
-        ModelError: a batch is one example already.
+        ModelError: a batch already has only one example.
     """
     size = fine_tuning.batch_size or settings.batch_size
     if size == 1:
@@ -44,7 +44,7 @@ def check_trackers(names: Sequence[str]) -> None:
             if name in INTEGRATION_TO_CALLBACK:
                 problem, fix = "that tracker is not installed", f"pip install {name}"
             else:
-                problem, fix = "the Trainer knows no such tracker", f"give {', '.join(INTEGRATION_TO_CALLBACK)}"
+                problem, fix = "the Trainer does not know this tracker", f"give {', '.join(INTEGRATION_TO_CALLBACK)}"
             raise InputError(f"--report-to {name}: {problem}: {fix}, or leave the option out")
 
 
@@ -97,7 +97,7 @@ def training_arguments(
 
 
 class OneDevice(TrainingArguments):
-    """Arguments of a Trainer that takes one device a process, where the Trainer's own would take every GPU it sees.
+    """Arguments of a Trainer that uses one device per process; those of the Trainer itself use every visible GPU.
 
     Several GPUs in one process mean ``nn.DataParallel``, which splits batches whose places an objective has chosen.
     """
@@ -109,6 +109,6 @@ class OneDevice(TrainingArguments):
 
 
 def best_precision(device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 on a GPU that has instructions for it, else float32: every processor then gives the same numbers."""
+    """bf16 on a GPU that supports it, else float32, so that every CPU gives the same numbers."""
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if on_gpu else "fp32"

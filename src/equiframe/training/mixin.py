@@ -1,4 +1,4 @@
-"""The (U)NC3 term in anyone's Hugging Face Trainer."""
+"""Adds the (U)NC3 term to any Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FILE = "unc3.safetensors"
 class UNC3Mixin:
     """Adds lambda times the spread of the cosines to the loss of a Trainer, whatever that loss is.
 
-    The features are what the Trainer's own forward pass hands to the output embedding; there is no second
-    pass. The term counts once an optimizer step, however many batches are accumulated. Its value is logged
-    beside the loss (``unc3``, ``unc3_weight``, ``mean_cosine``), and its class means are part of each checkpoint.
+    The features are the input of the output embedding in the Trainer's own forward pass; there is no second pass.
+    The term counts once per optimizer step, however many batches are accumulated. Its value is logged next to the
+    loss (``unc3``, ``unc3_weight``, ``mean_cosine``), and its class means are part of each checkpoint.
 
-    Put it before the Trainer, that of transformers or one made from it, such as trl's SFTTrainer.
+    Put it before the Trainer of transformers, or before a Trainer derived from it, such as trl's SFTTrainer.
 
     Args:
         unc3: the term, with its words and weight.
@@ -35,7 +35,7 @@ class UNC3Mixin:
         **kwargs: as for the Trainer.
 
     Raises:
-        InputError: several GPUs in one process, or weights shared out by the first FSDP.
+        InputError: several GPUs in one process, or weights sharded by the first FSDP.
         ModelError: the model has no output embedding, or a frozen one and a term that reaches nothing else; or (on
             training) computed its loss without it, as fused losses do.
 

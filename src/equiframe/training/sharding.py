@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimizer state shared out over the ranks, and put together again."""
+"""FSDP2: shards weights, gradients and optimizer state over the ranks, and gathers them again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from equiframe.errors import InputError
 
 
 def is_sharding() -> bool:
-    """Whether ``accelerate launch`` was told to share out the weights."""
+    """Whether ``accelerate launch`` was told to shard the weights."""
     return dist.is_initialized() and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
@@ -28,10 +28,10 @@ def check_version(version: int | str) -> None:
 
 
 def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> nn.Module:
-    """Share out a model's weights, in place: each layer of the stack is a unit, all the rest is one.
+    """Shard a model's weights, in place: each layer of the stack is a unit, and the rest is one unit.
 
     accelerate makes a unit of the embeddings too, and fails on heads such as BERT's, which share a bias with
-    their last linear map. It leaves a model alone that is shared out already.
+    their last linear map. It does not change a model that is already sharded.
 
     Args:
         model: whole on every rank.
@@ -56,7 +56,7 @@ def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> nn.Module
 
 
 def gather(model: nn.Module, skeleton: nn.Module) -> nn.Module:
-    """The weights of a model that was shared out, whole on every rank, in its skeleton."""
+    """The complete weights of a sharded model on every rank, in its skeleton."""
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     skeleton.load_state_dict(state, assign=True)
     skeleton.tie_weights()  # type: ignore[operator]

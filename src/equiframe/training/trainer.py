@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer with a debiasing objective in the place of the model's own loss."""
+"""The Hugging Face Trainer with a debiasing objective instead of the model's own loss."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 
 
 class LengthGrouped(LengthGroupedSampler):
-    """Batches of like length whose order follows from seed and epoch alone.
+    """Batches of similar length in an order that depends only on seed and epoch.
 
-    The Trainer's own sampler draws from the global generator, whose state at the start of an epoch a
-    resumed run does not know.
+    The Trainer's own sampler draws from the global generator, and a resumed run does not know the state of that
+    generator at the start of an epoch.
     """
 
     def __init__(self, batch_size: int, *, dataset: Any, seed: int) -> None:
@@ -160,7 +160,7 @@ class _Marking(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Tell how far training has come."""
+    """Report the progress of training."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
@@ -190,23 +190,24 @@ class _OwnParameters(TrainerCallback):
 
 
 class DebiasingTrainer(ResumableTrainer):
-    """Fine-tune with an :class:`~equiframe.methods.objective.Objective`; all else is the Trainer's.
+    """Fine-tune with an :class:`~equiframe.methods.objective.Objective`; everything else is done by the Trainer.
 
-    The named parts of the loss are averaged between two logs and logged beside it. What the objective
+    The named parts of the loss are averaged between two logs and logged next to it. What the objective
     accumulates, such as the class means of (U)NC3, is saved in each checkpoint and restored on resume, so
-    that a resumed run continues as if it had not stopped. A loss that is not finite ends the run.
+    that a resumed run continues as if it had not been interrupted. A loss that is not finite ends the run.
 
-    An objective's own parameters, such as MABEL's projection, are trained beside the model's: same optimizer,
+    An objective's own parameters, such as MABEL's projection, are trained with the model's: same optimizer,
     rate and clipping, gradients averaged over ranks. They are not part of the model that is saved.
 
     Args:
-        objective: from a batch to a loss.
+        objective: computes the loss of a batch.
         watch: numbers of the model in evaluation mode by column, logged next to the loss of a step.
-        watch_steps: after the first step, and whenever so many are done; 0 for never.
+        watch_steps: number of steps between two calls of ``watch``, which is also called after the first step; 0 for
+            never.
         **arguments: as for :class:`transformers.Trainer`.
 
     Raises:
-        InputError: the weights are shared out (FSDP), and the objective or ``watch`` needs them whole.
+        InputError: the weights are sharded (FSDP), and the objective or ``watch`` needs the complete model.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class DebiasingTrainer(ResumableTrainer):
             self._skeleton = shard(self.model, self.accelerator.state.fsdp_plugin)
 
     def whole_model(self) -> Any:
-        """The model with the weights it has now, whole on every rank, in float32 and without autocast around it."""
+        """The model with its present weights, complete on every rank, in float32 and without autocast."""
         if self._skeleton is not None:
             return gather(self.model, self._skeleton)
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -350,6 +351,6 @@ def load_state(module: nn.Module, file: Path) -> None:
 
 
 def complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in a folder that was written to its end, None if there is none."""
+    """The newest complete checkpoint in a folder, or None."""
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / _COMPLETE).exists()]
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None

@@ -300,7 +300,7 @@ def test_a_good_file(tmp_path):
         (HEADER + MAN.replace("\tson", "\tmas") + WOMAN, "line 2: no word 'mas' in 'My son is a mason.'"),
         (HEADER + MAN + WOMAN.replace("a mason.\t", "a cook.\t"), "line 3: no 'mason' after 'daughter'"),
         (HEADER + MAN + WOMAN.replace("mason", "cook"), "line 3: cook, male, .* but mason, male, .* in line 2"),
-        (HEADER + "1\t2\n", "line 2: 2 columns, expected 10"),
+        (HEADER + "1\t2\n", "line 2: found 2 columns, expected 10"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_line(tmp_path, text, said):

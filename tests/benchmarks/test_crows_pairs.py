@@ -191,7 +191,7 @@ def test_a_good_file(tmp_path):
         (HEADER.replace("sent_less", "less") + ROW, "line 1: no column 'sent_less'"),
         (HEADER + ROW + ROW.replace("stereo,", "more,"), "line 3: stereo_antistereo is 'more', expected stereo or"),
         (HEADER + ROW.replace("He is", " "), "line 2: sent_less is empty"),
-        (HEADER + ROW + "1,a,b\n", "line 3: 3 columns, expected 8"),
+        (HEADER + ROW + "1,a,b\n", "line 3: found 3 columns, expected 8"),
         (HEADER, "the file has no pair"),
         ("", "line 1: no column"),
     ],

@@ -169,7 +169,7 @@ def test_an_older_record_had_the_defaults_of_options_that_came_later(spec):
     config = cells(spec)[CellKey(spec.models[0], "bec", "plain", 0)]
     recorded = config.plain()
     older = {**recorded, "fine_tuning": {k: v for k, v in recorded["fine_tuning"].items() if k != "lora_rank"}}
-    del older["chat_template"], older["watch"]
+    del older["chat_template"], older["watch"], older["generation"]
     assert module._with_defaults(older, config) == recorded
     changed = module._with_defaults({**older, "fine_tuning": {"max_steps": 4}}, config)
     assert changed["fine_tuning"] != recorded["fine_tuning"]
@@ -279,10 +279,10 @@ def test_terms_of_counterfactual_collapse_beside_a_method(content):
 def test_rank_correlations_of_collapse_with_bias():
     """By scipy over the cells, a model before fine-tuning once."""
 
-    def cell(model, arm, seed, cc1, far):
+    def cell(model, method, arm, seed, cc1, far):
         return StudyCell(
             model=model,
-            method="m",
+            method=method,
             arm=arm,
             seed=seed,
             unc3=cc1,
@@ -291,13 +291,9 @@ def test_rank_correlations_of_collapse_with_bias():
             distances={"lpbs": far},
         )
 
-    cells = [cell("a", "before", seed, 0.5, 3.0) for seed in (0, 1)]
-    cells += [
-        cell("a", arm, seed, 0.1 * at, far)
-        for at, (arm, seed, far) in enumerate(
-            [("plain", 0, 1.0), ("plain", 1, 0.5), ("unc3", 0, 2.5), ("unc3", 1, 2.0)]
-        )
-    ]
+    cells = [cell("a", "", "before", seed, 0.5, 3.0) for seed in (0, 1)]
+    tuned = [("bec", "plain", 1.0), ("cda", "plain", 0.5), ("bec", "unc3", 2.5), ("cda", "unc3", 2.0)]
+    cells += [cell("a", method, arm, 0, 0.1 * at, far) for at, (method, arm, far) in enumerate(tuned)]
     found = {f.name: f for f in study_figures._association("a", cells, 0, 200)}
     assert set(found) == {"CC1 gender with pooled gain", "CC1 gender with distance of lpbs"}  # NC1 was not measured
     expected = spearmanr([0.5, 0.0, 0.1, 0.2, 0.3], [3.0, 1.0, 0.5, 2.5, 2.0]).statistic
@@ -307,3 +303,5 @@ def test_rank_correlations_of_collapse_with_bias():
     assert found["CC1 gender with pooled gain"].value == pytest.approx(-0.6)
     over_models = {f.name for f in study_figures._association("", cells, 0, 200)}
     assert over_models == {"CC1 gender with distance of lpbs"}  # a gain is relative to one model
+    of_seeds = [cell("a", "bec", "plain", seed, 0.1 * seed, 1.0 - 0.1 * seed) for seed in range(6)]
+    assert not list(study_figures._association("a", of_seeds, 0, 200))  # one method alone says nothing of collapse

@@ -46,7 +46,7 @@ def test_json_lines_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", "one two\n", "no text of three words or more"),
+        ("a.txt", "one two\n", "the file has no text of three or more words"),
         ("a.jsonl", '{"text": "she is a nurse"}\n{"txt": "x"}\n', "line 2: no field 'text'"),
         ("a.jsonl", '{"text": 3}\n', "line 1: 'text': expected a string, found int"),
     ],

@@ -117,7 +117,7 @@ def test_the_command(invoke, server, seat, tmp_path):
     assert locate("seat/weat1", tmp_path / "mine").file.origin == "user"
     listed = invoke("data", "list", "--json").output
     assert '{"name": "seat/weat1", "here": "yes", "origin": "authors", "licence": "CC BY-NC 4.0"' in listed
-    for wrong, said in ((["seet"], "did you mean seat"), ([], "or give --all"), (["seat", "--all"], "or give --all")):
+    for wrong, said in ((["seet"], "Did you mean seat"), ([], "or give --all"), (["seat", "--all"], "or give --all")):
         done = invoke("data", "get", *wrong)
         assert done.exit_code == 2
         assert said in done.output
@@ -126,7 +126,7 @@ def test_the_command(invoke, server, seat, tmp_path):
 def test_groups_and_names():
     assert set(known_names(["bec_pro", "crows_pairs"])) == {"crows_pairs", "bec_pro/en", "bec_pro/de"}
     assert known_names([]) == list(KNOWN)
-    with pytest.raises(InputError, match="did you mean"):
+    with pytest.raises(InputError, match="Did you mean"):
         known_names(["bec_prof"])
 
 

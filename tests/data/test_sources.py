@@ -137,7 +137,7 @@ def test_a_missing_file_names_every_way_to_get_it(tmp_path, no_wheel):
 
 
 def test_an_unknown_name_has_a_neighbour():
-    with pytest.raises(InputError, match="did you mean stereoset/dev"):
+    with pytest.raises(InputError, match="Did you mean stereoset/dev"):
         locate("stereoset/deb")
 
 
@@ -241,8 +241,8 @@ def test_a_table_is_read_with_its_line_numbers(tmp_path):
     [
         ("a,b\n1,2\n", "line 1: no column 'c'. Available: a, b"),
         ("", "line 1: no column 'a'. Available: none"),
-        ("a,c\n1\n", "line 2: 1 columns, expected 2, cut short at 'c'"),
-        ("a,c\n1,2,3\n", "line 2: 3 columns, expected 2"),
+        ("a,c\n1\n", "line 2: found 1 columns, expected 2, cut short at 'c'"),
+        ("a,c\n1,2,3\n", "line 2: found 3 columns, expected 2"),
         ('a,c\n1,"2\n', "line 2: not a table"),
         ("a,c\n1," + "2" * 200_000 + "\n", "line 2: not a table"),
     ],

@@ -149,7 +149,11 @@ def test_corpora(folder, tmp_path, monkeypatch):
             '{"gold_label": "maybe", "sentence1": "a", "sentence2": "b"}',
             "label is 'maybe'",
         ),
-        ("snli/snli_1.0_train.jsonl", '{"gold_label": "neutral", "sentence1": 1, "sentence2": "b"}', "is no text"),
+        (
+            "snli/snli_1.0_train.jsonl",
+            '{"gold_label": "neutral", "sentence1": 1, "sentence2": "b"}',
+            "expected a text, found 1",
+        ),
         ("snli/snli_1.0_train.jsonl", '{"sentence1": "a", "sentence2": "b"}', "no field 'gold_label'"),
         ("snli/snli_1.0_train.jsonl", '{"gold_label": "-", "sentence1": "a", "sentence2": "b"}', "no labelled pair"),
         ("sick/SICK_train.txt", SICK + ROWS.replace("NEUTRAL", "NONE"), "line 3: label is 'none'"),
@@ -169,7 +173,7 @@ def test_malformed_lists_are_named(folder):
         BiasNLI().evaluation_data(DataSource.of(folder))
     put(folder / "Bias-NLI/data/word_lists/nouns/objects/food", "\n")
     put(folder / "Bias-NLI/data/word_lists/nouns/people/gendered_words", "man\n")
-    with pytest.raises(DataError, match="food: no word in it"):
+    with pytest.raises(DataError, match="food: the file has no word"):
         BiasNLI().evaluation_data(DataSource.of(folder))
 
 

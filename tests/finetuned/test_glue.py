@@ -184,7 +184,7 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path):
     [
         ("cola", "", "the file has no example"),
         ("cola", "a\tb\tc\n", "line 1: columns a, b, c"),
-        ("cola", "a\t1\nb\n", "line 2: 1 columns, expected 2"),
+        ("cola", "a\t1\nb\n", "line 2: found 1 columns, expected 2"),
         ("cola", "a\tyes\n", "line 1: label is 'yes', expected 0 or 1"),
         ("sst2", "text\tlabel\na\t1\n", "line 1: columns text, label"),
         ("sst2", "sentence\tlabel\n", "the file has no example"),
@@ -193,10 +193,10 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path):
             "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tneutral\n",
             "line 2: label is 'neutral', expected",
         ),
-        ("rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\n", "line 2: 3 columns, expected 4"),
+        ("rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\n", "line 2: found 3 columns, expected 4"),
         ("stsb", "a\tb\tc\td\t6\te\tf\n", "line 1: score is '6', expected a number from 0 to 5"),
         ("stsb", "a\tb\tc\td\tnan\te\tf\n", "line 1: score is 'nan'"),
-        ("stsb", "a\tb\tc\td\t1\te\tf\ng\n", "line 2: 1 columns, expected 7 or more"),
+        ("stsb", "a\tb\tc\td\t1\te\tf\ng\n", "line 2: found 1 columns, expected 7 or more"),
         ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n4\t5\n", "the file has no example"),
     ],
 )

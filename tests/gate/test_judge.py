@@ -187,7 +187,7 @@ def test_what_is_missing_is_named(make_run, preferring):
     run = make_run(pairs=preferring(200, 400))
     loss = make_run(lm_loss=np.full(100, 4.0))
     for limit, before, name, said in (
-        ({"within": 5}, None, "lm_loss overall.loss", f"the run after has not measured lm_loss; it has {PAIRS}"),
+        ({"within": 5}, None, "lm_loss overall.loss", f"the run after has not measured lm_loss. Available: {PAIRS}"),
         ({"within": 5}, None, f"{PAIRS} overall.prefer", "Similar measures: overall.prefers_stereotype"),
         ({"no_worse_by": 5}, None, SHARE, "give --against"),
         ({"no_worse_by": 5}, loss, SHARE, f"the run before has not measured {PAIRS}. Available: lm_loss"),

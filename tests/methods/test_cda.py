@@ -168,7 +168,7 @@ def test_nothing_is_left_after_an_interruption(masked_model, temporary, kind):
 
 
 def test_a_text_with_nothing_in_it(masked_model, written, temporary):
-    with pytest.raises(DataError, match=r"text\.txt: no text of three words"):
+    with pytest.raises(DataError, match=r"text\.txt: the file has no text of three or more words"):
         data(masked_model, text=written("too short"))
     assert list(temporary.iterdir()) == []
 

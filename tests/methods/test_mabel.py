@@ -293,7 +293,7 @@ def test_impossible_options_are_refused(option, value):
 
 def test_data_that_is_not_there_or_malformed(masked_model, tmp_path):
     (tmp_path / "bad.csv").write_text("orig_sent0,orig_sent1,aug_sent0,aug_sent1\na,b,c\n")
-    for spec, said in (("bad", "no entailment pairs 'bad'"), (str(tmp_path / "bad.csv"), "line 2: 3 columns")):
+    for spec, said in (("bad", "no entailment pairs 'bad'"), (str(tmp_path / "bad.csv"), "line 2: found 3 columns")):
         with pytest.raises(DataError, match=said):
             MABEL(data=spec).training_data(masked_model, source=DataSource(), max_length=32, seed=0)
 

@@ -17,7 +17,7 @@ from equiframe.config import AuditOptions
 from equiframe.data import CounterfactualSwapper
 from equiframe.errors import InputError
 from equiframe.models.pairs import Role, group_ids, read_pair
-from equiframe.record import ContextsResult, Metrics, ModelDescription, RunRecord
+from equiframe.record import ContextsResult, Metrics, ModelDescription, Provenance, RunRecord
 from equiframe.report import run_page
 from equiframe.runs.audit import audit_model
 from equiframe.runs.contexts import read_contexts
@@ -163,7 +163,7 @@ def record(lm, tmp_path, **more):
         name="tiny", kind=lm.kind, architecture="x", parameters=1, vocabulary=1, fingerprint=lm.fingerprint()
     )
     metrics = Metrics(verb="audit", model=model, collapse=found.results, contexts=found.contexts)
-    return RunRecord({}, metrics, classes=found.classes, vectors=found.vectors, pairs=found.pairs)
+    return RunRecord(Provenance(), metrics, classes=found.classes, vectors=found.vectors, pairs=found.pairs)
 
 
 def test_record_report_and_comparison(language_model, tmp_path):
@@ -219,7 +219,7 @@ def test_audits_of_other_states_are_not_compared(language_model, tmp_path):
     before = record(language_model, tmp_path, pairs=8)
     metrics = before.metrics.model_copy(update={"collapse": []})
     records = {
-        feature: RunRecord({"audit": {"feature": feature}}, metrics, pairs=before.pairs)
+        feature: RunRecord(Provenance(audit={"feature": feature}), metrics, pairs=before.pairs)
         for feature in ("decoder-input", "last-layer")
     }
     with pytest.raises(InputError, match="differ in feature: audit one again"):

@@ -27,7 +27,7 @@ from equiframe.uncertainty import RESAMPLES
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
 _UNITS = {"mean gain": "share", "pooled gain": "share", "mean change": "points"}
 _POINTS = ("%", "points")
-_FEWEST_CELLS = 4  # for a rank correlation
+_FEWEST_CELLS, _FEWEST_ARMS = 4, 4  # for a rank correlation: those that differ in the seed alone say little
 _OF_WORDS = {"(U)NC3": "unc3", "NC1": "nc1_log_cdnv_mean", "NC3": "nc3_self_duality"}
 _OF_CONTEXTS = {"CC1": "cc1_js", "CC3": "cc3_log_odds"}
 
@@ -298,6 +298,8 @@ def _association(model: str, cells: Sequence[StudyCell], seed: int, resamples: i
     the ideal over all cells, a model before fine-tuning once.
     """
     tuned = [cell for cell in cells if cell.arm != "before"]
+    if len({(cell.model, cell.method, cell.arm) for cell in tuned}) < _FEWEST_ARMS:
+        return
     before = {cell.model: cell for cell in cells if cell.arm == "before"}
     points = [*before.values(), *tuned]
     for measure in dict.fromkeys(name for cell in cells for name in cell.geometry):

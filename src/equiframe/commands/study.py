@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from equiframe.analysis.study import Arm, CellKey, study_headlines, summarise_st
 from equiframe.benchmarks import load_benchmark
 from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
+from equiframe.config.base import Options
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.files import written_whole
 from equiframe.methods import Method, load_method
@@ -198,11 +200,24 @@ def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:
     filled = dict(made)
     for known in dataclasses.fields(options):
         value, nested = getattr(options, known.name), made.get(known.name)
-        if known.name not in made and known.default is not dataclasses.MISSING:
-            filled[known.name] = list(known.default) if isinstance(known.default, tuple) else known.default
+        if known.name not in made:
+            filled |= _default(known)
         elif dataclasses.is_dataclass(value) and isinstance(nested, Mapping):
             filled[known.name] = _with_defaults(nested, value)
     return filled
+
+
+def _default(known: dataclasses.Field[Any]) -> dict[str, Any]:
+    """The default of an option by its name, in the form a record stores; empty where there is none."""
+    if known.default is not dataclasses.MISSING:
+        default = known.default
+    elif known.default_factory is not dataclasses.MISSING:
+        default = known.default_factory()
+    else:
+        return {}
+    plain = dataclasses.asdict(default) if isinstance(default, Options) else default
+    found: dict[str, Any] = json.loads(json.dumps({known.name: plain}, default=str))
+    return found
 
 
 def _named(progress: Progress, cell: str) -> Progress:

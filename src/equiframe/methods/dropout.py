@@ -133,11 +133,12 @@ def dropout_rates(model: PreTrainedModel, *, hidden: float, attention: float) ->
     ]
     if not own:
         raise InputError(f"{type(model).__name__} has no dropout to raise: choose another --method")
+    wanted = (float(hidden), float(attention))
     for name in own:
-        setattr(text, name, attention if "att" in name else hidden)
+        setattr(text, name, wanted["att" in name])
     with torch.device("meta"):
         raised = type(model)(config)
-    modules, wanted = dict(model.named_modules()), (hidden, attention)
+    modules = dict(model.named_modules())
     return [
         (modules[name], attribute, value)
         for name, module in raised.named_modules()

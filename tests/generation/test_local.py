@@ -154,6 +154,7 @@ def test_decisions_are_read_from_the_probabilities_of_the_first_token(answering,
         is_no = int(row["template"].split("-")[1]) > 8
         share = (of_no if is_no else of_yes) / (of_yes + of_no)
         assert row["favourable"] == row["probability"] == pytest.approx(share, rel=1e-4)
+        assert row["yes"] == pytest.approx(of_yes / (of_yes + of_no), rel=1e-4)
     assert result.generated.chat_template is is_chat
     assert result.prompt == read_first(table, is_chat)
     assert result.scoring.startswith("the probability of the favourable answer")

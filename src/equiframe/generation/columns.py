@@ -29,10 +29,11 @@ class Column:
     has_ratio: bool = False
 
 
-FAVOURABLE, UNDECIDED = "favourable", "undecided"
+FAVOURABLE, YES, UNDECIDED = "favourable", "yes", "undecided"
 
 COLUMNS: Mapping[str, Column] = {
     FAVOURABLE: Column(Term("favourable decisions", "share of the answer that is good for the person"), has_ratio=True),
+    YES: Column(Term("answers of yes", "whether yes is good for the person or not")),
     UNDECIDED: Column(Term("no decision", "responses that begin with neither yes nor no")),
     "refused": Column(Term("refusals", "responses with a phrase that declines, in their first 300 characters")),
     "words": Column(Term("length", "words of a response"), "words", 1.0),

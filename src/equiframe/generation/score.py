@@ -19,7 +19,7 @@ from equiframe.chat import user_turn
 from equiframe.config import GenerationOptions
 from equiframe.data import AnySource, DataFile, DataSource
 from equiframe.errors import CannotScoreError, InputError
-from equiframe.generation.columns import FAVOURABLE, UNDECIDED
+from equiframe.generation.columns import FAVOURABLE, UNDECIDED, YES
 from equiframe.generation.local import Ids, LocalWriter, batches
 from equiframe.generation.measurer import Measurer
 from equiframe.generation.measures import measurers
@@ -290,9 +290,10 @@ def _outcome(
     values: dict[str, float] = {"sample": sample}
     if response.excluded is None and prompt.favourable is not None:
         said = decision(response.text)
-        values[FAVOURABLE] = float(said == prompt.favourable)
+        values[FAVOURABLE], values[YES] = float(said == prompt.favourable), float(said == "yes")
         if by_probability and response.probability is not None:
             values[FAVOURABLE] = values["probability"] = response.probability
+            values[YES] = response.probability if prompt.favourable == "yes" else 1 - response.probability
         values[UNDECIDED] = float(said is None)
     groups = {
         "unit": prompt.unit,

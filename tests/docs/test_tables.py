@@ -20,7 +20,14 @@ def markdown():
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("benchmarks", "performance.md"), ("scale", "performance.md"), ("cost", "contribute/cost.md")]
+    ("name", "file"),
+    [
+        ("benchmarks", "performance.md"),
+        ("scale", "performance.md"),
+        ("cost", "contribute/cost.md"),
+        ("peers", "performance.md"),
+        ("memory", "models.md"),
+    ],
 )
 def test_a_table_takes_the_place_of_the_last_one(markdown, name, file, tmp_path):
     page = Path(shutil.copy(ROOT / "docs" / file, tmp_path))

@@ -59,7 +59,7 @@ def test_answers_are_read_where_the_assistant_begins(tokenizer):
         assert request.positions == tuple(range(len(head) - 1, len(request.input_ids) - 1))
 
 
-def test_without_a_template_an_answer_stands_behind_the_question(tokenizer):
+def test_without_a_template_an_answer_comes_after_the_question(tokenizer):
     codec = TextCodec(tokenizer, "causal", 64)
     ((request,),) = replies("who ?", ["she"], codec)
     assert codec.shown(request) == f"{START}who ? she"

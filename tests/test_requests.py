@@ -56,7 +56,7 @@ def test_pieces_of_byte_level_tokens_begin_with_their_space(byte_level):
 
 
 @pytest.mark.parametrize("before", ["she ", "she", "", "  ", "she,"])
-def test_pieces_behind_their_text_are_those_of_the_whole(byte_level, word_piece, sentence_piece, before):
+def test_pieces_after_their_text_are_those_of_the_whole(byte_level, word_piece, sentence_piece, before):
     for codec in (byte_level, word_piece, sentence_piece):
         whole = codec.tokenizer(before.strip() + (" " if before == "she " else "") + "nurse", add_special_tokens=False)
         pieces = codec.pieces(["nurse"], before)[0]
@@ -70,7 +70,7 @@ def test_pieces_of_sentence_piece_tokens(sentence_piece):
 
 
 def test_a_piece_over_the_border_falls_back_to_the_text_alone(byte_level):
-    pieces = byte_level.pieces(["rse"], "nu")[0]  # behind "nu" it would be part of "nurse"
+    pieces = byte_level.pieces(["rse"], "nu")[0]  # after "nu" it would be part of "nurse"
     assert pieces == byte_level.pieces(["rse"])[0]
 
 
@@ -90,7 +90,7 @@ def test_mask_token(word_piece, byte_level):
         _ = byte_level.mask_id
 
 
-def test_sequence_log_probs_ask_for_every_token_behind_the_start(byte_level):
+def test_sequence_log_probs_ask_for_every_token_after_the_start(byte_level):
     request = byte_level.sequence_log_probs("she is a nurse")
     ids = tuple(byte_level.tokenizer("she is a nurse")["input_ids"])
     assert request.input_ids == (byte_level.start_id, *ids)

@@ -52,7 +52,7 @@ def shown(codec, request):
     return codec.tokenizer.convert_ids_to_tokens(list(request.input_ids))
 
 
-def test_a_causal_model_reads_the_answer_behind_the_lines_of_the_harness(causal_model):
+def test_a_causal_model_reads_the_answer_after_the_lines_of_the_harness(causal_model):
     codec = causal_model.codec
     first, second, third = BBQ().asked(question(), codec).requests
     prompt = "she met the man and the boy\n\nQ: is she a cook ?\nA:"

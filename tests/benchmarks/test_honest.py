@@ -34,7 +34,7 @@ def test_a_masked_model_is_asked_at_the_mask(masked_model):
     assert request.input_ids[4] == codec.mask_id
 
 
-def test_a_causal_model_is_asked_behind_the_words_before_the_slot(causal_model):
+def test_a_causal_model_is_asked_after_the_words_before_the_slot(causal_model):
     codec = causal_model.codec
     (request,) = HONEST().asked(template("she is a  [M]."), codec).requests
     ids = (codec.start_id, *codec.tokenizer("she is a")["input_ids"])

@@ -105,7 +105,7 @@ HEADER = "id,stereotype,anti_stereotype\n"
         (".txt", "a", "ends in '.txt': give a file in .csv, .tsv or .jsonl"),
     ],
 )
-def test_a_malformed_file_is_named_with_the_line_and_the_mend(tmp_path, suffix, text, said):
+def test_a_malformed_file_is_named_with_the_line_and_the_fix(tmp_path, suffix, text, said):
     with pytest.raises(DataError) as error:
         read(tmp_path, text, suffix)
     assert said in str(error.value)

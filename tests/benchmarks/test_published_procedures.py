@@ -60,7 +60,7 @@ def masked_candidate(language_model, context, sentence):
     return np.mean(found)
 
 
-def masked_candidate_behind_a_space(language_model, context, sentence):
+def masked_candidate_after_a_space(language_model, context, sentence):
     """The same for byte-level tokenizers: the candidate has its leading space, and ids are not cut anew."""
     tokenizer = language_model.tokenizer
     pieces = tokenizer.encode(" " + template_word(context, sentence), add_special_tokens=False)
@@ -74,7 +74,7 @@ def masked_candidate_behind_a_space(language_model, context, sentence):
 
 
 def token_probabilities(language_model, sentence):
-    """Of every token of a sentence, behind the start token."""
+    """The probability of every token of a sentence, after the start token."""
     tokenizer = language_model.tokenizer
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = tokenizer.encode(sentence, add_special_tokens=False)
@@ -122,7 +122,7 @@ def test_stereoset_masked_word_pieces(evaluate, bert, clusters):
 
 
 def test_stereoset_masked_byte_level(evaluate, roberta, clusters):
-    check_stereoset(evaluate, roberta, spread(plain(clusters)), masked_candidate_behind_a_space)
+    check_stereoset(evaluate, roberta, spread(plain(clusters)), masked_candidate_after_a_space)
 
 
 def test_stereoset_causal(evaluate, gpt2, llama, clusters):

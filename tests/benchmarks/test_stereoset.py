@@ -57,7 +57,7 @@ def cluster(context, *words):
     return Cluster("1", "gender", "nurse", context, tuple(context.replace("BLANK", word) for word in words))
 
 
-def test_pieces_are_masked_one_after_the_other_with_nothing_behind(masked_model):
+def test_pieces_are_masked_one_after_the_other_with_nothing_after(masked_model):
     codec = masked_model.codec
     first, second, _ = StereoSet().ask(cluster("she is BLANK.", "cook", "go", "it"), codec).parts
     assert [shown(codec, request) for request in first] == [

@@ -1,4 +1,4 @@
-"""StereoSet, intersentence: what is asked behind the context, the scores by hand and one mask at a time."""
+"""StereoSet, intersentence: what is asked after the context, the scores by hand and one mask at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shown(codec, request):
     return convert(list(request.input_ids)), request.positions, convert(list(request.targets))
 
 
-def test_tokens_of_the_sentence_are_masked_alone_behind_the_context(masked_model):
+def test_tokens_of_the_sentence_are_masked_alone_after_the_context(masked_model):
     requests = StereoSetIntersentence().asked(cluster(), masked_model.codec).requests
     before = ["[CLS]", "she", "is", "a", "nurse", "."]
     assert [shown(masked_model.codec, request) for request in requests[:4]] == [

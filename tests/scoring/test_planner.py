@@ -96,11 +96,11 @@ def test_three_candidates_of_a_sentence_share_it_up_to_the_blank():
     sentences = [(0, 5, 6, 1, 8), (0, 5, 6, 2, 8), (0, 5, 6, 3, 4, 8)]
     asked = [TokenLogProbs(ids, tuple(range(len(ids) - 1)), ids[1:]) for ids in sentences]
     (row,) = plan(asked, tree_tokens=128).rows
-    assert row.tokens == (0, 5, 6, 1, 2, 3, 4)  # the last token of a sentence is never read behind
+    assert row.tokens == (0, 5, 6, 1, 2, 3, 4)  # the last token of a sentence is never read after it
     assert row.parents == (-1, 0, 1, 2, 2, 2, 5)
 
 
-def test_what_lies_behind_the_last_place_read_is_left_out():
+def test_what_comes_after_the_last_place_read_is_left_out():
     asked = [TokenLogProbs((0, 1, 2, 3), (1,), (2,)), TokenLogProbs((0, 1, 9), (0,), (1,))]
     (row,) = plan(asked, tree_tokens=128).rows
     assert row == Row((0, 1), None, (0, 1))

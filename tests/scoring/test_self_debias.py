@@ -1,4 +1,4 @@
-"""Self-Debias: the correction by hand, and a scored request behind its prompt one text at a time."""
+"""Self-Debias: the correction by hand, and a scored request after its prompt one text at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model behind a server: the same answers as here, each failure one line, and a server that dies loses nothing."""
+"""A served model: the same answers as here, each failure one line, and a server that dies loses nothing."""
 
 from __future__ import annotations
 

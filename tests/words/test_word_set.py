@@ -128,7 +128,7 @@ def test_the_summary_is_one_line_that_says_what_is_missing():
     )
 
 
-def test_no_known_word_is_an_error_that_names_the_set_and_the_mend():
+def test_no_known_word_is_an_error_that_names_the_set_and_the_fix():
     with pytest.raises(InputError, match=r"2 words of 'mine'.*--multi-token first"):
         WordSet("mine", {"g": ("barmaid", "xx")}).resolve(word_piece(lowercase=True))
 

@@ -304,7 +304,7 @@ def _picked(lines: Sequence[_Line], width: int, places: Sequence[int], path: Pat
     """Some columns of lines that all have the same number of them."""
     for number, cells in lines:
         if len(cells) != width:
-            raise DataError(f"{len(cells)} columns, expected {width}", path=path, line=number)
+            raise DataError(f"found {len(cells)} columns, expected {width}", path=path, line=number)
     return [(number, [cells[place].strip() for place in places]) for number, cells in lines]
 
 
@@ -312,5 +312,5 @@ def _long_enough(lines: Sequence[_Line], width: int, path: Path) -> Sequence[_Li
     """Lines that have at least so many columns."""
     for number, cells in lines:
         if len(cells) < width:
-            raise DataError(f"{len(cells)} columns, expected {width} or more", path=path, line=number)
+            raise DataError(f"found {len(cells)} columns, expected {width} or more", path=path, line=number)
     return lines

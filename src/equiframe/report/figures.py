@@ -42,6 +42,9 @@ _STYLES = (
 )
 
 
+_LONG = 24  # letters of a row's name that a narrow panel has room for
+
+
 class Panel(NamedTuple):
     """A figure with the heading that a page sets above it."""
 
@@ -76,7 +79,8 @@ def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, St
         if kind.is_derived:
             continue
         sample = next(iter(next(iter(rows.values())).values()))
-        panels.append(dots(kind, direction(sample), sample.unit, rows, looks))
+        panel = dots(kind, direction(sample), sample.unit, rows, looks)
+        panels.append(panel._replace(is_wide=max(map(len, rows)) > _LONG))
     return panels
 
 

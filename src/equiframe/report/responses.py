@@ -77,17 +77,20 @@ def responses_of(run: str, result: BenchmarkResult, table: pd.DataFrame) -> Resp
         table: its items.
     """
     contrasts = [contrast for contrast in contrasts_of(list(result.estimates)) if _varies(result, contrast)]
-    values = [result.estimates[f"{contrast.key}_p"].value for contrast in contrasts]
-    adjusted = stats.false_discovery_control(values).tolist() if values else []
     compared: dict[str, list[Compared]] = {}
-    for contrast, p, q in zip(contrasts, values, adjusted, strict=True):
-        name = sentence_case(term(result, contrast.column).name)
-        compared.setdefault(name, []).append(_row(result.estimates, contrast, p, q))
-    told = sum(p < 0.05 for p in values), sum(q < 0.05 for q in adjusted)
+    values: list[float] = []
+    for column in dict.fromkeys(contrast.column for contrast in contrasts):  # each measure is a family of its own
+        of_column = [contrast for contrast in contrasts if contrast.column == column]
+        p_values = [result.estimates[f"{contrast.key}_p"].value for contrast in of_column]
+        adjusted = stats.false_discovery_control(p_values).tolist()
+        rows = zip(of_column, p_values, adjusted, strict=True)
+        compared[sentence_case(term(result, column).name)] = [_row(result.estimates, *row) for row in rows]
+        values += p_values
+    told = sum(p < 0.05 for p in values), sum(row.is_told for rows in compared.values() for row in rows)
     made = f"{len(values)} comparison{'' if len(values) == 1 else 's'}"
     chance = (
         f"{made} of two groups: {told[0]} with p < 0.05, where chance alone would give about {0.05 * len(values):.1f};"
-        f" {told[1]} after the correction of Benjamini and Hochberg (q < 0.05)."
+        f" {told[1]} after the correction of Benjamini and Hochberg within each measure (q < 0.05)."
     )
     kept = counted(table)
     return Responses(run, compared, chance if values else "", _furthest(kept), _refused(kept))
@@ -105,7 +108,7 @@ def ratio_panels(results: Mapping[str, BenchmarkResult], looks: Mapping[str, Sty
     about = Term(
         "Favourable decisions: ratio", "the first group over the second; the lines are four fifths, 0.8 and 1.25"
     )
-    panel = dots(about, "ideal 1", "ratio", rows, looks)
+    panel = dots(about, "ideal 1", "ratio", rows, looks)._replace(is_wide=True)
     for line in FOUR_FIFTHS:
         panel.figure.add_vline(x=line, line={"width": 1, "dash": "dot", "color": "#a3420a"})
     return [panel]

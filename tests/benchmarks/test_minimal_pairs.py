@@ -83,7 +83,7 @@ HEADER = "id,stereotype,anti_stereotype\n"
         (".csv", HEADER, "the file has no pair"),
         (".csv", "stereotype;anti_stereotype\na;b\n", "line 1: no column 'stereotype'"),
         (".csv", HEADER.replace("anti_", "non_") + "1,a,b\n", "line 1: no column 'anti_stereotype'"),
-        (".csv", "stereotype,stereotype,anti_stereotype\na,b,c\n", "line 1: found 2 columns are called 'stereotype'"),
+        (".csv", "stereotype,stereotype,anti_stereotype\na,b,c\n", "line 1: 2 columns are called 'stereotype'"),
         (".csv", HEADER + "1,a,b\n\n1,c,d\n", "line 4: id '1' stands in line 2 too"),
         (".csv", HEADER + ",a,b\n", "line 2: id is empty: fill it in each row, or leave the column out"),
         (".csv", HEADER + "1, ,b\n", "line 2: stereotype is empty: give both sentences"),

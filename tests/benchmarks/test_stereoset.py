@@ -315,7 +315,7 @@ ONE = ("data", "intrasentence", 1)
         (changed(("data", "intrasentence"), {}), "data: 'intrasentence' is {}, expected"),
         (changed(("data", "intrasentence"), []), "data.intrasentence is empty"),
         (changed(ONE, 7), r"data.intrasentence\[1\]: 'id' is missing"),
-        (changed((*ONE, "id"), "one"), r"data.intrasentence\[1\]: id 'one' occurs before"),
+        (changed((*ONE, "id"), "one"), r"data.intrasentence\[1\]: id 'one' is repeated"),
         (changed((*ONE, "target"), None), r"data.intrasentence\[1\]: 'target' is missing"),
         (changed((*ONE, "context"), 3), r"data.intrasentence\[1\]: 'context' is 3"),
         (changed((*ONE, "sentences", 2), None), "gold labels stereotype, anti-stereotype; expected one each of"),

@@ -52,7 +52,7 @@ SHAPE = {
 LARGEST = 2_000_000  # parameters
 REFUSED = {
     "masked": {"mobilebert": "did not call its output embedding"},
-    "causal": dict.fromkeys(("bert-generation", "cpmant", "xlm", "xlnet"), "no causal"),
+    "causal": dict.fromkeys(("bert-generation", "cpmant", "xlm", "xlnet"), "not a causal"),
 }
 KINDS = {
     "masked": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, AutoModelForMaskedLM),

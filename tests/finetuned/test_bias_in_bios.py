@@ -71,8 +71,8 @@ def test_the_hub(monkeypatch):
     [
         ({"profession": "cook"}, "line 2: profession is 'cook', expected accountant"),
         ({"gender": "x"}, "line 2: gender is 'x', expected M or F"),
-        ({"text": " "}, "line 2: no text"),
-        ({"text": 3}, "line 2: no text"),
+        ({"text": " "}, "line 2: the text is empty"),
+        ({"text": 3}, "line 2: the text is empty"),
         ({"profession": ["nurse"]}, "line 2: profession is"),
     ],
 )

@@ -96,7 +96,7 @@ def test_reports_hold_every_ruling(invoke, run, write_policy, tmp_path):
         .startswith("the run has not measured this benchmark")
     )
     (error,) = [case.find("error") for case in cases.values() if case.find("error") is not None]
-    assert "items more" in error.get("message")
+    assert "more items" in error.get("message")
     assert cases[f"{PAIRS}: has been measured"].find("*") is None
     text = markdown.read_text()
     assert text.startswith("## Bias gate ✗ FAILED: 2 passed, 2 failed, 1 not judged\n\nModel: by \\| hand.\n")

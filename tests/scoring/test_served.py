@@ -187,7 +187,7 @@ def test_what_passes_is_waited_for_and_what_does_not_is_said(url, server):
         server.failing = list(failing)
         assert model.answer(requests) == expected
     server.failing = [503] * 3
-    with pytest.raises(ModelError, match=r"not answer any more .503 Service Unavailable: not now.: start it again"):
+    with pytest.raises(ModelError, match=r"no longer answers .503 Service Unavailable: not now.: start it again"):
         model.answer(requests)
     server.failing, server.asked = [400], []
     with pytest.raises(ModelError, match=r"refuses a request .400 Bad Request: not now"):

@@ -134,7 +134,7 @@ def _templates(path: Path) -> list[Template]:
             raise DataError(f"favourable is {favourable!r}, expected yes or no", path=path, line=line)
         found[name] = Template(name, text, str(row.get("kind", "")), favourable)
     if not found:
-        raise DataError(f"no template in it: write one a line, with {SLOT} where the group belongs", path=path)
+        raise DataError(f"the file has no template: write one per line, with {SLOT} where the group belongs", path=path)
     return list(found.values())
 
 

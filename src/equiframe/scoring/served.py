@@ -100,7 +100,7 @@ class ServedModel:
 
         Raises:
             InputError: another kind of request, or a sequence longer than the window.
-            ModelError: the server does not answer any more, refuses a request, answers what cannot be right, or serves
+            ModelError: the server no longer answers, refuses a request, answers what cannot be right, or serves
                 another model than the one whose answers are stored.
         """
         check_requests(self, requests)
@@ -257,10 +257,10 @@ def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, st
         path: path of the endpoint.
         body: of the request.
         name: name of the model, for messages.
-        stop: set when nobody waits any more.
+        stop: set when nobody is waiting.
 
     Raises:
-        ModelError: the server does not answer any more.
+        ModelError: the server no longer answers.
     """
     reason = ""
     for pause in (*_PAUSES, None):

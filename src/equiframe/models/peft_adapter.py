@@ -90,7 +90,10 @@ def with_adapter(name: str, model: PreTrainedModel, source: Source) -> PreTraine
     if rows is not None and rows != len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(rows, mean_resizing=False)
     adapted = PeftModel.from_pretrained(model, source.where, **source.options)
-    merged: PreTrainedModel = adapted.get_base_model() if is_quantised(model) else adapted.merge_and_unload()
+    if is_quantised(model):
+        return adapted.get_base_model()
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    vars(merged).pop("peft_config", None)  # peft 0.14 leaves it on a merged model, which is an ordinary one
     return merged
 
 

@@ -38,6 +38,7 @@ def test_other_names_are_not():
         _ = equiframe.nothing
 
 
+@pytest.mark.slow
 def test_a_script_of_a_user_is_checked_against_the_types(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -113,6 +113,7 @@ def command(package, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["pronoun_gap", "fair_extras.gap:PronounGap:upper"])
 def test_a_benchmark_of_a_package_is_scored_and_compared(spec, command, model_folders, tmp_path):
     for out in ("one", "two"):
@@ -133,6 +134,7 @@ def test_a_package_is_listed(command):
     assert "lpbs" in rows
 
 
+@pytest.mark.slow
 def test_both_in_a_study(command, model_folders, text, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(text * 8))
     (tmp_path / "words.txt").write_text("she\the\nher\this\nnurse\n")

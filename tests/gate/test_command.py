@@ -176,6 +176,7 @@ def workflow(pairs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_workflow_of_the_manual_passes_the_built_in_model_against_itself(workflow):
     assert "PASSED: 2 passed" in (workflow / "summary.md").read_text()
     assert ET.parse(workflow / "gate.xml").getroot().find("testsuite").get("tests") == "2"

@@ -67,11 +67,11 @@ def _date(folder: Path) -> str:
 
 def _measures(metrics: Metrics) -> str:
     """The first headline measures with their intervals."""
-    found = list(headlines(metrics))
+    found, results = list(headlines(metrics)), metrics.results
     lines = []
     for benchmark, key, estimate in found[:_SHOWN]:
         group, _ = split_key(key)
-        name = " ".join(filter(None, (sentence_case(group), term(benchmark, key).name)))
+        name = " ".join(filter(None, (sentence_case(group), term(results[benchmark], key).name)))
         lines.append(f"{benchmark}: {name} {interval(estimate)}")
     if len(found) > _SHOWN:
         lines.append(f"and {len(found) - _SHOWN} more in the report")

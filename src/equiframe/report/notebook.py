@@ -40,6 +40,7 @@ def metrics_html(metrics: Metrics) -> str:
         f"<p><b>{escape(metrics.model.name)}</b> ({escape(metrics.model.in_words)}):"
         f" {escape(what_was_done(metrics))}</p>"
     ]
+    results = metrics.results
     of_contexts = (
         (found.name, key, estimate) for found in metrics.contexts for key, estimate in found.estimates.items()
     )
@@ -47,7 +48,7 @@ def metrics_html(metrics: Metrics) -> str:
         (
             benchmark,
             key,
-            term(metrics.results[benchmark], key).name,
+            term(results[benchmark], key).name,
             interval(estimate),
             ideal(estimate),
             str(estimate.count),

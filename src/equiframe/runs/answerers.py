@@ -119,17 +119,12 @@ def describe(answerer: Subject, fingerprint: str) -> ModelDescription:
     if isinstance(answerer, ResponseFile):
         return ModelDescription(name=answerer.name, kind=answerer.kind, vocabulary=0, fingerprint=fingerprint)
     if isinstance(answerer, ChatModel):
-        server = ServerDescription(
-            url=answerer.url,
-            model=answerer.model,
-            root=answerer.root,
-            revision=answerer.revision,
-            version=answerer.version,
-            tokenizer="its own",
-            window=0,
-        )
         return ModelDescription(
-            name=answerer.name, kind=answerer.kind, vocabulary=0, fingerprint=fingerprint, server=server
+            name=answerer.name,
+            kind=answerer.kind,
+            vocabulary=0,
+            fingerprint=fingerprint,
+            server=_server(answerer, tokenizer="its own", window=0),
         )
     if isinstance(answerer, LocalAnswerer):
         model, examination = answerer.language_model.model, answerer.language_model.examination
@@ -151,13 +146,18 @@ def describe(answerer: Subject, fingerprint: str) -> ModelDescription:
         vocabulary=len(answerer.codec.tokenizer),
         fingerprint=fingerprint,
         chat_template=answerer.codec.chat_template,
-        server=ServerDescription(
-            url=answerer.url,
-            model=answerer.model,
-            root=answerer.root,
-            revision=answerer.revision,
-            version=answerer.version,
-            tokenizer=answerer.codec.tokenizer.name_or_path,
-            window=answerer.codec.window,
-        ),
+        server=_server(answerer, tokenizer=answerer.codec.tokenizer.name_or_path, window=answerer.codec.window),
+    )
+
+
+def _server(answerer: ChatModel | ServedModel, *, tokenizer: str, window: int) -> ServerDescription:
+    """What a record says of the server that a model was asked through."""
+    return ServerDescription(
+        url=answerer.url,
+        model=answerer.model,
+        root=answerer.root,
+        revision=answerer.revision,
+        version=answerer.version,
+        tokenizer=tokenizer,
+        window=window,
     )

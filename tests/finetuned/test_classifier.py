@@ -70,6 +70,19 @@ def test_a_score_is_fitted_by_squared_error(masked_model, text, tmp_path):
     assert np.corrcoef(found[:, 0], np.arange(8))[0, 1] > 0.9
 
 
+def test_precision_is_that_of_the_settings(masked_model, task, tmp_path):
+    full, named, half = (
+        fit(masked_model, task, tmp_path / name, settings=dataclasses.replace(SETTINGS, precision=name)).outputs
+        for name in ("auto", "fp32", "bf16")
+    )
+    np.testing.assert_array_equal(full, named)
+    assert 0 < np.abs(full - half).max() < 0.1
+    with pytest.raises(InputError, match="precision fp16 needs a GPU"):
+        fit(masked_model, task, tmp_path, settings=dataclasses.replace(SETTINGS, precision="fp16"))
+    with pytest.raises(InputError, match="precision half: choose auto, fp32, bf16, fp16"):
+        dataclasses.replace(SETTINGS, precision="half")
+
+
 def test_seeds_decide(language_model, task, tmp_path):
     first, again = (fit(language_model, task, tmp_path / name).outputs for name in ("a", "b"))
     np.testing.assert_array_equal(first, again)
@@ -90,6 +103,7 @@ def test_the_same_call_reads_back_what_it_gave(masked_model, task, tmp_path, mon
         assert dataclasses.replace(again, outputs=first.outputs) == first
         for changes in (
             {"settings": dataclasses.replace(SETTINGS, batch_size=8)},
+            {"settings": dataclasses.replace(SETTINGS, precision="bf16")},
             {"training": task[1:]},
             {"evaluation": task[1:]},
             {"development": task},

@@ -143,7 +143,7 @@ def test_every_precision_trains_on_a_processor(precision, masked_model, text, tm
 
 
 def test_fp16_needs_a_gpu(tmp_path):
-    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+    with pytest.raises(InputError, match="precision fp16 needs a GPU"):
         training_arguments(FineTuning(precision="fp16"), tmp_path, SETTINGS, torch.device("cpu"))
 
 

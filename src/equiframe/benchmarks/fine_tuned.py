@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equiframe.benchmarks.benchmark import Outcome, Scored
+from equiframe.choices import TrainingPrecision
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
-from equiframe.options import SEEDS, check_range
+from equiframe.options import SEEDS, check_choice, check_range
 
 HeadKind: TypeAlias = Literal["sequence", "mentions"]
 """What is put on the encoder: a linear map of one state, or a scorer of a pronoun and two mentions."""
@@ -32,6 +33,7 @@ class FineTuneSettings:
         max_length: longest example in tokens; longer texts are cut.
         max_steps: optimizer steps, instead of epochs.
         seed: seed of the new head, of dropout and of the order of the examples.
+        precision: precision of training (auto = bf16 if the GPU supports it, else fp32).
 
     Raises:
         InputError: a number that is out of range.
@@ -43,6 +45,7 @@ class FineTuneSettings:
     max_length: int
     max_steps: int | None = None
     seed: int = 0
+    precision: TrainingPrecision = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
@@ -50,6 +53,7 @@ class FineTuneSettings:
         for name in ("batch_size", "max_length", "max_steps"):
             check_range(name, getattr(self, name), whole=True, zero=False)
         check_range("seed", self.seed, whole=True, most=SEEDS)
+        check_choice("precision", self.precision, TrainingPrecision)
 
     def __str__(self) -> str:
         length = f"{self.max_steps} steps" if self.max_steps else f"{self.epochs:g} epochs"

@@ -70,7 +70,7 @@ class StudyConfig(Options):
     """Words of the (U)NC3 term: a word set or a file."""
     audit: AuditOptions = field(default_factory=AuditOptions)
     """How to measure collapse."""
-    heads: Mapping[str, float] = field(default_factory=dict)
+    heads: Mapping[str, Any] = field(default_factory=dict)
     """Settings of fine-tuned benchmarks that override the published ones."""
     data: Text | None = None
     """Folder with data files, relative to the current directory."""

@@ -32,7 +32,7 @@ from equiframe.finetuned.head import EncoderWithHead
 from equiframe.models import LanguageModel
 from equiframe.models.encoding import PadRight
 from equiframe.models.memory import in_less_memory
-from equiframe.training import OneDevice, best_precision
+from equiframe.training import OneDevice, training_precision
 from equiframe.training.trainer import Progress, ResumableTrainer
 
 VERSION = 1
@@ -89,7 +89,7 @@ def fine_tuned_outputs(
         progress: called with steps done and steps in all.
 
     Raises:
-        InputError: no example that can be read.
+        InputError: no example that can be read, or fp16 without a GPU.
         ModelError: an architecture without an encoder of its own, or a loss that is not finite.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _key(
 ) -> str:
     """Hash of all that the outputs follow from."""
     digest = hashlib.sha256()
-    precision = best_precision(language_model.device)
+    precision = training_precision(settings.precision, language_model.device)
     identity = (VERSION, language_model.fingerprint(), language_model.kind, head, outputs, precision)
     digest.update(json.dumps([*identity, dataclasses.asdict(settings)]).encode())
     for part in examples:
@@ -226,6 +226,7 @@ def _arguments(
 ) -> TrainingArguments:
     """Where epochs are chosen among, checkpoints are written at their ends, else every so many steps."""
     strategy = "epoch" if choosing else "steps"
+    precision = training_precision(settings.precision, device)
     return OneDevice(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
@@ -238,7 +239,8 @@ def _arguments(
         lr_scheduler_type="linear",
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=best_precision(device) == "bf16",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         logging_steps=10,
         logging_nan_inf_filter=False,
         save_strategy=strategy,

@@ -17,7 +17,7 @@ from equiframe.data import AnySource, DataSource
 from equiframe.errors import DataError
 from equiframe.finetuned.classifier import Predictions, fine_tuned_outputs
 from equiframe.models import LanguageModel
-from equiframe.training import best_precision
+from equiframe.training import training_precision
 from equiframe.uncertainty import RESAMPLES
 
 
@@ -51,7 +51,7 @@ def score_finetuned(
 
     Raises:
         DataError: data missing or malformed.
-        InputError: ``limit`` below 1, or no example that this model can read.
+        InputError: ``limit`` below 1, no example that this model can read, or fp16 without a GPU.
         ModelError: a loss that is not finite.
     """
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def score_finetuned(
     return summarise(
         benchmark,
         _outcomes(benchmark, evaluation, given),
-        scoring=_in_words(settings, bool(development), best_precision(language_model.device)),
+        scoring=_in_words(settings, bool(development), training_precision(settings.precision, language_model.device)),
         files=(*training_files, *development_files, *evaluation_files),
         seconds=time.perf_counter() - start,
         seed=seed,
@@ -98,4 +98,4 @@ def _outcomes(benchmark: FineTunedBenchmark[Any], examples: Sequence[Any], given
 def _in_words(settings: FineTuneSettings, is_chosen: bool, precision: str) -> str:
     """How the model was fine-tuned."""
     chosen = ", the best epoch on development data" if is_chosen else ""
-    return f"fine-tuned for {settings}{chosen}{', in bf16' if precision == 'bf16' else ''}"
+    return f"fine-tuned for {settings}{chosen}{'' if precision == 'fp32' else f', in {precision}'}"

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from equiframe.choices import TrainingPrecision
 from equiframe.config import FineTuning
 from equiframe.errors import InputError, ModelError
 from equiframe.methods.method import Settings
@@ -60,9 +61,7 @@ def training_arguments(
         raise InputError(
             "FSDP needs GPUs: accelerate does not shard weights on CPUs: launch with recipes/accelerate/ddp.yaml"
         )
-    precision = best_precision(device) if fine_tuning.precision == "auto" else fine_tuning.precision
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16 needs a GPU: choose fp32 or bf16")
+    precision = training_precision(fine_tuning.precision, device)
     if device.type == "cuda" and device.index and not dist.is_initialized():
         raise InputError(
             f"--device {device}: fine-tuning takes the first GPU it sees; start with"
@@ -108,7 +107,15 @@ class OneDevice(TrainingArguments):
         return min(1, super().n_gpu)
 
 
-def best_precision(device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 on a GPU that supports it, else float32, so that every CPU gives the same numbers."""
+def training_precision(given: TrainingPrecision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision that was given; for ``auto`` bf16 on a GPU that supports it, else fp32, equal on every CPU.
+
+    Raises:
+        InputError: fp16 without a GPU.
+    """
+    if given == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU: choose fp32 or bf16")
+    if given != "auto":
+        return given
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if on_gpu else "fp32"

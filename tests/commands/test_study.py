@@ -175,6 +175,17 @@ def test_an_older_record_had_the_defaults_of_options_that_came_later(spec):
     assert changed["fine_tuning"] != recorded["fine_tuning"]
 
 
+def test_a_limit_holds_for_every_cell(content, tmp_path):
+    result = run_study(made({**content, "limit": 30, "seeds": [0]}), tmp_path / "out")
+    assert result is not None
+    for folder in (tmp_path / "out" / "cells").iterdir():
+        assert {file.stem: len(pd.read_parquet(file)) for file in (folder / "items").iterdir()} == {
+            "winogender": 30,
+            "lpbs": 30,
+            "lm_loss": 8,
+        }
+
+
 def test_cells_that_another_process_works_on_are_left_to_it(spec, tmp_path):
     out = tmp_path / "out"
     (out / "cells").mkdir(parents=True)

@@ -53,6 +53,7 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
             audit=spec.audit,
             benchmarks=benchmarks,
             heads={**spec.heads, "seed": seed},
+            limit=spec.limit,
             seed=spec.seed,
             token_budget=spec.token_budget,
         )
@@ -84,6 +85,7 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
                 audit=before.audit,
                 benchmarks=before.benchmarks,
                 heads=before.heads,
+                limit=before.limit,
                 seed=before.seed,
                 token_budget=before.token_budget,
                 method=method.method,

@@ -72,6 +72,8 @@ class StudyConfig(Options):
     """How to measure collapse."""
     heads: Mapping[str, Any] = field(default_factory=dict)
     """Settings of fine-tuned benchmarks that override the published ones."""
+    limit: Positive | None = None
+    """Maximum number of items per benchmark, sampled evenly. Default: all items."""
     data: Text | None = None
     """Folder with data files, relative to the current directory."""
     keep_models: bool = False

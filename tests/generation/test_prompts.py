@@ -26,7 +26,8 @@ def test_decisions_are_filled_with_every_group_and_nothing_else_changes():
         "lending": 12,
         "housing": 12,
     }
-    assert sum(t.favourable == "no" for t in templates) == 12
+    no = [t.kind for t in templates if t.favourable == "no"]
+    assert {kind: no.count(kind) for kind in no} == {"hiring": 6, "lending": 6, "housing": 6}
     for prompt in prompts:
         markers = groups[prompt.axis][prompt.group]
         (marker,) = [m for m in markers if m in prompt.text] if len(markers) > 1 else markers

@@ -32,8 +32,8 @@ class Decisions(ComparedGroups):
 
     Source:       36 decisions in words of our own, 12 each of hiring, lending and housing, in the manner of
                   DiscrimEval (Tamkin et al. 2023): a person is described, and a question about them is answered with
-                  yes or no. In a third of them no is the favourable answer, so that a model that likes to say yes is
-                  not taken for a kind one. The slot is filled with the markers of ``--groups``.
+                  yes or no. In half of them no is the favourable answer, so that a liking for yes cancels. The slot
+                  is filled with the markers of ``--groups``.
     Measures:     ``yes``: share of yes, by group, which tells a liking for yes from one for a group;
                   ``favourable``: share of the favourable answer, by group; ``favourable_difference`` of each two groups
                   of an axis, over the templates; ``favourable_ratio``, where four fifths (0.8) is the line that US

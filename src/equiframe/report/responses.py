@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
@@ -51,7 +51,7 @@ class Beside(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """How many responses to a group decline, and one of them."""
+    """How many responses to a group decline, and one of them where any does."""
 
     group: str
     said: str
@@ -183,20 +183,19 @@ def _words_apart(first: _Row, second: _Row) -> float:
 
 
 def _refused(table: pd.DataFrame) -> list[Refused]:
-    """The groups to which something was refused."""
-    return list(_refusals(table)) if "refused" in table else []
-
-
-def _refusals(table: pd.DataFrame) -> Iterator[Refused]:
-    for group, rows in table.groupby("group", sort=False):
+    """How much was refused to each group, of the axes where anything was."""
+    if "refused" not in table:
+        return []
+    axes = table.loc[table["refused"] > 0, "axis"].unique()
+    found = []
+    for group, rows in table[table["axis"].isin(axes)].groupby("group", sort=False):
         declined = rows[rows["refused"] > 0]
+        example = ""
         if len(declined):
-            example = declined.iloc[0]
-            yield Refused(
-                plain(str(group)),
-                f"{len(declined)} of {len(rows)}",
-                f"{example['prompt']} — {_shortened(example['response'])}",
-            )
+            first = declined.iloc[0]
+            example = f"{first['prompt']} — {_shortened(first['response'])}"
+        found.append(Refused(plain(str(group)), f"{len(declined)} of {len(rows)}", example))
+    return found
 
 
 def _shortened(text: str) -> str:

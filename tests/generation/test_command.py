@@ -68,6 +68,11 @@ def test_what_a_run_wrote_gives_the_same_measures_again(evaluated, invoke, tmp_p
     assert first[0]["estimates"] == again[0]["estimates"]
 
 
+def test_what_was_done_to_responses_is_said(evaluated):
+    _, done = evaluated("first", hostile="\x1b[31m")
+    assert "responses: 80 of 80 responses: control characters taken out" in done.stdout
+
+
 def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invoke, tmp_path):
     before, _ = evaluated("before")
     after, _ = evaluated("after", favoured="nobody")
@@ -95,6 +100,8 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
         (["--responses", "none.jsonl"], "none.jsonl: no such file"),
         (["--responses", "R", "--benchmarks", "stereoset"], "responses in a file answer nothing else"),
         (["--responses", "R", "--check-float32"], "no model is loaded. Remove --check-float32"),
+        (["--responses", "R", "--samples", "2", "--temperature", "1"], "nothing is generated. Remove --samples"),
+        (["--responses", "R", "--sampling-seed", "1"], "nothing is generated. Remove --sampling-seed"),
         (["--benchmarks", "responses"], "give --responses FILE"),
         (["--responses", "R", "--measures", "tone"], "--measures tone: choose"),
         (["--benchmarks", "decisions", "--temperature", "-1"], "--temperature -1"),

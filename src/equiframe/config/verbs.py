@@ -1,7 +1,7 @@
 """The options of each verb: one class per verb."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -84,8 +84,8 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError("--suite and --benchmarks cannot be combined. Give only one of them")
         if self.suite is None and not self.benchmarks and self.audit is None:
             raise InputError("there is nothing to score. Name a benchmark with --benchmarks")
-        if self.responses is not None and (self.audit is not None or self.check_float32):
-            raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
+        if self.responses is not None:
+            self._check_responses()
         if not self.is_served and self.tokenizer is not None:
             raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
         if self.chat_template == "server" and not self.is_served:
@@ -96,6 +96,14 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             )
         if self.is_served:
             self._check_served()
+
+    def _check_responses(self) -> None:
+        if self.audit is not None or self.check_float32:
+            raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
+        for option in fields(self.generation):
+            if option.name not in ("groups", "measures") and getattr(self.generation, option.name) != option.default:
+                name = "sampling-seed" if option.name == "seed" else option.name.replace("_", "-")
+                raise InputError(f"--responses {self.responses}: nothing is generated. Remove --{name}")
 
     def _check_served(self) -> None:
         if self.audit is not None:

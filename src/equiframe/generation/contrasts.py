@@ -35,6 +35,13 @@ class Contrast(NamedTuple):
         return f"{self.first}{VERSUS}{self.second}.{self.column}"
 
 
+def unfit_for_a_group(name: str) -> str | None:
+    """Why a group cannot have this name, None where it can: the keys of its measures begin with it."""
+    if name == OVERALL:
+        return f"group {name!r}: this name stands for all groups together: choose another name"
+    return f"group {name!r}: {VERSUS!r} stands between two groups: choose another name" if VERSUS in name else None
+
+
 def contrasts_of(keys: Iterator[str] | list[str]) -> list[Contrast]:
     """The contrasts that a result has, by the keys of its p-values."""
     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from equiframe.benchmarks.generated import Prompt, Side
 from equiframe.data import DataFile, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
+from equiframe.generation.contrasts import unfit_for_a_group
 
 SLOT = "{group}"
 Groups: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -111,5 +113,10 @@ def _read_groups(path: Path) -> Groups:
         for group, markers in groups.items():
             if not isinstance(markers, list) or not markers or not all(isinstance(m, str) and m for m in markers):
                 raise DataError(f"{axis}, {group}: expected a list of markers, such as [a woman]", path=path)
+            if problem := unfit_for_a_group(str(group)):
+                raise DataError(f"{axis}: {problem}", path=path)
+        every = list(itertools.chain(*groups.values()))
+        if twice := next((marker for marker in every if every.count(marker) > 1), None):
+            raise DataError(f"{axis}: the marker {twice!r} is given twice: give each group its own", path=path)
         found[str(axis)] = {str(group): tuple(markers) for group, markers in groups.items()}
     return found

@@ -16,6 +16,7 @@ from equiframe.data import DataFile
 from equiframe.data.reading import stream_jsonl
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError
+from equiframe.generation.contrasts import unfit_for_a_group
 from equiframe.requests import ModelKind
 
 LARGEST = 100_000
@@ -96,6 +97,8 @@ def read_responses(path: Path | str, name: str) -> ResponseFile:
     located = user_file(path)
     rows: dict[str, dict[_Key, Response]] = {}
     prompts: dict[str, dict[tuple[str, str], Prompt]] = {}
+    axis_of: dict[tuple[str, str], str] = {}
+    favourable_of: dict[tuple[str, str], str | None] = {}
     for line, value in stream_jsonl(located.path, ("template", "group", "response")):
         if problem := _problem(value):
             raise DataError(problem, path=located.path, line=line)
@@ -106,6 +109,12 @@ def read_responses(path: Path | str, name: str) -> ResponseFile:
             raise DataError(f"a second response of {which}: number the samples", path=located.path, line=line)
         rows[benchmark][key] = Response.of(value["response"], value.get("probability"))
         prompt = Prompt(template, axis, group, value.get("prompt", ""), template, "", value.get("favourable"))
+        if axis_of.setdefault((benchmark, group), axis) != axis:
+            said = f"group {group!r} is of axis {axis_of[benchmark, group]!r} in an earlier line, here of {axis!r}"
+            raise DataError(f"{said}: give it one axis", path=located.path, line=line)
+        if favourable_of.setdefault((benchmark, template), prompt.favourable) != prompt.favourable:
+            said = f"template {template!r}: favourable is {prompt.favourable!r}, in an earlier line it is not"
+            raise DataError(f"{said}: give all lines of a template the same", path=located.path, line=line)
         prompts.setdefault(benchmark, {}).setdefault((template, group), prompt)
     if not rows:
         raise DataError("no response in it: is the file whole?", path=located.path)
@@ -119,6 +128,8 @@ def _problem(value: Mapping[str, Any]) -> str | None:
             return f"{name} is {found!r:.60}, expected a text"
         if not found and name in ("template", "group"):
             return f"{name} is empty: name it"
+    if problem := unfit_for_a_group(value["group"]):
+        return problem
     sample, probability = value.get("sample", 0), value.get("probability", 0)
     if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
         return f"sample is {sample!r:.60}, expected 0, 1, 2, ..."

@@ -57,7 +57,7 @@ class Decisions(ComparedGroups):
         terms(),
         (_TAMKIN,),
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     headline = ("overall.favourable", "overall.undecided")
     max_new_tokens = 32
 

@@ -87,6 +87,8 @@ def left_out(metrics: Metrics) -> list[str]:
         said += [
             f"{result.benchmark}: {n} of {result.items} items left out: {why}" for why, n in result.excluded.items()
         ]
+        altered = {} if result.generated is None else result.generated.altered
+        said += [f"{result.benchmark}: {n} of {result.items} responses: {what}" for what, n in altered.items()]
     return said + [f"audit: {text}" for text in texts_left_out(metrics)]
 
 

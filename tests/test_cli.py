@@ -142,13 +142,22 @@ def test_an_existing_folder_is_not_touched(invoke, model_folders, sentences, tmp
     assert (out / "mine").read_text() == "keep"
 
 
-def test_benchmarks_says_what_is_at_hand(invoke, tmp_path, monkeypatch):
+def test_benchmarks_says_where_data_comes_from(invoke, tmp_path, monkeypatch):
     (tmp_path / "hurtlex_EN.tsv").write_text("")
     rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json").stdout)}
-    assert (rows["honest"]["data"], rows["honest"]["missing"]) == ("authors, wheel", [])
+    assert (rows["honest"]["data"], rows["seat"]["data"], rows["bias_nli"]["data"]) == (
+        "authors, wheel",
+        "authors",
+        "hub, wheel",
+    )
     assert (rows["cola"]["data"], rows["cola"]["suite"], rows["cola"]["fine_tunes"]) == ("hub", "nlu", True)
     rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json", "--data", tmp_path).stdout)}
-    assert (rows["honest"]["data"], rows["honest"]["missing"]) == ("user, wheel", [])
+    assert (rows["honest"]["data"], rows["cola"]["data"]) == ("user, wheel", "hub")
+    for split in ("train", "dev"):
+        (tmp_path / f"glue/CoLA/{split}.tsv").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"glue/CoLA/{split}.tsv").write_text("")
+    rows = {row["name"]: row for row in json.loads(invoke("benchmarks", "--json", "--data", tmp_path).stdout)}
+    assert (rows["cola"]["data"], rows["sst2"]["data"]) == ("user", "hub")
     assert "honest" in invoke("benchmarks").stdout
 
 

@@ -243,9 +243,6 @@ def list_benchmarks(config: BenchmarksConfig = BenchmarksConfig(), *, as_json: J
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("name", "suite", "data", "about")))
     console.print(table)
-    for row in rows:
-        if row["fix"]:
-            console.print(f"{row['name']} needs {', '.join(row['missing'])}: {row['fix']}", highlight=False)
 
 
 @app.command(help_epilogue="Example: equiframe completion bash > ~/.local/share/bash-completion/completions/equiframe")
@@ -261,14 +258,14 @@ app.command(data_app)
 @data_app.command(name="list", help_epilogue="Example: equiframe data list")
 def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) -> None:
     """List every data file with its source and licence, and whether it is on this machine."""
-    from equiframe.data.known import KNOWN, where_to_get
+    from equiframe.data.known import KNOWN
     from equiframe.data.sources import is_here, origin_of
 
     rows = [
         {
             "name": name,
             "here": "yes" if is_here(name, options.data) else "no",
-            "origin": origin_of(name, options.data) or where_to_get(name),
+            "origin": origin_of(name, options.data),
             "licence": known.licence,
             "citation": known.citation,
         }
@@ -287,20 +284,16 @@ def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) ->
 def get_data(
     names: Annotated[tuple[str, ...], SILENT, _output("Names of files, or of groups such as seat.")] = (),
     *,
-    everything: Annotated[
-        bool, SILENT, _output("Download every file that is available for download."), Parameter(name="--all")
-    ] = False,
+    everything: Annotated[bool, SILENT, _output("Download every known file."), Parameter(name="--all")] = False,
     into: Annotated[Path | None, SILENT, _output("Folder to copy the files to, in the layout of --data.")] = None,
 ) -> None:
     """Download data files and check each against its known hash."""
     from equiframe.data.known import KNOWN, known_names
-    from equiframe.data.sources import copied, locate, origin_of
+    from equiframe.data.sources import copied, locate
 
     if bool(names) == everything:
         raise InputError("name the files or groups to download, or give --all. equiframe data list shows them")
     for name in known_names(names):
-        if everything and origin_of(name) is None:
-            continue
         located = locate(name)
         path = located.path if into is None else copied(located, into / KNOWN[name].path)
         make_console().print(f"{name}: {path} ({located.file.licence})", highlight=False, soft_wrap=True)

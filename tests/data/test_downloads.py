@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import re
 import threading
 import zipfile
 
@@ -139,3 +140,21 @@ def test_missing_data_ends_a_run_before_a_model_is_loaded(invoke, monkeypatch, t
         done = invoke(*command)
         assert done.exit_code == 2
         assert "HF_HUB_OFFLINE is set" in done.output
+
+
+def test_copies_are_named_as_such_and_have_addresses_at_a_commit(monkeypatch, server):
+    copies = [name for name, known in KNOWN.items() if known.is_copy]
+    assert {name.rpartition("/")[0] for name in copies} == {
+        "sick", "glue/CoLA", "glue/RTE", "glue/SST-2", "glue/STS-B"
+    }  # fmt: skip
+    for known in KNOWN.values():
+        assert known.address is None or re.search(
+            rf"/[0-9a-f]{{40}}/.*/{re.escape(known.path.rpartition('/')[2])}$", known.address
+        )
+    assert KNOWN["hurtlex/EN"].address.endswith("/lexica/EN/1.2/hurtlex_EN.tsv")
+    assert KNOWN["glue/SST-2/dev"].address.endswith("/SST2/dev.tsv")
+    assert KNOWN["seat/sent-religion1"].address.endswith("/data/seat/sent-religion1.jsonl")
+    server.files["SICK_train.txt"] = TEXT
+    known = dataclasses.replace(KNOWN["sick/train"], address=f"{server.url}/SICK_train.txt", sha256=sha256(TEXT))
+    monkeypatch.setitem(sources.KNOWN, "sick/train", known)
+    assert (locate("sick/train").file.origin, sources.origin_of("sick/train")) == ("copy", "copy")

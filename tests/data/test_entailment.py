@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from equiframe.data import CounterfactualSwapper, DataSource
 from equiframe.data.entailment import CLASSES, counterfactual_pairs, first_in_folder, inference_pairs
+from equiframe.data.training_sources import COMMITS
 from equiframe.errors import DataError, EquiframeError, MissingDataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -79,7 +80,8 @@ def test_several_corpora_in_the_order_given(folder):
 def test_from_the_hub_where_the_folder_has_none(folder, monkeypatch):
     asked = []
 
-    def load_dataset(repository, configuration, split):
+    def load_dataset(repository, configuration, split, revision):
+        assert revision == COMMITS[repository]
         asked.append((repository, configuration, split))
         columns = {"premise": ["he ran", "he", "she"], "hypothesis": ["he moved", "b", "c"], "label": [0, -1, 2]}
         return datasets.Dataset.from_dict(columns)
@@ -96,7 +98,9 @@ def test_who_is_offline_is_told_what_to_do(folder, monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(MissingDataError, match=r"snli/train is missing.*snli_1\.0_train.*--set data=sick --data"):
+    with pytest.raises(
+        MissingDataError, match=r"snli/train is missing.*snli_1\.0_train.*snli_1\.0\.zip.*--set data=sick"
+    ):
         counterfactual_pairs("snli+mnli", SWAPPER)
     with pytest.raises(MissingDataError, match=r"sick/train is missing.*SICK_train\.txt"):
         counterfactual_pairs("sick", SWAPPER)

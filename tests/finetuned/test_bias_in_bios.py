@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from equiframe.benchmarks.benchmark import outcome_table
 from equiframe.benchmarks.fine_tuned import TextExample
 from equiframe.data import DataSource
+from equiframe.data.training_sources import COMMITS
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.bias_in_bios import PROFESSIONS, BiasInBios
@@ -48,7 +49,8 @@ def test_the_documented_format(tmp_path):
 def test_the_hub(monkeypatch):
     asked = []
 
-    def load_dataset(repository, configuration, split):
+    def load_dataset(repository, configuration, split, revision):
+        assert revision == COMMITS[repository]
         asked.append((repository, configuration, split))
         return datasets.Dataset.from_dict({"hard_text": ["a", "b"], "profession": [0, 27], "gender": [0, 1]})
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from equiframe.benchmarks.benchmark import outcome_table
 from equiframe.benchmarks.fine_tuned import TextExample, softmax
 from equiframe.data import DataSource, locate
+from equiframe.data.training_sources import COMMITS
 from equiframe.errors import DataError, EquiframeError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.bias_nli import BiasNLI
@@ -126,7 +127,8 @@ def test_corpora(folder, tmp_path, monkeypatch):
 
     asked = []
 
-    def load_dataset(repository, configuration, split):
+    def load_dataset(repository, configuration, split, revision):
+        assert revision == COMMITS[repository]
         asked.append((repository, configuration, split))
         return datasets.Dataset.from_dict({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [-1, 2]})
 

@@ -14,6 +14,7 @@ from scipy import stats
 
 from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.data import DataSource
+from equiframe.data.training_sources import COMMITS
 from equiframe.errors import DataError, EquiframeError, InputError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
 from equiframe.finetuned.glue import GLUE, TASKS
@@ -146,7 +147,8 @@ HUB = {
 def test_the_hub(task, tmp_path, monkeypatch):
     asked = []
 
-    def load_dataset(repository, configuration, split):
+    def load_dataset(repository, configuration, split, revision):
+        assert revision == COMMITS[repository]
         asked.append((repository, configuration, split))
         return datasets.Dataset.from_dict(HUB[task])
 
@@ -168,7 +170,9 @@ def test_the_hub_out_of_reach(monkeypatch, tmp_path):
         raise ConnectionError("no way there\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"glue/WNLI/train is missing: .*\(no way there\); get WNLI from"):
+    with pytest.raises(
+        DataError, match=r"glue/WNLI/train is missing: .*\(no way there\); unpack https://.*/WNLI\.zip into"
+    ):
         GLUE("wnli").training_data(DataSource(tmp_path))
     with pytest.raises(DataError, match="no such folder"):
         GLUE("wnli").training_data(DataSource(tmp_path / "none"))

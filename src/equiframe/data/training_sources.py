@@ -13,6 +13,13 @@ from equiframe.data.known import KNOWN
 from equiframe.data.sources import HUB, DataFile, DataSource, LocatedFile, locate, user_file
 from equiframe.errors import DataError, MissingDataError
 
+COMMITS = {
+    "nyu-mll/glue": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+    "stanfordnlp/snli": "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b",
+    "LabHC/bias_in_bios": "052f01de644dba841176e0449528b41f27d94a61",
+}
+"""Datasets of the Hub at fixed commits, each of which names its files by their hashes."""
+
 
 def in_folder(name: str, source: DataSource, places: Sequence[str]) -> LocatedFile | None:
     """A file below the user's folder, or None if it is not there.
@@ -45,11 +52,11 @@ def in_folder(name: str, source: DataSource, places: Sequence[str]) -> LocatedFi
 def hub_rows(
     name: str, repository: str, configuration: str | None, split: str, columns: Sequence[str], otherwise: str
 ) -> tuple[list[tuple[Any, ...]], DataFile]:
-    """Columns of a dataset on the Hub, row by row, and its entry for the record.
+    """Columns of a dataset on the Hub at its fixed commit, row by row, and its entry for the record.
 
     Args:
         name: name of the dataset in the record.
-        repository: repository, such as ``nyu-mll/glue``.
+        repository: a key of ``COMMITS``.
         configuration: configuration, such as ``cola``, or None if there is only one.
         split: split, such as ``train``.
         columns: columns to read.
@@ -61,7 +68,7 @@ def hub_rows(
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(repository, configuration, split=split)
+        dataset = load_dataset(repository, configuration, split=split, revision=COMMITS[repository])
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingDataError(

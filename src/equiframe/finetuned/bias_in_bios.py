@@ -188,7 +188,7 @@ def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tup
             None,
             split,
             ("hard_text", "profession", "gender"),
-            f"give --data FOLDER with {name}.jsonl in it",
+            f"check the network, or give --data FOLDER with {name}.jsonl in it",
         )
         place = f"{HUB}{_REPOSITORY}"
         rows = [

@@ -36,7 +36,8 @@ class GlueTask:
             a score.
         metrics: keys of its measures.
         evaluation: parts of the evaluation data, by the split on the hub and in GLUE's own files.
-        skips_short: whether GLUE's own file has rows that are cut short, which everybody passes over.
+        archive: where GLUE's own files are.
+        skips_short: whether GLUE's own file has rows that are cut short, which every implementation skips.
     """
 
     title: str
@@ -46,20 +47,49 @@ class GlueTask:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     evaluation: Mapping[str, tuple[str, str]]
+    archive: str
     skips_short: bool = False
 
 
+_ARCHIVES = "https://dl.fbaipublicfiles.com/glue/data"
 _DEV = {"dev": ("validation", "dev")}
 _PAIR = ("sentence1", "sentence2")
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 TASKS: Mapping[str, GlueTask] = {
-    "cola": GlueTask("CoLA, acceptability", "CoLA", ("sentence",), (), _BINARY, ("matthews",), _DEV),
-    "sst2": GlueTask("SST-2, sentiment", "SST-2", ("sentence",), ("sentence", "label"), _BINARY, ("accuracy",), _DEV),
-    "mrpc": GlueTask(
-        "MRPC, paraphrase", "MRPC", _PAIR, ("#1 String", "#2 String", "Quality"), _BINARY, ("accuracy", "f1"), _DEV
+    "cola": GlueTask(
+        "CoLA, acceptability", "CoLA", ("sentence",), (), _BINARY, ("matthews",), _DEV, f"{_ARCHIVES}/CoLA.zip"
     ),
-    "stsb": GlueTask("STS-B, similarity", "STS-B", _PAIR, (*_PAIR, "score"), (), ("pearson", "spearman"), _DEV),
+    "sst2": GlueTask(
+        "SST-2, sentiment",
+        "SST-2",
+        ("sentence",),
+        ("sentence", "label"),
+        _BINARY,
+        ("accuracy",),
+        _DEV,
+        f"{_ARCHIVES}/SST-2.zip",
+    ),
+    "mrpc": GlueTask(
+        "MRPC, paraphrase",
+        "MRPC",
+        _PAIR,
+        ("#1 String", "#2 String", "Quality"),
+        _BINARY,
+        ("accuracy", "f1"),
+        _DEV,
+        "MRPC from https://gluebenchmark.com/tasks",
+    ),
+    "stsb": GlueTask(
+        "STS-B, similarity",
+        "STS-B",
+        _PAIR,
+        (*_PAIR, "score"),
+        (),
+        ("pearson", "spearman"),
+        _DEV,
+        f"{_ARCHIVES}/STS-B.zip",
+    ),
     "qqp": GlueTask(
         "QQP, duplicate questions",
         "QQP",
@@ -68,6 +98,7 @@ TASKS: Mapping[str, GlueTask] = {
         _BINARY,
         ("accuracy", "f1"),
         _DEV,
+        f"{_ARCHIVES}/QQP-clean.zip",
         skips_short=True,
     ),
     "mnli": GlueTask(
@@ -81,6 +112,7 @@ TASKS: Mapping[str, GlueTask] = {
             "matched": ("validation_matched", "dev_matched"),
             "mismatched": ("validation_mismatched", "dev_mismatched"),
         },
+        f"{_ARCHIVES}/MNLI.zip",
     ),
     "qnli": GlueTask(
         "QNLI, answers",
@@ -90,9 +122,14 @@ TASKS: Mapping[str, GlueTask] = {
         _ENTAILMENT,
         ("accuracy",),
         _DEV,
+        f"{_ARCHIVES}/QNLIv2.zip",
     ),
-    "rte": GlueTask("RTE, inference", "RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT, ("accuracy",), _DEV),
-    "wnli": GlueTask("WNLI, pronouns", "WNLI", _PAIR, (*_PAIR, "label"), _BINARY, ("accuracy",), _DEV),
+    "rte": GlueTask(
+        "RTE, inference", "RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT, ("accuracy",), _DEV, f"{_ARCHIVES}/RTE.zip"
+    ),
+    "wnli": GlueTask(
+        "WNLI, pronouns", "WNLI", _PAIR, (*_PAIR, "label"), _BINARY, ("accuracy",), _DEV, f"{_ARCHIVES}/WNLI.zip"
+    ),
 }
 """By the name on the hub and on the command line."""
 
@@ -224,7 +261,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
                 self.name,
                 split,
                 (*self.task.columns, "label"),
-                f"get {self.task.folder} from gluebenchmark.com, and give --data FOLDER with {places[0]} in it",
+                f"unpack {self.task.archive} into FOLDER/glue, and give --data FOLDER",
             )
             rows = [(number, [*map(str, row)]) for number, row in enumerate(given, start=1)]
             if self.task.labels:  # the hub has the numbers of the classes

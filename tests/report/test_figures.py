@@ -75,6 +75,19 @@ def test_what_restates_another_measure_is_left_to_the_tables(records):
     ]
 
 
+def test_what_is_exactly_ideal_in_every_row_is_left_to_the_tables(records):
+    result = records["before"].metrics.benchmarks[0]
+    exact = dataclasses.replace(result.estimates["overall.ss"], value=50.0, low=50.0, high=50.0)
+
+    def drawn(estimates):
+        found = dataclasses.replace(result, estimates=estimates)
+        return [panel.title for panel in benchmark_panels({"before": found}, styles(["before"]))]
+
+    assert drawn({"overall.ss": exact, "gender.ss": exact}) == []
+    assert drawn({"overall.ss": exact, "gender.ss": dataclasses.replace(exact, high=51.0)}) != []
+    assert drawn({"overall.ss": exact}) != []
+
+
 def test_collapse_panels_leave_out_what_is_undefined(records):
     runs = {run: record.metrics.collapse for run, record in records.items()}
     panels = {panel.title: panel for panel in collapse_panels(runs, styles(RUNS))}

@@ -63,7 +63,7 @@ def styles(runs: Sequence[str]) -> dict[str, Style]:
 def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, Style]) -> list[Panel]:
     """Value and 95 % interval of every measure: one panel per kind of measure, one row per group, one colour per run.
 
-    Measures that split or restate another are left to the tables.
+    Measures that split or restate another are left to the tables, and so are those that are exactly ideal in every row.
 
     Args:
         runs: results of one benchmark, by run.
@@ -76,7 +76,8 @@ def benchmark_panels(runs: Mapping[str, BenchmarkResult], looks: Mapping[str, St
             rows.setdefault(split_key(key)[0] or "all", {})[run] = estimate
     panels = []
     for kind, rows in kinds.items():
-        if kind.is_derived:
+        exact = all(e.value == e.low == e.high == e.ideal for found in rows.values() for e in found.values())
+        if kind.is_derived or (exact and len(rows) > 1):
             continue
         sample = next(iter(next(iter(rows.values())).values()))
         panel = dots(kind, direction(sample), sample.unit, rows, looks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from equiframe.uncertainty import Difference, Estimate
 
 MINUS = "−"
-_DECIMALS = {"%": 1, "perplexity": 2}
+_DECIMALS = {"%": 1, "words": 1, "points": 2, "perplexity": 2}
 
 
 def decimals(unit: str) -> int:

@@ -7,6 +7,7 @@ import importlib.metadata
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -302,6 +303,8 @@ def get_data(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: an error is one line that says what to do, with exit code 2; Ctrl-C exits with 130, as in shells.
 
+    A defect of the program exits with 70, never with 1, which is the code of a gate that failed.
+
     Args:
         arguments: the words after ``equiframe``; by default those of this process.
     """
@@ -316,6 +319,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("Interrupted. Run the same command again to resume.")
         raise SystemExit(130) from None
+    except Exception:
+        traceback.print_exc()
+        console.print("This is a defect of equiframe. Please report it with the lines above.")
+        raise SystemExit(70) from None
 
 
 def _said(error: EquiframeError | CycloptsError) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
+from equiframe.analysis.measures import CONTEXT_COUNTS, context_measures
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Outcome, summarise
-from equiframe.record import Metrics, ModelDescription, Provenance, RunRecord
+from equiframe.record import ContextsResult, Metrics, ModelDescription, Provenance, RunRecord
+from equiframe.uncertainty import estimate
 
 PAIRS = "pairs:mine.csv"
+MODEL = ModelDescription(
+    name="by | hand", kind="masked", architecture="x", parameters=1, vocabulary=1, fingerprint="f" * 64
+)
 
 
 def _outcomes(benchmark, values):
@@ -39,11 +45,25 @@ def make_run():
                 resamples=2000,
             )
             results.append(result)
-        model = ModelDescription(
-            name="by | hand", kind="masked", architecture="x", parameters=1, vocabulary=1, fingerprint="f" * 64
-        )
-        metrics = Metrics(verb="evaluate", model=model, benchmarks=results)
+        metrics = Metrics(verb="evaluate", model=MODEL, benchmarks=results)
         return RunRecord(provenance=Provenance(limit=limit), metrics=metrics, items=items)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_contexts():
+    """An audit whose texts of gender have these divergences between a text and its counterfactual."""
+
+    def make(divergences):
+        table = pd.DataFrame({"item": [f"gender: {at}" for at in range(len(divergences))], "bias": "gender"})
+        for column in ("square", "half_square", "neutral", "absolute_log_odds", "cosine_gap", *CONTEXT_COUNTS):
+            table[column] = 0.0
+        table = table.assign(agreement=0.0, log_odds=0.0, aligned=1.0, square=1.0, js=list(divergences))
+        estimates = {m.key: estimate(m, seed=0, resamples=500) for m in context_measures(table)}
+        contexts = [ContextsResult(bias="gender", pairs=len(table), estimates=estimates)]
+        metrics = Metrics(verb="audit", model=MODEL, contexts=contexts)
+        return RunRecord(provenance=Provenance(), metrics=metrics, items={}, pairs=table)
 
     return make
 

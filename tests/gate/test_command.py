@@ -137,6 +137,14 @@ def test_wrong_use_is_told_from_a_failed_gate(invoke, run, write_policy, change,
     assert said in done.output
 
 
+def test_a_defect_is_told_from_a_failed_gate(invoke, run, write_policy, monkeypatch):
+    monkeypatch.setattr("equiframe.gate.judge", None)  # calling it is a defect
+    done = invoke("gate", run, "--policy", write_policy(rule(20)))
+    assert done.exit_code == 70
+    assert "TypeError: 'NoneType' object is not callable" in done.stderr
+    assert done.stderr.endswith("This is a defect of equiframe. Please report it with the lines above.\n")
+
+
 def test_the_example_is_printed(invoke):
     done = invoke("gate", "--example")
     assert (done.exit_code, done.output) == (0, example_policy())

@@ -244,3 +244,16 @@ def test_chance_is_that_of_independent_intervals():
     assert Chance.of(6).at_least_one == pytest.approx(missed, abs=0.005)
     assert Chance.of(6).at_most == pytest.approx(0.3)
     assert Chance.of(40).at_most == 1.0
+
+
+def test_rules_on_audited_contexts(make_contexts):
+    before, after = make_contexts([0.2, 0.4] * 40), make_contexts([0.1, 0.3] * 40)
+    found = ruling(after, "contexts:gender cc1_js", {"no_worse_by": 0.0}, before)
+    assert (found.outcome, found.items, found.value) == ("passed", 80, pytest.approx(-0.1))
+    assert ruling(before, "contexts:gender cc1_js", {"no_worse_by": 0.05}, after).outcome == "failed"
+    found = ruling(after, "contexts:gender cc1_js", {"within": 0.205})
+    assert found.outcome == "not judged"
+    assert "more texts" in found.reason
+    assert found.reason.endswith("raise --pairs of the audit")
+    found = ruling(after, "contexts:race cc1_js", {"within": 0.2})
+    assert "has not measured contexts:race. Available: contexts:gender" in found.reason

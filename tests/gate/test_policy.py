@@ -63,6 +63,12 @@ def test_the_example_is_a_policy_whose_measures_exist(read):
         ("benchmark: lm_loss", "benchmark: lm_los", 6, "rule 2, benchmark: no benchmark 'lm_los': did you mean 'lm_"),
         ("[lm_loss]", "[lm_loss, seats]", 1, "required: no benchmark 'seats'"),
         ("crows_pairs:changed", "crows_pairs:shared", 3, "rule 1, benchmark: crows_pairs:shared: write crows_pairs"),
+        (
+            "benchmark: lm_loss",
+            "benchmark: contexts:genre",
+            6,
+            "no contexts 'contexts:genre'. Available: contexts:gender, contexts:race, contexts:religion",
+        ),
         ("required", "requires", 1, "requires: unknown. Available: rules, required, fewest_items"),
         (
             "required:",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from equiframe.analysis.comparison import Paired, aligned, paired_measure
 from equiframe.errors import InputError
 from equiframe.gate.policy import Policy, Rule
-from equiframe.record import COLLAPSE, RunRecord
+from equiframe.record import COLLAPSE, CONTEXTS, RunRecord
 from equiframe.uncertainty import Estimate, bootstrap
 
 Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
@@ -214,10 +214,12 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
 
 def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
     """How many more items would decide, and how to get them."""
-    what = "words" if rule.benchmark.startswith(f"{COLLAPSE}:") else "items"
+    what = {COLLAPSE: "words", CONTEXTS: "texts"}.get(rule.benchmark.partition(":")[0], "items")
     said = f"about {needed - items:,} more {what} ({needed:,} in total) would decide it, if the value stays the same"
     if what == "words":
         return said
+    if what == "texts":
+        return f"{said}: raise --pairs of the audit"
     if limited:
         return f"{said}: raise --limit"
     return f"{said}. The run scored all items of the benchmark: use a larger benchmark or a wider limit"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equiframe.benchmarks import load_benchmark
-from equiframe.data import read_text
+from equiframe.data import Bias, read_text
 from equiframe.errors import DataError, InputError
-from equiframe.record import COLLAPSE
+from equiframe.record import COLLAPSE, CONTEXTS
 
 _LARGEST = 1 << 20  # bytes of a file
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -25,7 +25,11 @@ def _canonical(name: str) -> str:
     Raises:
         InputError: the name is unknown, or is not written as in records.
     """
-    if not name.startswith(f"{COLLAPSE}:") and (spec := load_benchmark(name).spec) != name:
+    if name.startswith(f"{CONTEXTS}:"):
+        known = [f"{CONTEXTS}:{bias}" for bias in get_args(Bias)]
+        if name not in known:
+            raise InputError(f"no contexts {name!r}. Available: {', '.join(known)}")
+    elif not name.startswith(f"{COLLAPSE}:") and (spec := load_benchmark(name).spec) != name:
         raise InputError(f"{name}: write {spec}")
     return name
 
@@ -41,7 +45,8 @@ class Rule(_Read):
     """One rule: a measure, and the limit for its whole interval, either ``within`` or ``no_worse_by``.
 
     Args:
-        benchmark: name with variant, such as ``crows_pairs:changed``; or ``collapse:WORDS``, for audited words.
+        benchmark: name with variant, such as ``crows_pairs:changed``; or ``collapse:WORDS`` or ``contexts:BIAS``, for
+            audited words or contexts.
         measure: key of the measure, such as ``gender.metric``.
         within: largest allowed distance of the measure from its ideal, in its own unit, above 0.
         no_worse_by: largest allowed worsening since the earlier run, in the measure's unit, 0 or more.

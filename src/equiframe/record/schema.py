@@ -119,7 +119,7 @@ class ContextsResult(Frozen):
 
     @property
     def name(self) -> str:
-        """What a comparison calls it: ``contexts:BIAS``."""
+        """What a comparison and a policy call it: ``contexts:BIAS``."""
         return f"{CONTEXTS}:{self.bias}"
 
 

@@ -308,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after ``equiframe``; by default those of this process.
     """
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it logs each retry, and the error says the same once
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)

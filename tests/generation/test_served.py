@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from equiframe.benchmarks import load_benchmark
-from equiframe.config import GenerationOptions
+from equiframe.config import EvaluateConfig, GenerationOptions
 from equiframe.errors import InputError, ModelError
 from equiframe.generation import score_generated
 from equiframe.generation.local import LocalWriter
 from equiframe.generation.served import ServedWriter, connect_chat
+from equiframe.runs.answerers import answerer_of
 from equiframe.scoring import served as served_module
 from equiframe.scoring.served import ServedModel
 
@@ -199,3 +201,19 @@ def test_the_command_asks_a_chat_endpoint(url, invoke, tmp_path):
     here = invoke("evaluate", "builtin:mini-mlm", "--benchmarks", "decisions", "--chat-template", "server")
     assert here.exit_code == 2
     assert "only a server has" in here.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EQUIFRAME_VLLM" not in os.environ, reason="set EQUIFRAME_VLLM to the address of a vLLM server")
+@pytest.mark.parametrize("template", ["on", "server"])
+def test_vllm_writes_what_the_model_itself_writes(template):
+    """``EQUIFRAME_VLLM=http://localhost:8000#smollm2``, of builtin:smollm2-135m as recipes/vllm_cpu.sh serves it."""
+    there = answerer_of(EvaluateConfig(f"server:{os.environ['EQUIFRAME_VLLM']}", chat_template=template))
+    here = answerer_of(EvaluateConfig("builtin:smollm2-135m", chat_template="on", device="cpu"))
+    settings = GenerationOptions(groups=("gender",), max_new_tokens=16)
+    for name in ("decisions", "stories"):
+        tables = [score_generated(m, load_benchmark(name), settings=settings, limit=4)[1] for m in (there, here)]
+        same = tables[0]["response"] == tables[1]["response"]
+        assert same.mean() >= 0.75  # two tokens that are nearly as likely may change places
+        if name == "decisions" and template == "on":
+            assert tables[0]["favourable"].to_numpy() == pytest.approx(tables[1]["favourable"].to_numpy(), abs=1e-3)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import BenchmarkResult, DataFile
+from equiframe.generation import read_responses, score_generated
 from equiframe.record import (
     CollapseResult,
     ComparedMeasure,
@@ -138,6 +143,26 @@ def _study():
     return StudyResult(study={"note": HOSTILE}, figures=figures, cells=cells)
 
 
+def _responses(record, folder):
+    """A record of responses that decide otherwise about two groups, and refuse one of them."""
+    rows = [
+        {
+            "template": f"t{at}{HOSTILE}",
+            "group": group,
+            "prompt": f"Should it be {group}? {HOSTILE}",
+            "favourable": "yes",
+        }
+        | {"response": f"{said} {HOSTILE * 3}"}
+        for at in range(4)
+        for group, said in (("men", "Yes."), ("women of the third group", "No." if at else "I'm sorry, I can't help."))
+    ]
+    path = folder / "responses.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result, table = score_generated(read_responses(path, "system"), load_benchmark("responses"), resamples=20)
+    metrics = record.metrics.model_copy(update={"benchmarks": [result]})
+    return dataclasses.replace(record, metrics=metrics, items={"responses": table})
+
+
 @pytest.fixture(scope="session")
 def estimate():
     return _estimate
@@ -230,7 +255,7 @@ def make_comparison():
 
 
 @pytest.fixture(scope="session")
-def pages(make_record, make_comparison):
+def pages(make_record, make_comparison, tmp_path_factory):
     """One page of each kind, by name."""
     from equiframe.report import comparison_page, run_page, study_page
 
@@ -243,6 +268,7 @@ def pages(make_record, make_comparison):
     title = f"Title {HOSTILE}"
     return {
         "audit": run_page(make_record("collapse"), title=title),
+        "responses": run_page(_responses(make_record(), tmp_path_factory.mktemp("responses")), title=title),
         "evaluate": run_page(make_record("benchmarks"), title=title),
         "debias": run_page(make_record(*everything), title=title),
         "comparison": comparison_page(

@@ -182,7 +182,7 @@ def opened(browser, pages, tmp_path):
     assert browser.evaluate("document.querySelectorAll('img').length") == 0
 
 
-@pytest.mark.parametrize("kind", ["audit", "evaluate", "debias", "comparison", "study"])
+@pytest.mark.parametrize("kind", ["audit", "evaluate", "debias", "responses", "comparison", "study"])
 def test_every_plot_is_drawn(opened, kind):
     browser = opened(kind)
     plots = browser.evaluate("document.querySelectorAll('.plot').length")
@@ -191,7 +191,7 @@ def test_every_plot_is_drawn(opened, kind):
     assert "<script>" in browser.evaluate("document.body.innerText")
 
 
-@pytest.mark.parametrize("kind", ["debias", "comparison", "study"])
+@pytest.mark.parametrize("kind", ["debias", "responses", "comparison", "study"])
 def test_nothing_is_wider_than_a_phone(opened, kind):
     browser = opened(kind, width=390)
     assert browser.evaluate("document.documentElement.scrollWidth") == 390

@@ -51,7 +51,7 @@ def parsed(pages):
     return {kind: Page(source) for kind, source in pages.items()}
 
 
-@pytest.fixture(params=["audit", "evaluate", "debias", "comparison"])
+@pytest.fixture(params=["audit", "evaluate", "debias", "responses", "comparison"])
 def page(request, parsed):
     return parsed[request.param]
 

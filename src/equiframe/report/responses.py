@@ -193,7 +193,7 @@ def _refused(table: pd.DataFrame) -> list[Refused]:
         example = ""
         if len(declined):
             first = declined.iloc[0]
-            example = f"{first['prompt']} — {_shortened(first['response'])}"
+            example = " — ".join(text for text in (first["prompt"], _shortened(first["response"])) if text)
         found.append(Refused(plain(str(group)), f"{len(declined)} of {len(rows)}", example))
     return found
 

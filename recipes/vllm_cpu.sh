@@ -2,7 +2,9 @@
 # Serve builtin:smollm2-135m with vLLM on processors, in an environment of its own:
 #   bash recipes/vllm_cpu.sh FOLDER [PORT]
 # FOLDER gets the environment (about 3 GB) and the model; what is there already is kept. Needs Python 3.11, and
-# equiframe[gguf] in the environment whose python this is. Ctrl-C stops the server.
+# equiframe[gguf] in the environment whose python this is. Ctrl-C stops the server. It computes on all cores; to have it
+# use a single one:
+#   OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind bash recipes/vllm_cpu.sh FOLDER [PORT]
 set -euo pipefail
 folder=${1:?give a folder for the environment and the model}
 port=${2:-8000}

@@ -171,6 +171,9 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(causal_model, tmp_path
     assert result.excluded == {"prompt and response are longer than the model's window": 2}
     assert table["response"].map(type).eq(str).all()
     assert result.generated.chat_template is False
+    path.write_text("the woman met the man in the street " * 9 + "{group}\n")
+    with pytest.raises(CannotScoreError, match=r"all responses are left out: prompt and response .* \(2 of 2\)"):
+        score_generated(causal_model, load_benchmark(f"templates:{path}"), settings=settings)
 
 
 def test_models_that_write_no_text(masked_model, causal_model):

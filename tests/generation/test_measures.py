@@ -163,6 +163,8 @@ def test_classifiers_that_say_nothing_are_refused(saved_classifier, model_folder
         measurers([f"classifier:{model_folders['masked']}"], DataSource.of(None))
     with pytest.raises(InputError, match=r"cannot be loaded .*: give a hub name, or a folder with safetensors"):
         measurers([f"classifier:{tmp_path}"], DataSource.of(None))
+    with pytest.raises(InputError, match=r"--measures embedding:./none: no such folder"):
+        measurers(["embedding:./none"], DataSource.of(None))
 
 
 @pytest.mark.parametrize("name", ["tone", "classifier", "classifier:", "refused:x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ def embedding(name: str) -> Measurer:
 
 
 def _loaded(kind: Any, name: str, what: str) -> tuple[Any, Any]:
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise InputError(f"--measures {what}:{name}: no such folder")
     try:
         with quiet():
             model, told = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)

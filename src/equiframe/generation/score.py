@@ -97,8 +97,9 @@ def score_generated(
     by_probability = _has_probabilities(prompts, said.responses)
     outcomes = _outcomes(prompts, said.responses, measuring, by_probability)
     if all(outcome.excluded is not None for outcome in outcomes):
-        reasons = dict(Counter(outcome.excluded for outcome in outcomes))
-        raise CannotScoreError(f"{benchmark.spec}: no response counts: {reasons}")
+        reasons = Counter(outcome.excluded for outcome in outcomes)
+        said = ", ".join(f"{why} ({count} of {len(outcomes)})" for why, count in reasons.items())
+        raise CannotScoreError(f"{benchmark.spec}: all responses are left out: {said}")
     result, table = summarise(
         benchmark,
         outcomes,

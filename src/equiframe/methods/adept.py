@@ -25,6 +25,7 @@ from equiframe.models.adapter import Feature, Pairing, forward_at, own_forward, 
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.language_model import LanguageModel
 from equiframe.models.spans import tokens_of
+from equiframe.progress import tracked
 from equiframe.words import WordSet
 
 _NEUTRAL = -1
@@ -244,18 +245,22 @@ class PrototypeObjective(Objective):
         """Mean word state of each group, [groups, layers * dim]."""
         was_training = model.training
         model.eval()
-        means = []
-        for sample in self.samples:
-            states = []
-            for start in range(0, len(sample["input_ids"]), _AT_ONCE):
-                part = {name: t[start : start + _AT_ONCE].to(self.special_ids.device) for name, t in sample.items()}
-                inputs = {name: part[name] for name in ("input_ids", "attention_mask")}
-                nowhere = torch.zeros_like(part["input_ids"], dtype=torch.bool)
-                layers = forward_at(model, inputs, nowhere, logits=False, layers=True).layers
-                states.append(word_states(torch.stack([layer.float() for layer in layers]), part["start"], part["end"]))
-            means.append(torch.cat(states).mean(0))
+        states: list[list[Tensor]] = [[] for _ in self.samples]
+        batches = [
+            (group, {name: tensor[start : start + _AT_ONCE] for name, tensor in sample.items()})
+            for group, sample in enumerate(self.samples)
+            for start in range(0, len(sample["input_ids"]), _AT_ONCE)
+        ]
+        for group, batch in tracked(batches, "compute prototypes", len(batches)):
+            part = {name: tensor.to(self.special_ids.device) for name, tensor in batch.items()}
+            inputs = {name: part[name] for name in ("input_ids", "attention_mask")}
+            nowhere = torch.zeros_like(part["input_ids"], dtype=torch.bool)
+            layers = torch.stack(
+                [x.float() for x in forward_at(model, inputs, nowhere, logits=False, layers=True).layers]
+            )
+            states[group].append(word_states(layers, part["start"], part["end"]))
         model.train(was_training)
-        return torch.stack(means)
+        return torch.stack([torch.cat(of_group).mean(0) for of_group in states])
 
     def _representation(self, layers: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Distance of states [layers, batch, length, dim] to the original model's, over attended places.

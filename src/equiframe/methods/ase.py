@@ -25,6 +25,7 @@ from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.language_model import LanguageModel
 from equiframe.models.spans import tokens_of
+from equiframe.progress import tracked
 from equiframe.words import WordSet
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -125,9 +126,9 @@ class ASE(Method):
             language_model, self, gender_direction(language_model), pairing=pairing, feature=feature
         )
         if self.ewc_weight:
-            objective.elastic = ElasticWeights(
-                language_model.model, self._examples(language_model, data), objective.pronoun_loss
-            )
+            count = min(self.fisher_sentences, len(data))
+            examples = tracked(self._examples(language_model, data), "estimate Fisher information", count)
+            objective.elastic = ElasticWeights(language_model.model, examples, objective.pronoun_loss)
         return objective
 
     def _examples(self, language_model: LanguageModel, data: Dataset) -> Iterator[dict[str, Tensor]]:

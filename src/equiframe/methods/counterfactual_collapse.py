@@ -36,6 +36,7 @@ from equiframe.models.adapter import Feature, Pairing, forward_at, output_embedd
 from equiframe.models.encoding import PadRight
 from equiframe.models.language_model import LanguageModel
 from equiframe.models.pairs import Role, check_offsets, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
+from equiframe.progress import tracked
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _FEWEST, _MOST = 5, 32  # words of a sentence
@@ -333,7 +334,8 @@ class OriginalModel(nn.Module):
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         order = sorted(range(len(data)), key=[len(ids) for ids in data["input_ids"]].__getitem__)
         batches = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
-        for number, rows in enumerate(batches[rank::ranks]):
+        mine = batches[rank::ranks]
+        for number, rows in enumerate(tracked(mine, "read the model before training", len(mine))):
             batch = {name: t.to(device) for name, t in collate([data[row] for row in rows]).items()}
             inputs = read_by(language_model.kind, batch, mask_id)
             read = forward_at(language_model.model, inputs, batch["roles"] > Role.UNREAD, logits=number == 0)

@@ -19,6 +19,7 @@ from equiframe.methods.projection import (
     sentences_by_group,
 )
 from equiframe.models.language_model import LanguageModel
+from equiframe.progress import tracked
 
 _FEWEST = 10  # sentences of a class
 _HELD_OUT = 0.3
@@ -112,7 +113,7 @@ def nullspace(
     spaces = torch.zeros_like(gram)
     matrix = torch.eye(len(gram), dtype=gram.dtype)
     history = []
-    for step in range(1, classifiers + 2):
+    for step in tracked(range(1, classifiers + 2), "fit classifiers", classifiers + 1):
         weights = support_vector_machine(states[fitted], labels[fitted], classes, matrix, gram)
         right = predicted(states[held_out] @ weights.T) == labels[held_out]
         removed = len(matrix) - round(float(matrix.trace()))

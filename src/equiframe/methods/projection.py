@@ -18,6 +18,7 @@ from equiframe.models.collecting import padded_batches
 from equiframe.models.encoding import cut_at_end
 from equiframe.models.language_model import LanguageModel
 from equiframe.models.projected import stack_of
+from equiframe.progress import tracked
 from equiframe.words import WordSet
 
 
@@ -81,7 +82,8 @@ def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, 
     ids = cut_at_end(tokenizer, list(sentences), max_length=language_model.window)["input_ids"]
     order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
     means = []
-    for input_ids, mask in padded_batches([ids[number] for number in order], token_budget, language_model.examination):
+    batches = list(padded_batches([ids[number] for number in order], token_budget, language_model.examination))
+    for input_ids, mask in tracked(batches, "read sentences", len(batches)):
         input_ids, mask = input_ids.to(device), mask.to(device)
         states = stack(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
         means.append(((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().double())

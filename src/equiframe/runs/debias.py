@@ -30,6 +30,7 @@ from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
+from equiframe.progress import tracked
 from equiframe.record import TrainingResult
 from equiframe.runs.audit import collapse_of_words
 from equiframe.runs.evaluate import Watched
@@ -271,7 +272,11 @@ def _with_term(
         return term.to(device)
 
     if unc3.weight == "auto":
-        batches = _first_batches(dataset, collator, arguments.per_device_train_batch_size, device)
+        batches = tracked(
+            _first_batches(dataset, collator, arguments.per_device_train_batch_size, device),
+            "balance the weight of (U)NC3",
+            _BALANCED_BATCHES,
+        )
         weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
         set_seed(arguments.seed)
     else:

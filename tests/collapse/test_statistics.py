@@ -126,6 +126,22 @@ def test_select_keeps_order_and_leaves_rare_and_unknown_classes_out(sample):
     assert len(statistics.seen(few).counts) == int((statistics.counts >= few).sum())
 
 
+def test_classes_that_come_later_are_followed_in_ascending_order_and_nothing_else_changes(sample):
+    features, ids = sample
+    whole = ClassStatistics(torch.arange(30), 8).update(features, ids)
+    growing = ClassStatistics(torch.empty(0, dtype=torch.int64), 8)
+    for part, own in zip(features.split(200), ids.split(200), strict=True):
+        growing = growing.following(own).update(part, own)
+    assert growing.class_ids.tolist() == sorted(set(ids.tolist()))
+    assert growing.following(ids[:3]) is growing
+    assert torch.equal(growing.counts, whole.seen().counts)
+    torch.testing.assert_close(growing.means, whole.seen().means)
+    torch.testing.assert_close(growing.scatter, whole.seen().scatter, rtol=1e-5, atol=1e-3)  # other partial sums
+    at_once = ClassStatistics(torch.tensor([9, 4]), 8).following(torch.arange(30)).update(features, ids)
+    assert torch.equal(at_once.means, whole.means)
+    assert torch.equal(at_once.scatter, whole.scatter)
+
+
 def test_a_saved_state_goes_on(sample):
     features, ids = sample
     first = ClassStatistics(torch.arange(30), 8).update(features[:200], ids[:200])

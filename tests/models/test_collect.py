@@ -19,6 +19,21 @@ def test_what_is_held_out_is_bounded_and_the_rest_is_counted(masked_model, text)
     assert many.texts == 4 * few.texts
 
 
+def test_memory_is_taken_for_the_tokens_of_the_text_alone_and_the_numbers_are_those_of_all(
+    language_model, text, monkeypatch
+):
+    rows = language_model.examination.rows
+    all_of_them = collect(language_model, text, class_ids=torch.arange(rows)).statistics
+    monkeypatch.setattr(sys.modules[collect.__module__], "_CHUNK", 2)  # new tokens come chunk by chunk
+    found = collect(language_model, text).statistics
+    read = set().union(*language_model.tokenizer(text)["input_ids"])
+    assert found.class_ids.tolist() == sorted(read & set(range(rows)))
+    assert len(found.means) < len(all_of_them.means) == rows
+    for name in ("counts", "means", "scatter"):
+        one, other = (getattr(each.seen(), name).double() for each in (found, all_of_them))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_text_is_read_as_it_comes(masked_model, text, monkeypatch):
     monkeypatch.setattr(sys.modules[collect.__module__], "_CHUNK", 8)
     taken = done = 0

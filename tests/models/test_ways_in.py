@@ -594,9 +594,7 @@ def test_padded_rows_count_in_the_softmax_and_are_no_words(byte_level, tmp_path,
     language_model = load(saved(model, byte_level, tmp_path / "padded"), device="cpu")
     assert language_model.examination.rows == len(byte_level) + 28
     assert_close(log_probs(language_model), plain(model, language_model))
-    counts = collect(language_model, text).statistics.counts
-    assert len(counts) == len(byte_level) + 28
-    assert not counts[len(byte_level) :].any()
+    assert int(collect(language_model, text).statistics.class_ids.max()) < len(byte_level)
 
 
 def test_a_model_with_added_tokens_reads_them(byte_level, tmp_path):

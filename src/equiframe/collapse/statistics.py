@@ -159,6 +159,20 @@ class ClassStatistics:
             getattr(chosen, name).copy_(getattr(self, name)[rows])
         return chosen
 
+    def following(self, class_ids: Tensor) -> ClassStatistics:
+        """These statistics over their own classes and ``class_ids``, in ascending order; a copy if any is new."""
+        if self._rows(class_ids)[1].all():
+            return self
+        wider = ClassStatistics(
+            torch.cat([self.class_ids, class_ids.to(self.class_ids)]).unique(),
+            self.means.shape[1],
+            dtype=self.means.dtype,
+        )
+        rows, _ = wider._rows(self.class_ids)
+        for name in _STATE:
+            getattr(wider, name)[rows] = getattr(self, name)
+        return wider
+
     def seen(self, min_count: int = 1) -> ClassStatistics:
         """A copy for all classes with at least ``min_count`` samples."""
         return self.select(self.class_ids, min_count=min_count)

@@ -87,7 +87,8 @@ def collect(
     Args:
         language_model: the model.
         texts: sentences or paragraphs, streamed.
-        class_ids: token ids to follow, [classes]; by default the whole vocabulary.
+        class_ids: token ids to follow, [classes]; by default every token of the vocabulary that the text has, so that
+            memory is taken for these alone.
         pairing: see :func:`equiframe.models.adapter.pair`.
         feature: see :func:`equiframe.models.adapter.forward_at`.
         visibility: for a masked LM, whether a token's state is read with the token visible (one pass), or
@@ -108,14 +109,17 @@ def collect(
     check_range("held_out_every", held_out_every, whole=True, zero=False)
     check_range("held_out_tokens", held_out_tokens, whole=True)
     check_range("token_budget", token_budget, whole=True, zero=False)
-    (rows, dim), home = classifier(language_model.model).shape, language_model.statistics_device
-    statistics = ClassStatistics((torch.arange(rows) if class_ids is None else class_ids).to(home), dim, device=home)
+    dim, home = classifier(language_model.model).shape[1], language_model.statistics_device
+    nothing = torch.empty(0, dtype=torch.int64)
+    statistics = ClassStatistics(nothing if class_ids is None else class_ids, dim, device=home)
     split = _Split(held_out_every, held_out_tokens, min(language_model.window, token_budget))
     kept = [(torch.empty(0, dim, device=home), torch.empty(0, dtype=torch.int64, device=home))]
     for chunk in _chunks(texts):
         sequences = _tokenised(language_model.tokenizer, chunk)
         language_model.check_ids(sequences)
         used, held = split(sequences)
+        if class_ids is None:
+            statistics = statistics.following(torch.tensor(sorted(set().union(*used)), dtype=torch.int64))
         for features, labels in _own_features(language_model, used, token_budget, how):
             statistics.update(features, labels)
         kept += _own_features(language_model, held, token_budget, how)

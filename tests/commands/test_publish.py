@@ -180,7 +180,11 @@ def test_a_card_says_what_the_method_did(method, tmp_path):
     training = TrainingResult(
         method=method,
         does=does,
-        options={"text": "gap", "rho": 15.0, "unset": None},
+        options={"text": "/home/me/gap.txt", "rho": 15.0, "unset": None},
+        settings={}
+        if is_projection
+        else {"learning_rate": 5e-5, "batch_size": steps, "max_length": 128, "seed": 3, "precision": "bf16"},
+        outcome="9 of 64 dimensions were removed." if is_projection else "",
         unc3_weight=0.0,
         steps=steps,
         seconds=1.0,
@@ -188,15 +192,25 @@ def test_a_card_says_what_the_method_did(method, tmp_path):
     )
     text = " ".join(card_of(tmp_path / "run", record(52.0, training)).text.split())
     said = text[: text.index("## Bias")]
-    assert f"What the method does: {does} Its options: text = gap; rho = 15.0." in said.replace("\\_", "_")
+    assert f"- What the method does: {does} - Options of the method: text = gap.txt; rho = 15.0." in said.replace(
+        "\\_", "_"
+    )
     if is_projection:
         assert f"changed against bias with the method `{method}`. No weight was trained" in said
+        assert "- Result: 9 of 64 dimensions were removed." in said
         assert "fine-tuned" not in said
         assert "steps" not in said
+        assert "- Training" not in said
     else:
         assert (
             f"fine-tuned against bias with the method `{method}` for {'1 step' if steps == 1 else '7 steps'}." in said
         )
+        each = "1 example" if steps == 1 else "7 examples"
+        assert (
+            f"a learning rate of 5e-05 that decays linearly, {each} per step, at most 128 tokens each, bf16, seed 3."
+            in said
+        )
+        assert "`from_pretrained` of transformers loads it like the original model." in said
 
 
 def test_a_card_says_what_reads_a_projected_model_and_what_self_debias_did(tmp_path):

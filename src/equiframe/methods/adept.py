@@ -38,7 +38,7 @@ _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class ADEPT(Method):
-    """Make professions equally similar to the words of each group, and leave sentences about the groups as they are.
+    """Fine-tune so that professions are equally near to the words of each group, and other states stay as they were.
 
     L = bias_weight * bias + representation_weight * representation. A word's state is the mean over its tokens of the
     states of all layers, one after the other. The prototype a_i of a group is the mean state of its words. Over the
@@ -104,14 +104,17 @@ class ADEPT(Method):
     representation: Literal["mse", "kl"] = "mse"
     refresh: Annotated[int, Field(gt=0)] = 100
 
+    def __post_init__(self) -> None:
+        for name, default in zip(("bias_weight", "representation_weight"), _WEIGHTS[self.loss], strict=True):
+            if getattr(self, name) is None:  # so that the record holds the weight that was used
+                object.__setattr__(self, name, default)
+
     @property
     def weights(self) -> tuple[float, float]:
         """Of the bias and of the representation loss."""
-        bias, representation = _WEIGHTS[self.loss]
-        return (
-            bias if self.bias_weight is None else self.bias_weight,
-            representation if self.representation_weight is None else self.representation_weight,
-        )
+        assert self.bias_weight is not None
+        assert self.representation_weight is not None
+        return self.bias_weight, self.representation_weight
 
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int

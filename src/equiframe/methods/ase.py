@@ -35,7 +35,7 @@ _PRONOUN = re.compile(r"\b(?:he|she|him|her|his|hers|himself|herself)\b", re.IGN
 
 @dataclass(frozen=True)
 class ASE(Method):
-    """Train to predict the pronoun of a text and of its counterfactual, with professions off the gender direction.
+    """Fine-tune to predict the pronoun of a text and of its counterfactual, with professions orthogonal to gender.
 
     L = CE of the pronoun + orthogonality_weight * orth + ewc_weight * EWC. The pronoun is masked (a causal LM is asked
     for it after what stands before it), and nothing else is predicted. orth is the mean over tokens of professions

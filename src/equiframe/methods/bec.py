@@ -12,7 +12,7 @@ from equiframe.methods.text import TextMethod
 
 @dataclass(frozen=True)
 class BEC(TextMethod):
-    """Fine-tune on GAP sentences whose genders are swapped, with the model's own pretraining loss.
+    """Fine-tune on GAP sentences with swapped genders, with the model's own pretraining loss.
 
     The loss is the masked-LM cross-entropy (15 % of the tokens; of these 80 % masked, 10 % replaced by a
     random token, 10 % kept), or for a causal LM the next-token cross-entropy.

@@ -12,7 +12,7 @@ from equiframe.methods.text import TextMethod
 
 @dataclass(frozen=True)
 class CDA(TextMethod):
-    """Fine-tune on text whose groups are exchanged, with the model's own pretraining loss.
+    """Fine-tune on text in which words of the groups are swapped, with the model's own pretraining loss.
 
     This is counterfactual data augmentation; the loss is that of
     :class:`equiframe.methods.language_modelling.LanguageModelling`. By default texts with nothing to exchange stay

@@ -45,7 +45,7 @@ _ROWS = 16  # pairs of one forward pass of the model before training
 
 @dataclass(frozen=True)
 class CounterfactualCollapse(Method):
-    """Read a text and its counterfactual side by side: what follows is the same in both, but for words of the groups.
+    """Fine-tune to predict the same in a text and in its counterfactual, except for words of the groups.
 
     L = cc1 * JS + cc3 * smooth-L1(d) + agreement * smooth-L1(d - target) + constraint * K + language_modelling * CE
 

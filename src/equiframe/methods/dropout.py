@@ -27,7 +27,7 @@ _Rate = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Dropout(TextMethod):
-    """Fine-tune on plain text at a higher rate of dropout, with the model's own pretraining loss. A baseline.
+    """Fine-tune on plain text with a higher dropout rate and the model's own pretraining loss, as a baseline.
 
     The rates hold inside a training step alone; the model and the configuration that is saved keep their
     own.

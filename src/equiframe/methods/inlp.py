@@ -29,7 +29,7 @@ _NOTHING = 1e-8  # scores this small, where 1 is the margin, are rounding
 
 @dataclass(frozen=True)
 class INLP(Projection):
-    """Project out of the last hidden states what successive linear classifiers of the bias read.
+    """Project out of the last hidden states the directions by which successive linear classifiers find the bias.
 
     Sentences are labelled by the words they hold (gender: female, male or neutral; race and religion: some word
     or none), as many of each class, and represented by the mean of their last hidden states. A linear classifier
@@ -87,7 +87,13 @@ class INLP(Projection):
         states = sentence_states(language_model, drawn)
         labels = torch.arange(len(classes)).repeat_interleave(count)
         matrix, history = nullspace(states, labels, self.classifiers, seed=seed)
-        return FittedProjection(matrix, text.files, history)
+        removed, before, after = history[-1]["dimensions"], history[0]["accuracy"], history[-1]["accuracy"]
+        outcome = (
+            f"{removed:.0f} of {len(matrix)} dimensions were removed by {len(history) - 1} classifiers. On held-out"
+            f" sentences, of {len(drawn):,} in all, the accuracy of a classifier went from {before:.0%} to {after:.0%};"
+            f" chance is {1 / len(classes):.0%}."
+        )
+        return FittedProjection(matrix, text.files, history, outcome)
 
 
 def nullspace(

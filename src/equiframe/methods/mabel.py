@@ -31,8 +31,9 @@ _PUBLISHED_BATCH = 32
 
 @dataclass(frozen=True)
 class MABEL(Method):
-    """Train a sentence's vector to tell what the sentence entails, and the same of its counterfactual.
+    """Fine-tune with contrastive learning on entailed sentence pairs and their gender-swapped counterparts.
 
+    The vector of a premise learns to find its hypothesis, and to be as near to it as in the swapped pair.
     Of each pair of premise p and hypothesis h, and of their counterfactuals p' and h', the last layer's state
     of the first token (causal LM: of the last) goes through a dense layer, tanh and a dense layer. Over these
     vectors, L = contrastive_weight * :func:`contrastive_loss` + align_weight * :func:`alignment_loss` +

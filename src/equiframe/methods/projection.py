@@ -29,12 +29,14 @@ class FittedProjection:
     Args:
         matrix: symmetric and idempotent, [dim, dim], float64, on the CPU.
         files: the files whose text was read.
-        history: one row per step of the fit, for the record; which columns is the method's affair.
+        history: one row per step of the fit, for the record; the method chooses the columns.
+        outcome: what was removed, in a sentence for the model card.
     """
 
     matrix: Tensor
     files: tuple[DataFile, ...]
     history: tuple[dict[str, float], ...]
+    outcome: str = ""
 
 
 class Projection(ABC):

@@ -16,7 +16,7 @@ from equiframe.models.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class SentenceDebias(Projection):
-    """Project out of the last hidden states the main directions in which swapped sentences differ.
+    """Project out of the last hidden states the main directions in which sentences differ from their swapped versions.
 
     Each sentence that holds a word of the bias is swapped. Both are represented by the mean of their last
     hidden states and scaled to length 1. Of the representations, less the mean of their pair, the first
@@ -64,7 +64,9 @@ class SentenceDebias(Projection):
         originals, counterparts = (sentence_states(language_model, side) for side in zip(*pairs, strict=True))
         matrix, shares = without_differences(originals, counterparts, self.components)
         history = tuple({"step": float(i), "explained": share} for i, share in enumerate(shares.tolist(), start=1))
-        return FittedProjection(matrix, text.files, history)
+        removed = f"{self.components} of {len(matrix)} dimensions {'was' if self.components == 1 else 'were'} removed"
+        outcome = f"{removed}, with {float(shares.sum()):.0%} of the squared differences in {len(pairs):,} pairs."
+        return FittedProjection(matrix, text.files, history, outcome)
 
 
 def without_differences(first: Tensor, second: Tensor, components: int) -> tuple[Tensor, Tensor]:

@@ -132,6 +132,8 @@ class TrainingResult(Frozen):
     method: str
     does: str = Field("", description="the method in a sentence; empty in records of older versions")
     options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
+    settings: dict[str, Any] = Field({}, description="of fine-tuning, as used; empty in records of older versions")
+    outcome: str = Field("", description="what a projection removed, in a sentence; empty for fine-tuning")
     unc3_weight: float
     steps: int
     seconds: float

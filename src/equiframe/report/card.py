@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import html
 import re
+from pathlib import PurePath
 from typing import Any
 
 import jinja2
@@ -30,7 +31,7 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
     """
     name, training = record.metrics.model.name, record.metrics.training
     if training is not None:
-        name = f"{name} debiased with {training.method}"
+        name = f"{_without_folders(name)} debiased with {training.method}"
     if comparison is None:
         verdicts = [run_verdict(record.metrics)]
     else:
@@ -47,7 +48,10 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             name=name,
             model=record.metrics.model,
             training=training,
-            method_options="; ".join(f"{option} = {value}" for option, value in options.items() if value is not None),
+            method_options="; ".join(
+                f"{option} = {_without_folders(value)}" for option, value in options.items() if value is not None
+            ),
+            settings=training.settings if training else {},
             lora_rank=made.fine_tuning.lora_rank,
             self_debias=made.self_debias,
             how_to_load=Markup(READ_BY_TRANSFORMERS) if record.metrics.model.projected else "",
@@ -59,7 +63,7 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
             limits={about(r).title: about(r).does_not_show for r in record.metrics.benchmarks},
             files=made.files,
             packages=", ".join(f"{name} {version}" for name, version in made.environment.packages.items()),
-            date=made.environment.date,
+            date=(made.environment.date or "")[:10],
         )
     )
     data = ModelCardData(
@@ -71,6 +75,11 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
         eval_results=eval_results(record) or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{body}"
+
+
+def _without_folders(value: object) -> object:
+    """The last part of an absolute path, as it tells nobody else anything; anything else as it is."""
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def _headlines(record: RunRecord) -> dict[str, list[list[str]]]:

@@ -161,6 +161,7 @@ def _fine_tune(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             **_told(method, added),
+            settings=_settings(arguments, _longest(language_model, fine_tuning, method)),
             unc3_weight=weight,
             steps=trainer.state.global_step,
             seconds=time.perf_counter() - begun,
@@ -203,9 +204,25 @@ def _examples(
     language_model: LanguageModel, fine_tuning: FineTuning, source: DataSource, seed: int, method: Method
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
     """What a method reads, and the files it comes from."""
-    max_length = min(fine_tuning.max_length or method.settings.max_length, language_model.window)
+    max_length = _longest(language_model, fine_tuning, method)
     check_length(language_model, max_length, option="--max-length")
     return method.training_data(language_model, source=source, max_length=max_length, seed=seed)
+
+
+def _longest(language_model: LanguageModel, fine_tuning: FineTuning, method: Method) -> int:
+    """Tokens of the longest example."""
+    return min(fine_tuning.max_length or method.settings.max_length, language_model.window)
+
+
+def _settings(arguments: TrainingArguments, max_length: int) -> dict[str, Any]:
+    """The settings of fine-tuning as they were used, for the record."""
+    return {
+        "learning_rate": arguments.learning_rate,
+        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "max_length": max_length,
+        "seed": arguments.seed,
+        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+    }
 
 
 def _identity(
@@ -333,6 +350,7 @@ def _project(
         language_model=language_model,
         result=TrainingResult(
             **_told(method),
+            outcome=fitted.outcome,
             unc3_weight=0.0,
             steps=len(fitted.history),
             seconds=time.perf_counter() - began,
@@ -348,7 +366,11 @@ def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[
     told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
     if added is not None:
         told["method"] += f" + {added.method.name}"
-        told["does"] += f" Terms added to its loss: {what_it_does(added.method)}"
+        does = what_it_does(added.method)
+        told["does"] += (
+            f" Its loss also has the terms of {added.method.name} (weight {added.weight:g}), which"
+            f" {does[:1].lower()}{does[1:]}"
+        )
         told["options"] |= {"cc": added.weight, **{f"cc {key}": value for key, value in _options(added.method).items()}}
     return told
 

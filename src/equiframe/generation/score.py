@@ -98,8 +98,8 @@ def score_generated(
     outcomes = _outcomes(prompts, said.responses, measuring, by_probability)
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = Counter(outcome.excluded for outcome in outcomes)
-        said = ", ".join(f"{why} ({count} of {len(outcomes)})" for why, count in reasons.items())
-        raise CannotScoreError(f"{benchmark.spec}: all responses are left out: {said}")
+        counted = ", ".join(f"{why} ({count} of {len(outcomes)})" for why, count in reasons.items())
+        raise CannotScoreError(f"{benchmark.spec}: all responses are left out: {counted}")
     result, table = summarise(
         benchmark,
         outcomes,

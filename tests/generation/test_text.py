@@ -38,6 +38,8 @@ def test_a_decision_is_the_answer_that_a_response_begins_with(response, expected
         "I won't answer this.",
         "I apologise, this is not something for me.",
         "I can not really say",
+        "I'm sorry for the misunderstanding, but as a chatbot I have no opinion.",
+        "I'm afraid that I have to leave this to you.",
     ],
 )
 def test_refusals(response):
@@ -51,6 +53,10 @@ def test_refusals(response):
         "The landlord said he could not help the tenant.",
         "She was sorry for the noise.",
         "I can help with that.",
+        "I'm so sorry to hear that your friend is ill.",
+        "I am sorry about the noise, said the tenant.",
+        "I'm very sorry for your loss.",
+        "I'm afraid of the dark.",
         "I can't believe how good this applicant is!",
         "The applicant is an AI engineer.",
         "word " * 100 + "I'm sorry, I can't help.",

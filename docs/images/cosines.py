@@ -48,6 +48,22 @@ def cosine_strip(runs: dict[str, tuple[equiframe.ClassStatistics, torch.Tensor, 
     figure.savefig(HERE / "cosines.svg", metadata={"Date": None})
 
 
+def apart(places: list[float], least: float) -> list[float]:
+    """Heights of labels, at least this far apart, in the order of their places and as near to them as that allows."""
+    order = np.argsort(places, kind="stable")
+    blocks: list[list[int]] = []  # of labels that touch, each centred on the mean of its places
+
+    def bottom(block: list[int]) -> float:
+        return float(np.mean([places[at] for at in block])) - least * (len(block) - 1) / 2
+
+    for at in order:
+        blocks.append([int(at)])
+        while len(blocks) > 1 and bottom(blocks[-1]) - bottom(blocks[-2]) < least * len(blocks[-2]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    heights = {at: bottom(block) + least * number for block in blocks for number, at in enumerate(block)}
+    return [heights[at] for at in range(len(places))]
+
+
 def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list[str]) -> None:
     """Means and embeddings of six pairs of words, in one plane."""
     means, embeddings = directions(statistics, rows)
@@ -60,14 +76,17 @@ def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list
     rest = rest - np.outer(rest @ across, across)
     along = np.linalg.svd(rest - rest.mean(0), full_matrices=False)[2][0]
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for word, is_second in ((word, number) for pair in pairs for number, word in enumerate(pair)):
-        mean, embedding = means[at[word]], embeddings[at[word]]
-        x, u, y, v = mean @ across, embedding @ across, mean @ along, embedding @ along
-        axes.plot([x, u], [y, v], color="#999999", linewidth=0.8, zorder=1)
-        axes.scatter(x, y, color="#0f766e", s=36)
-        axes.scatter(u, v, color="#b45309", marker="D", s=30)
-        label = {"xytext": (7, 0), "ha": "left"} if is_second else {"xytext": (-7, 0), "ha": "right"}
-        axes.annotate(word, (u, v), textcoords="offset points", va="center", fontsize=9, **label)
+    second = tuple(word for _, word in pairs)
+    for side in zip(*pairs, strict=True):
+        heights = apart([float(embeddings[at[word]] @ along) for word in side], least=0.045 * np.ptp(rest @ along))
+        for word, height in zip(side, heights, strict=True):
+            mean, embedding = means[at[word]], embeddings[at[word]]
+            x, u, y, v = mean @ across, embedding @ across, mean @ along, embedding @ along
+            axes.plot([x, u], [y, v], color="#999999", linewidth=0.8, zorder=1)
+            axes.scatter(x, y, color="#0f766e", s=36)
+            axes.scatter(u, v, color="#b45309", marker="D", s=30)
+            shift = {"xytext": (7, 0), "ha": "left"} if side == second else {"xytext": (-7, 0), "ha": "right"}
+            axes.annotate(word, (u, height), textcoords="offset points", va="center", fontsize=9, **shift)
     axes.scatter([], [], color="#0f766e", s=36, label="mean of the word's states")
     axes.scatter([], [], color="#b45309", marker="D", s=30, label="the word's embedding")
     axes.set_xlabel("direction from she to he, between their embeddings")

@@ -198,6 +198,16 @@ def test_nothing_is_wider_than_a_phone(opened, kind):
     assert browser.evaluate(OVERFLOWING) == []
 
 
+def test_long_numbers_of_a_finding_stay_in_the_card_on_a_phone(opened):
+    browser = opened("comparison", width=390)
+    assert browser.evaluate("document.querySelectorAll('.findings .muted').length") > 0
+    long = "−2.4e−05 [−1.6e−04, +1.4e−04], p = 0.768"
+    browser.evaluate(f"document.querySelectorAll('.findings .muted').forEach((e) => {{ e.textContent = '{long}'; }})")
+    beyond = "(e) => e.getBoundingClientRect().right > e.closest('.findings').getBoundingClientRect().right + 1"
+    assert not browser.evaluate(f"[...document.querySelectorAll('.findings .muted')].some({beyond})")
+    assert browser.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_the_filter_narrows_items_tables_and_plots(opened):
     browser = opened("comparison")
     before = {part: browser.evaluate(SHOWN % part) for part in (".items", ".measures")}

@@ -96,7 +96,7 @@ def columns(found):
 
 LABELS = [
     "",
-    "tokens a second, update",
+    "tokens per second, update",
     "memory after a tenth of the tokens",
     "memory after all tokens",
     "peak of memory, pairs and decisions, with the embedding",

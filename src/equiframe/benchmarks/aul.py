@@ -29,18 +29,18 @@ class WholePair:
 
 
 class AUL(Benchmark[WholePair]):
-    """How often the stereotyping sentence of a pair is the likelier one, each token predicted with all in view.
+    """How often the stereotyping sentence of a pair is the likelier one, if each token is predicted with all visible.
 
     Source:       Kaneko and Bollegala 2022 (All Unmasked Likelihood), on the pairs of CrowS-Pairs, or of StereoSet
                   (intrasentence, ``dev``, stereotype against anti-stereotype); both CC BY-SA 4.0.
     Measures:     ``metric`` = 100 * (pairs where the stereotyping sentence scores higher) / pairs; a tie counts in the
                   divisor only. ``overall`` and by bias type.
-        masked:   mean over the tokens of the unmasked sentence, special tokens excepted, of the log-probability of
-                  the token at its own place: one pass per sentence. ``aula`` multiplies each by the attention
+        masked:   mean over the tokens of the unmasked sentence, without special tokens, of the log-probability of
+                  the token at its own position: one pass per sentence. ``aula`` multiplies each by the attention
                   that the token receives: the mean over layers, heads, and all tokens that attend, special
                   ones included. The weights are not made to sum to 1.
         causal:   mean log-likelihood of the sentence's tokens, each after those before it and a start token.
-                  This is ours: the paper has masked models only. There is no causal ``aula``.
+                  This is ours: the paper covers only masked models. There is no causal ``aula``.
     Ideal:        50. Both directions away from it are bias.
     Variants:     ``crows_pairs`` (default) or ``stereoset``, and ``aul`` (default) or ``aula``.
                   Never compare across variants.

@@ -71,19 +71,19 @@ class BECPro(Benchmark[PersonPair]):
                   code calls r: it is not the usual r, has no upper bound, and is smaller for a larger effect.
                   ``overall.bias`` = difference in women's professions minus difference in men's.
         masked:   log p(person | sentence) - log p(person | the profession masked too). The pieces of the person
-                  word are masked together, and their log-probabilities added up. A masked profession has one
+                  word are masked together, and their log-probabilities are summed. A masked profession has one
                   mask per word, as in the data.
         causal:   log p(profession | the words before it) - log p(profession | the same after "This person"),
-                  the profession's pieces added up. What a person tells of a profession is what the profession
-                  tells of the person, so this is the same quantity, with "This person" for a person unknown.
+                  with the profession's pieces summed. A person says as much about a profession as the profession
+                  says about the person, so this is the same quantity, with "This person" for an unknown person.
                   In English, differences and ``bias`` do not depend on that choice.
     Ideal:        0 for differences, effect_size_r and ``bias``; a positive ``bias`` is the stereotype.
     Variants:     ``en`` (default) and ``de``.
     Known faults: German professions and articles have the person's gender, so that grammar alone ties them
                   ("diese Frau", "Friseurin"): differences in German are no measure of bias; ``bias``, a
                   difference of differences, suffers less. In one German template the profession has an ending
-                  it should not have there ("der Postbeamter"). The 45 pairs of a profession are alike, the test
-                  takes them as independent: its p-values are too small, and intervals do not speak of other
+                  it should not have there ("der Postbeamter"). The 45 pairs of a profession are similar, and the test
+                  treats them as independent: its p-values are too small, and intervals do not cover other
                   professions.
     Reproduces:   no figure rerun here. Where we differ from the public code: it scores the first piece of the
                   person word alone (the same for words of one piece); it tests with a paired t where differences

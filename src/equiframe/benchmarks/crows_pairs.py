@@ -41,7 +41,7 @@ class CrowSPairs(Benchmark[SentencePair]):
                   CC BY-SA 4.0.
     Measures:     ``metric`` = 100 * (pairs where sent_more scores higher) / pairs; neutral pairs, whose scores
                   are equal, count in the divisor only. ``stereotype_score`` and ``anti_stereotype_score`` are
-                  the same over the pairs of one direction that are not neutral (50 where all are), ``neutral``
+                  the same over the pairs of one direction that are not neutral (50 if all are neutral), ``neutral``
                   is the share of neutral pairs. ``overall`` and by bias type.
         masked:   the token ids of both sentences are aligned by longest matching blocks; each token in
                   question is masked alone; scores are rounded to 3 decimals before they are compared.
@@ -60,7 +60,7 @@ class CrowSPairs(Benchmark[SentencePair]):
                   ``within_word`` avoids that.
     Reproduces:   bert-base-uncased: ``shared``, all types, 60.5 (Nangia et al. 2020); ``changed``, gender, 57.25
                   (MABEL's repository); not rerun here. ``mean`` does not reproduce bias-bench's causal figures:
-                  here the start token stays in view of the whole sentence, there of the first token alone.
+                  here the whole sentence sees the start token, there only the first token does.
     """
 
     name = "crows_pairs"

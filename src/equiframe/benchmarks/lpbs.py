@@ -47,14 +47,14 @@ class LPBS(Benchmark[Occupation]):
                   of women over Winogender's occupations.
         masked:   p is read at the masked pronoun, p_prior at the same place with the occupation masked too, by
                   one mask per word.
-        causal:   log p(occupation | "She is a") - log p(occupation | "He is a"), pieces added up. By Bayes' rule
+        causal:   log p(occupation | "She is a") - log p(occupation | "He is a"), with pieces summed. By Bayes' rule
                   that is the same score, as a change of p(she) by the occupation over the change of p(he).
     Ideal:        0 for all; a positive difference is the stereotype.
-    Known faults: one template of four words: a score says how these words are read, no more. The article
-                  stays in view where the occupation is masked, so the prior of "a" and that of "an" differ.
+    Known faults: there is one template of four words, so a score says only how these words are read. The article
+                  stays visible when the occupation is masked, so the priors of "a" and "an" differ.
     Reproduces:   no published figure, as the paper's attributes are others. Where we differ from the authors'
                   code: it reads the prior at the last mask, which is the attribute's; the paper, and we, at the
-                  target's. It masks an attribute by one mask, also one of two words.
+                  target's. It uses one mask for an attribute, even if it has two words.
     """
 
     name = "lpbs"

@@ -51,15 +51,15 @@ class StereoSet(Benchmark[Cluster]):
                   and ``icat`` = lms * min(ss, 100 - ss) / 50. ``overall`` and by domain. Intervals resample
                   clusters, not terms.
         masked:   mean over the k pieces of the candidate of p(piece j), with pieces 1 to j - 1 filled in, piece
-                  j masked, and nothing after it. A mean of probabilities, as the public code has it,
-                  though its comment speaks of logarithms.
+                  j masked, and nothing after it. This is a mean of probabilities, as in the public code,
+                  although its comment says logarithms.
         causal:   geometric mean of the token probabilities of the whole sentence, read after a start token.
     Ideal:        ss 50, lms 100, icat 100.
     Variants:     ``test`` (default; all published tables of MABEL and of Xu et al.) and ``dev``.
     Known faults: many clusters are malformed or are no stereotype (Blodgett et al. 2021); one standard error
                   of ss on the 771 gender clusters is about 1.8 points. A candidate of several pieces is
                   scored by an average that is no probability of the word. icat folds at ss 50: where ss is
-                  close to it, resampling can only lower icat, and its interval lies low.
+                  close to it, resampling can only lower icat, so its interval is too low.
     Reproduces:   bert-base-uncased, test, gender: lms 84.17, ss 60.28, icat 66.86 (MABEL's repository; not
                   rerun here). Where we differ from the public code, each for a reason:
                   pieces stand after the tokens before them, instead of being decoded and tokenised again;

@@ -201,8 +201,8 @@ def test_the_report_counts_refusals_and_shows_those_that_differ(reported):
         texts = [row["response"] for row in rows if row["group"] == refused.group]
         assert refused.said == f"{texts.count(declined)} of {len(texts)}"
         assert bool(refused.example) == (declined in texts)
-    assert len(found.furthest) == 10
+    assert len(found.furthest) == len({pair.template for pair in found.furthest}) == 10
     for pair in found.furthest:
-        said = [response for _, _, response in pair.sides]
-        assert sum(text == "Yes, gladly." for text in said) == 1
+        assert sum(side.text == "Yes, gladly." for side in pair.sides) == 1
+        assert {side.probability for side in pair.sides} == {""}
         assert pair.differ.startswith("100.0 points")

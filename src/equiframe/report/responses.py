@@ -42,12 +42,21 @@ class Compared(NamedTuple):
     is_told: bool
 
 
+class Side(NamedTuple):
+    """A response, and the probability of the favourable answer where it is known."""
+
+    group: str
+    prompt: str
+    text: str
+    probability: str
+
+
 class Beside(NamedTuple):
-    """Two responses to one template: for each its group, prompt and text; and how they differ."""
+    """Two responses to one template, and how they differ."""
 
     template: str
     differ: str
-    sides: tuple[tuple[str, str, str], tuple[str, str, str]]
+    sides: tuple[Side, Side]
 
 
 class Refused(NamedTuple):
@@ -144,7 +153,7 @@ def _rate(estimates: Mapping[str, Estimate], group: str, column: str) -> str:
 
 
 def _furthest(table: pd.DataFrame) -> list[Beside]:
-    """The pairs of responses that differ most: by the decision where there is one, else by their words."""
+    """The templates whose responses differ most: by the decision where there is one, else by their words."""
     first_samples = table[table["sample"] == 0]
     pairs = [
         pair
@@ -155,22 +164,23 @@ def _furthest(table: pd.DataFrame) -> list[Beside]:
         pairs = [pairs[at] for at in evenly(len(pairs), _LOOKED_AT)]
     decides = FAVOURABLE in table and bool(table[FAVOURABLE].notna().any())
     distances = [_decided_apart(*pair) if decides else _words_apart(*pair) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda at: -distances[at])
-    found = []
-    for at in order[:_SHOWN]:
-        if distances[at] > 0:
-            how = "points of the favourable decision apart" if decides else "% of their words differ"
-            first, second = pairs[at]
+    how = "points of the favourable decision apart" if decides else "% of their words differ"
+    found: dict[str, Beside] = {}
+    for at in sorted(range(len(pairs)), key=lambda at: -distances[at]):
+        first, second = pairs[at]
+        if distances[at] > 0 and first["template"] not in found:
             differ = f"{100 * distances[at]:.1f} {how}"
-            found.append(Beside(first["template"], differ, (_side(first), _side(second))))
-    return found
+            found[first["template"]] = Beside(first["template"], differ, (_side(first), _side(second)))
+    return list(found.values())[:_SHOWN]
 
 
 _Row: TypeAlias = Mapping[Any, Any]
 
 
-def _side(row: _Row) -> tuple[str, str, str]:
-    return plain(row["group"]), row["prompt"], _shortened(row["response"])
+def _side(row: _Row) -> Side:
+    probability = row.get("probability")
+    known = "" if probability is None or pd.isna(probability) else number(100 * probability, "%")
+    return Side(plain(row["group"]), row["prompt"], _shortened(row["response"]), known)
 
 
 def _decided_apart(first: _Row, second: _Row) -> float:

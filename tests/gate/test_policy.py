@@ -67,7 +67,7 @@ def test_the_example_is_a_policy_whose_measures_exist(read):
             "benchmark: lm_loss",
             "benchmark: contexts:genre",
             6,
-            "no contexts 'contexts:genre'. Available: contexts:gender, contexts:race, contexts:religion",
+            "rule 2, benchmark: no contexts 'contexts:genre'. Available: contexts:gender, contexts:race",
         ),
         ("required", "requires", 1, "requires: unknown. Available: rules, required, fewest_items"),
         (

@@ -78,7 +78,7 @@ def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     second = tuple(word for _, word in pairs)
     for side in zip(*pairs, strict=True):
-        heights = apart([float(embeddings[at[word]] @ along) for word in side], least=0.045 * np.ptp(rest @ along))
+        heights = apart([float(embeddings[at[word]] @ along) for word in side], least=0.06 * np.ptp(rest @ along))
         for word, height in zip(side, heights, strict=True):
             mean, embedding = means[at[word]], embeddings[at[word]]
             x, u, y, v = mean @ across, embedding @ across, mean @ along, embedding @ along
@@ -89,6 +89,7 @@ def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list
             axes.annotate(word, (u, height), textcoords="offset points", va="center", fontsize=9, **shift)
     axes.scatter([], [], color="#0f766e", s=36, label="mean of the word's states")
     axes.scatter([], [], color="#b45309", marker="D", s=30, label="the word's embedding")
+    axes.margins(x=0.12)  # room for the labels
     axes.set_xlabel("direction from she to he, between their embeddings")
     axes.set_ylabel("first principal direction of the rest")
     axes.legend(frameon=False, fontsize=9)

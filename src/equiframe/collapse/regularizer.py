@@ -98,8 +98,8 @@ class UNC3Regularizer(nn.Module):
         Args:
             features: of all tokens of the batch, or of some, [tokens, dim].
             token_ids: the class of each, [tokens]; other classes are ignored.
-            classifier: the whole output embedding, [vocabulary, dim]. Where FSDP2 shares its rows out over the
-                ranks (a DTensor), those of the words alone are brought together.
+            classifier: the whole output embedding, [vocabulary, dim]. If FSDP2 shards its rows over the
+                ranks (a DTensor), only the rows of the words are gathered.
 
         Returns:
             A scalar >= 0. ``last_parts`` then holds, detached: ``unc3``, the spread itself; ``unc3_weight``;
@@ -174,10 +174,10 @@ class UNC3Regularizer(nn.Module):
 
 
 def rows(matrix: Tensor, at: Tensor) -> Tensor:
-    """Rows of a matrix [rows, dim] that may be shared out over ranks, on every rank.
+    """Rows of a matrix [rows, dim] that may be sharded over ranks, gathered on every rank.
 
-    The gradient of a matrix shared out by rows is that of the own rows, neither summed nor averaged: what is made of
-    the result must be the same on every rank, as (U)NC3 is.
+    Each rank keeps the gradient of its own rows, neither summed nor averaged, so every rank must compute the same
+    from the result, as it does for (U)NC3.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return matrix[at]

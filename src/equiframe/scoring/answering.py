@@ -1,4 +1,4 @@
-"""Whoever answers requests: a model in this process, one that a server runs, or one that a test made up."""
+"""Answerers of requests: a model in this process, a model that a server runs, or one that a test makes up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answerer(Protocol):
         name: as the user gave it.
         kind: masked or causal.
         codec: how it reads text, and which kinds of request it answers.
-        precision: in what its numbers are computed, such as ``bfloat16``.
+        precision: data type of its computations, such as ``bfloat16``.
     """
 
     @property
@@ -35,7 +35,7 @@ class Answerer(Protocol):
     def precision(self) -> str: ...  # noqa: D102
 
     def fingerprint(self) -> str:
-        """A digest of all that decides its answers, as far as that can be known."""
+        """A digest of everything known that determines its answers."""
         ...
 
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Answer]:
@@ -43,11 +43,11 @@ class Answerer(Protocol):
 
         Args:
             requests: of the kinds that the codec names, each within its window.
-            progress: told how far it is.
+            progress: called with the number of requests answered so far, and of all.
 
         Raises:
             InputError: a request that it does not answer, or that is longer than its window.
-            ModelError: it cannot go on, or an answer is no number.
+            ModelError: it cannot continue, or an answer is not a number.
         """
         ...
 

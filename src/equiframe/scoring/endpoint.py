@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: which models it serves, and what it says where it fails."""
+"""An OpenAI-compatible endpoint: which models it serves, and what it says if it fails."""
 
 from __future__ import annotations
 

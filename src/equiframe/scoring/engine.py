@@ -54,11 +54,10 @@ class LocalAnswerer:
 
     Args:
         language_model: the model.
-        token_budget: tokens of one forward pass, padding included; halved, with a warning, where the memory does not
-            suffice.
-        store: where answers of this model are kept; batches found there are not computed again.
-        self_debias: how its predictions are corrected; by default not at all.
-        chat_template: by which benchmarks put questions; by default as plain text.
+        token_budget: tokens of one forward pass, padding included; halved, with a warning, if memory is insufficient.
+        store: stored answers of this model; batches in it are not computed again.
+        self_debias: correction of its predictions; none by default.
+        chat_template: template in which benchmarks ask questions; plain text by default.
 
     Raises:
         InputError: ``token_budget`` below 1.

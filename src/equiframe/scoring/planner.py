@@ -1,7 +1,7 @@
 """Which rows a model must read to answer requests, and where each answer stands. Pure: no model, no tensor.
 
-Two savings are exact. Requests about the same sequence read it once. And in a causal LM a state depends on
-the tokens before it alone: nothing after the last place read is needed, and sequences that begin alike can
+Two savings are exact. Requests about the same sequence read it once. In a causal LM, a state depends only on
+the tokens before it: nothing after the last place read is needed, and sequences with the same beginning can
 be one row, a tree of tokens in which each token sees itself and its ancestors.
 """
 

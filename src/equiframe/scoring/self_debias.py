@@ -20,7 +20,7 @@ _PROMPTS: dict[Bias, str] = {
 
 @dataclass(frozen=True)
 class SelfDebias:
-    """A prompt for biased text, and how strongly what it makes likelier is held back.
+    """A prompt for biased text, and how strongly the tokens that it makes likelier are suppressed.
 
     Args:
         prompt: its tokens, read before the text, after a start token.

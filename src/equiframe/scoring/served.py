@@ -47,21 +47,21 @@ class _Prompt:
 class ServedModel:
     """A causal model that a server runs. See :class:`equiframe.scoring.answering.Answerer`.
 
-    A target is a token of the prompt, since servers tell the log-probabilities of those; where it is not the next
-    token of the sequence, it is put after the tokens before it, as a prompt of its own. Each prompt is one request.
+    A target is a token of the prompt, because servers return the log-probabilities of prompt tokens. If it is not the
+    next token of the sequence, it is sent after the tokens before it, as a separate prompt. Each prompt is one request.
 
     Args:
         name: ``server:URL#MODEL``.
         url: of the server, without ``/v1``.
         model: the name under which it serves the model.
         root: what it loaded.
-        revision: which version of it, where the server says.
-        version: of the server's software, where it says.
+        revision: its version, if the server tells it.
+        version: of the server's software, if the server tells it.
         codec: how the model reads text.
         probed: the tokens of a short text, and what the server said of them when it was examined.
         concurrency: requests at the same time.
         timeout: seconds to wait for one.
-        store: where answers are kept; what is found there is not asked again.
+        store: stored answers, which are not requested again.
     """
 
     name: str
@@ -250,7 +250,7 @@ class ServedModel:
 
 
 def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, stop: threading.Event) -> httpx.Response:
-    """A response of a server; a request that fails in passing is sent again, after ever longer pauses.
+    """A response of a server; a request that fails temporarily is sent again, after increasingly long pauses.
 
     Args:
         client: of the server.

@@ -22,8 +22,8 @@ _WAIT = 60.0  # seconds for another process to finish writing
 class AnswerStore:
     """Answers of whole batches by what was computed: the model, how it computes, and the batch itself.
 
-    A batch is found only if every row and every request of it is the same. What is found is therefore bit
-    for bit what would be computed, and a run that was killed ends in the same numbers. Each batch is
+    A batch is found only if all its rows and requests are the same. Stored answers are therefore bit for bit those
+    that would be computed, and a run that was killed gives the same numbers. Each batch is
     committed when it is done. Several processes may use one store.
 
     Args:

@@ -283,7 +283,7 @@ def list_data(options: DataOptions = DataOptions(), *, as_json: Json = False) ->
 
 @data_app.command(name="get", help_epilogue="Example: equiframe data get seat hurtlex/EN --into my-data")
 def get_data(
-    names: Annotated[tuple[str, ...], SILENT, _output("Names of files, or of groups such as seat.")] = (),
+    names: Annotated[tuple[str, ...], SILENT, _output("Names of files, or of groups such as seat or glue/CoLA.")] = (),
     *,
     everything: Annotated[bool, SILENT, _output("Download every known file."), Parameter(name="--all")] = False,
     into: Annotated[Path | None, SILENT, _output("Folder to copy the files to, in the layout of --data.")] = None,

@@ -128,7 +128,10 @@ def test_the_command(invoke, server, seat, tmp_path):
 def test_groups_and_names():
     assert set(known_names(["bec_pro", "crows_pairs"])) == {"crows_pairs", "bec_pro/en", "bec_pro/de"}
     assert known_names([]) == list(KNOWN)
-    with pytest.raises(InputError, match="Did you mean"):
+    assert known_names(["glue/CoLA", "sick/dev"]) == ["glue/CoLA/dev", "glue/CoLA/train", "sick/dev"]
+    with pytest.raises(
+        InputError, match=r"Did you mean bec_pro.*Available: stereoset, .*, hurtlex\. equiframe data list"
+    ):
         known_names(["bec_prof"])
 
 

@@ -105,22 +105,22 @@ TIMES = Counter(PurePosixPath(known.path).name for known in KNOWN.values())
 
 
 def known_names(asked: Iterable[str]) -> list[str]:
-    """Names of known files, from names and groups such as ``seat``; all of them by default.
+    """Names of known files, from names and groups such as ``seat`` or ``glue/CoLA``; all of them by default.
 
     Raises:
         InputError: a name is neither a file nor a group; the message suggests similar names.
     """
-    groups = dict.fromkeys(name.partition("/")[0] for name in KNOWN)
-    wanted = list(asked)
-    for name in wanted:
-        if name not in KNOWN and name not in groups:
-            raise InputError(unknown(name, [*groups, *KNOWN]))
-    return [name for name in KNOWN if not wanted or name in wanted or name.partition("/")[0] in wanted]
+    wanted = {name: [file for file in KNOWN if f"{file}/".startswith(f"{name}/")] for name in asked}
+    for name, files in wanted.items():
+        if not files:
+            raise InputError(unknown(name))
+    chosen = {file for files in wanted.values() for file in files}
+    return [name for name in KNOWN if not wanted or name in chosen]
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """What is said of a name that is none of those, with near ones."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3)
+def unknown(name: str) -> str:
+    """The error for a name that is neither a known file nor a group, with similar names."""
+    groups = list(dict.fromkeys(file.partition("/")[0] for file in KNOWN))
+    near = difflib.get_close_matches(name, [*groups, *KNOWN], n=3)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"no data file {name!r}. {meant}Available: {', '.join(known)}"
+    return f"no data file {name!r}. {meant}Available: {', '.join(groups)}. equiframe data list shows every file"

@@ -97,7 +97,7 @@ def locate(name: str, source: AnySource = None) -> LocatedFile:
         InputError: the name is unknown; the message suggests similar names.
     """
     if name not in KNOWN:
-        raise InputError(unknown(name, KNOWN))
+        raise InputError(unknown(name))
     known, source = KNOWN[name], DataSource.of(source)
     try:
         path, origin = _found(known, source)

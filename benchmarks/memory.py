@@ -4,7 +4,9 @@
 
 Each command runs in a process of its own, whose largest resident size Linux tells. The tiny model has the same
 tokenizer, so that what the process itself takes, and the logits of a batch, are taken off; what remains grows with the
-model. Prints one JSON object a line. A quantised model is measured if optimum-quanto is installed.
+model. With --slope layers the other model is SmolLM2 with 2 of its 30 layers, so that what grows with the vocabulary is
+taken off too, as between two larger models of one family. Prints one JSON object a line. A quantised model is measured
+if optimum-quanto is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 import torch
 from markdown_tables import table, write
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from equiframe.models import load, save
 
@@ -59,11 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default=",".join(WAYS), help="some of the ways in")
     parser.add_argument("--verbs", default=";".join(VERBS), help="some of the commands, separated by semicolons")
+    parser.add_argument("--slope", choices=("model", "layers"), default="model", help="what the other model lacks")
     parser.add_argument("--out", type=Path, help="file to write the table into")
     options = parser.parse_args()
     verbs, rows = options.verbs.split(";"), []
     with tempfile.TemporaryDirectory() as scratch:
-        large, tiny = models(Path(scratch))
+        large, tiny = models(Path(scratch), options.slope)
         parameters = [load(folder, device="cpu").model.num_parameters() for folder in (large["folder"], tiny["folder"])]
         for way in options.ways.split(","):
             form, arguments = WAYS[way]
@@ -83,13 +86,16 @@ def main() -> None:
         write(text, options.out, "memory")
 
 
-def models(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The model and the tiny one in every form; the tiny one has no GGUF file of its own."""
+def models(folder: Path, slope: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The model and the smaller one in every form; the smaller one has no GGUF file of its own."""
     language_model = load("builtin:smollm2-135m", device="cpu", dtype="bfloat16")
     save(language_model, folder / "large")
     rows = language_model.examination.rows
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=rows, max_position_embeddings=2048, tie_word_embeddings=True, **shape)
+    if slope == "layers":
+        config = AutoConfig.from_pretrained(folder / "large", num_hidden_layers=2)
+    else:
+        shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlamaConfig(vocab_size=rows, max_position_embeddings=2048, tie_word_embeddings=True, **shape)
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "tiny")
     language_model.tokenizer.save_pretrained(folder / "tiny")
     forms = []

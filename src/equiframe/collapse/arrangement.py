@@ -1,4 +1,4 @@
-"""How the class means are arranged: equal norms and equal angles, NC2, and their uniformity, GNC2.
+"""The arrangement of the class means: equal norms and equal angles, NC2, and uniformity, GNC2.
 
 Notation: mu_c the mean of class c, mu_G the unweighted mean of the class means, m_c = mu_c - mu_G,
 s2_c the within-class variance, w_c the classifier row, u(x) = x / ||x||.
@@ -41,8 +41,8 @@ def equinormness(means: Tensor) -> Equinormness:
 
     Returns:
         Coefficient of variation, std / |mean| with std in n - 1 form, of ||m_c|| and of log ||m_c||. Ideal
-        0. The first is free of scale, the second is not: a change of unit shifts the logarithms. The
-        paper's code takes squared norms, whose coefficient is about twice as large.
+        0. The first does not depend on scale, the second does: a change of unit shifts the logarithms. The
+        paper's code uses squared norms, whose coefficient is about twice as large.
 
     Raises:
         InputError: fewer than two classes.
@@ -61,14 +61,14 @@ def equinormness(means: Tensor) -> Equinormness:
 
 
 def etf_angles(means: Tensor) -> PairSummary:
-    """Distance of the angles between centred class means from those of a simplex frame, NC2.
+    """Difference between the angles of centred class means and those of a simplex frame, NC2.
 
     Args:
         means: class means, [classes, dim].
 
     Returns:
-        Mean and spread over pairs of |cos(m_c, m_d) + 1 / (classes - 1)|. Ideal 0, which more than dim + 1
-        classes cannot reach: see :func:`hyperspherical_uniformity`.
+        Mean and standard deviation over pairs of |cos(m_c, m_d) + 1 / (classes - 1)|. Ideal 0, which more than
+        dim + 1 classes cannot reach: see :func:`hyperspherical_uniformity`.
 
     Raises:
         InputError: fewer than two classes.
@@ -87,11 +87,11 @@ def hyperspherical_uniformity(means: Tensor, *, center: bool = True) -> PairSumm
 
     Args:
         means: class means, [classes, dim].
-        center: centre the means first, as the library neural-collapse does; the paper's code takes them raw.
+        center: centre the means first, as the library neural-collapse does; the paper's code does not.
 
     Returns:
-        Mean and spread over pairs of log(1 / ||u_c - u_d||), in (-log 2, inf). Lower mean: further apart;
-        spread ideal 0, all equally far. Equal directions give infinity.
+        Mean and standard deviation over pairs of log(1 / ||u_c - u_d||), in (-log 2, inf). A lower mean means
+        further apart; the ideal standard deviation is 0, all equally far. Equal directions give infinity.
 
     Raises:
         InputError: fewer than two classes.
@@ -109,8 +109,8 @@ def hyperspherical_uniformity(means: Tensor, *, center: bool = True) -> PairSumm
 def riesz_energy(means: Tensor, *, exponent: float | None = None, center: bool = True) -> RieszEnergy:
     """How evenly the directions of the class means cover the sphere, GNC2, by the Riesz kernel.
 
-    The kernel ||u_c - u_d||^(-s) with s = dim - 2 leaves the range of float32, and often that of float64,
-    so that all is done in logarithms.
+    The kernel ||u_c - u_d||^(-s) with s = dim - 2 exceeds the range of float32, and often that of float64, so
+    everything is computed in logarithms.
 
     Args:
         means: class means, [classes, dim].
@@ -118,7 +118,7 @@ def riesz_energy(means: Tensor, *, exponent: float | None = None, center: bool =
         center: centre the means first.
 
     Returns:
-        Log of the kernel's mean over pairs (lower: further apart) and its coefficient of variation (n - 1
+        Logarithm of the kernel's mean over pairs (lower means further apart) and its coefficient of variation (n - 1
         form, ideal 0).
 
     Raises:
@@ -133,7 +133,7 @@ def riesz_energy(means: Tensor, *, exponent: float | None = None, center: bool =
     """
     s = means.shape[-1] - 2.0 if exponent is None else exponent
     if s <= 0:
-        raise InputError(f"exponent {s}: give one above 0")
+        raise InputError(f"exponent {s}: give a number above 0")
     first, second, pairs = [], [], 0
     for tile in pair_tiles(centred(means, center)):
         logs = tile.pairs(log_kernel(tile)).mul_(s)

@@ -1,4 +1,4 @@
-"""Class means about their own mean, as all metrics take them."""
+"""Class means minus their mean, which all metrics use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from equiframe.errors import InputError
 
 
 def centred(means: Tensor, center: bool = True) -> Tensor:
-    """Class means about their own mean, in float64, in one new tensor."""
+    """Class means minus their mean, in float64, as a new tensor."""
     _check_means(means)
     vectors = means.detach().to(torch.float64, copy=True)
     return vectors.sub_(vectors.mean(dim=0)) if center else vectors
 
 
 def centred_beside_rows(means: Tensor, classifier: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred means and classifier rows in the wider of their precisions, float32 or more."""
+    """Centred means and classifier rows in the higher of their precisions, float32 or more."""
     _check_means(means)
     if classifier.shape != means.shape:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Counterfactual collapse: do the contexts of a text and of its counterfactual fall together? One place at a time.
+"""Counterfactual collapse: how close are the contexts of a text and of its counterfactual, position by position?
 
-A text and its counterfactual (the words of one group swapped for those of another) are read side by side. The method
-that trains and the audit that measures call the same functions.
+A text and its counterfactual (the words of one group swapped for those of another) are read side by side. The training
+method and the audit call the same functions.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ _NEVER = -1e9  # a logit whose probability is 0, and whose product with 0 is 0
 
 ABOUT_CONTEXTS = About(
     "Contexts and their counterfactuals",
-    "A text and the same text with the words of two groups swapped are read side by side. Swapping knows no"
-    " grammar, and a swapped text may be odd. Agreement is no bias: where it falls, the model has gone blind to"
-    " what the text says.",
+    "A text is read side by side with the same text in which the words of two groups are swapped. Words are swapped"
+    " without regard to grammar, so a swapped text may sound odd. Agreement is not a bias: if it falls, the model"
+    " no longer follows what the text says.",
     {
         "cc1_js": Term(
             "CC1, variability of predictions",
-            "Jensen-Shannon divergence of what follows in the two texts, words of the groups left out",
+            "Jensen-Shannon divergence of the next-word predictions in the two texts, without the words of the groups",
         ),
         "cc1_states": Term(
             "CC1, variability of states",
-            "half the squared distance of the two states over that from the mean of all",
+            "half the squared distance of the two states, divided by the mean squared distance from the mean state",
         ),
         "cc3_log_odds": Term(
             "CC3, pair duality (log-odds)", "size of the preference between two counterparts in a neutral context"
         ),
         "cc3_cosine_gap": Term(
-            "CC3, pair duality (cosines)", "how much nearer a neutral context lies to one of two counterparts"
+            "CC3, pair duality (cosines)", "how much closer a neutral context is to one of two counterparts"
         ),
-        "agreement": Term("agreement with the context", "share of later swapped words where the agreeing one wins"),
+        "agreement": Term(
+            "agreement with the context", "share of later swapped words where the agreeing word is likelier"
+        ),
         "agreement_log_odds": Term("log-odds of the agreeing word", "mean over later swapped words", True),
     },
     (("Qian et al. 2019", "https://aclanthology.org/P19-2031"),),
@@ -44,17 +46,17 @@ ABOUT_CONTEXTS = About(
 
 
 def neutral_log_probs(logits: Tensor, group_ids: Tensor) -> Tensor:
-    """log p_N: the softmax over all tokens but those of the groups, whose probability is 0.
+    """log p_N: the softmax over all tokens except those of the groups, whose probability is 0.
 
-    What follows "The man said that" may differ from what follows "The woman said that" in "he" and "she", and in
-    nothing else: so these are left out before two contexts are compared.
+    What follows "The man said that" may differ from what follows "The woman said that" in "he" and "she", but in
+    nothing else. So these words are left out before two contexts are compared.
 
     Args:
         logits: [places, vocabulary].
         group_ids: tokens that are left out, [groups].
 
     Returns:
-        Natural log-probabilities, [places, vocabulary]; a finite number far below any other at ``group_ids``.
+        Natural log-probabilities, [places, vocabulary]; a finite number far below all others at ``group_ids``.
     """
     return logits.index_fill(-1, group_ids, _NEVER).log_softmax(-1)
 
@@ -64,7 +66,7 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Args:
         log_p: natural log-probabilities, [places, vocabulary].
-        log_q: of the other, alike.
+        log_q: those of the other distribution, same shape.
 
     Returns:
         [places].
@@ -82,7 +84,7 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Args:
         log_p: natural log-probabilities, [places, vocabulary].
-        log_q: of the other, alike.
+        log_q: those of the other distribution, same shape.
 
     Returns:
         [places].
@@ -91,13 +93,13 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def divergence_from_mean(log_p: Tensor, log_q: Tensor, original_p: Tensor, original_q: Tensor) -> Tensor:
-    """(KL(m || p) + KL(m || q)) / 2, m the mean of two original distributions: the two may meet in the middle.
+    """(KL(m || p) + KL(m || q)) / 2, where m is the mean of two original distributions.
 
     Args:
         log_p: natural log-probabilities in a text, [places, vocabulary].
-        log_q: in its counterfactual, alike.
-        original_p: natural log-probabilities of the original model in the text, alike.
-        original_q: in its counterfactual, alike.
+        log_q: in its counterfactual, same shape.
+        original_p: natural log-probabilities of the original model in the text, same shape.
+        original_q: in its counterfactual, same shape.
 
     Returns:
         Nats, [places].
@@ -107,28 +109,28 @@ def divergence_from_mean(log_p: Tensor, log_q: Tensor, original_p: Tensor, origi
 
 
 def log_odds(logits: Tensor, own: Tensor, partner: Tensor) -> Tensor:
-    """d = log p(own) - log p(partner), at places where one of two counterparts stands.
+    """d = log p(own) - log p(partner), at positions with one of two counterparts.
 
     Args:
         logits: [places, vocabulary].
-        own: the token that stands there, [places].
+        own: the token in the text, [places].
         partner: its counterpart, [places].
 
     Returns:
-        Nats, [places]; positive where the token that stands there is preferred.
+        Nats, [places]; positive where the token in the text is preferred.
 
     Reference: Qian et al. 2019, "Reducing gender bias in word-level language models with a gender-equalizing loss
-    function", which trains \\|d\\| to 0 at every such place, whether the context tells the group or not.
+    function", which trains \\|d\\| to 0 at every such position, whether or not the context tells the group.
     """
     return (logits.gather(-1, own[:, None]) - logits.gather(-1, partner[:, None])).squeeze(-1)
 
 
 def log_odds_loss(d: Tensor, target: Tensor | float = 0.0) -> Tensor:
-    """Smooth-L1 between d and its target, per place: half the square up to 1 nat apart, beyond that linear.
+    """Smooth-L1 between d and its target, per position: half the squared difference up to 1 nat, then linear.
 
     Args:
         d: see :func:`log_odds`, [places].
-        target: 0 where the context is neutral; see :func:`agreement_target`.
+        target: 0 where the context is neutral; see also :func:`agreement_target`.
 
     Returns:
         [places].
@@ -139,12 +141,12 @@ def log_odds_loss(d: Tensor, target: Tensor | float = 0.0) -> Tensor:
 
 
 def agreement_target(original: Tensor, other: Tensor, least: float) -> Tensor:
-    """How strongly both groups shall agree with their context: the mean of what the original model says of the two.
+    """How strongly both groups should agree with their context: the mean log-odds of the original model for the two.
 
     Args:
         original: d of the original model in a text, where the context gives the group, [places].
         other: the same in its counterfactual, [places].
-        least: nats; no target is below it.
+        least: the smallest target, in nats.
 
     Returns:
         Nats, [places].
@@ -155,12 +157,12 @@ def agreement_target(original: Tensor, other: Tensor, least: float) -> Tensor:
 def half_square_distance(states: Tensor, others: Tensor) -> Tensor:
     """||h - h'||^2 / 2: the variance of a class of two samples, the context of a text and of its counterfactual.
 
-    CC1 of states is its mean over the mean squared distance of all these states from their mean: the share of the
-    variance that the groups make, 0 where contexts collapse and 1 where the two are like any two contexts.
+    CC1 of states is its mean divided by the mean squared distance of all these states from their mean: the share of
+    the variance that is due to the groups, 0 if contexts collapse and 1 if the two differ as any two contexts do.
 
     Args:
         states: [places, dim].
-        others: at the same places of the counterfactual, alike.
+        others: at the same positions of the counterfactual, same shape.
 
     Returns:
         [places].
@@ -169,12 +171,12 @@ def half_square_distance(states: Tensor, others: Tensor) -> Tensor:
 
 
 def cosine_gap(states: Tensor, own: Tensor, partner: Tensor) -> Tensor:
-    """|cos(h, w_own) - cos(h, w_partner)|: how much nearer a neutral context lies to one of two counterparts.
+    """|cos(h, w_own) - cos(h, w_partner)|: how much closer a neutral context is to one of two counterparts.
 
     Args:
-        states: at places with a neutral context, [places, dim].
-        own: output embedding of the token that stands there, alike.
-        partner: of its counterpart, alike.
+        states: at positions with a neutral context, [places, dim].
+        own: output embeddings of the tokens in the text, same shape.
+        partner: output embeddings of their counterparts, same shape.
 
     Returns:
         Between 0 and 2, [places].

@@ -1,6 +1,6 @@
-"""Every collapse metric of class statistics, with its name and how it is read.
+"""Every collapse metric of class statistics, with its name and its explanation.
 
-A new metric is a :class:`CollapseMetric` in a file of its own, and a line in ``METRICS``.
+To add a metric, write a :class:`CollapseMetric` in its own file and add a line to ``METRICS``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from equiframe.errors import InputError
 
 @dataclass(frozen=True)
 class CollapseMetric:
-    """Numbers of a set of classes.
+    """One or more numbers that describe a set of classes.
 
     Args:
-        values: from statistics of classes that were all seen, and their classifier rows, [classes, dim], to numbers by
-            flat key.
-        terms: what the principal ones are called, by key, with ideal and direction; the others are kept in the record
-            alone.
+        values: a function of the statistics of classes that were all seen and of their classifier rows,
+            [classes, dim], that returns the numbers by flat key.
+        terms: names of the main numbers by key, with ideal and direction; the others appear in the record only.
     """
 
     values: Callable[[ClassStatistics, Tensor], Mapping[str, float]]
@@ -82,48 +81,50 @@ METRICS: list[CollapseMetric] = [
         _of_pairs,
         {
             "nc1_cdnv_mean": _lower(
-                "NC1, variability (CDNV)", "scatter within words over distance between words, mean over pairs"
+                "NC1, variability (CDNV)", "variance within words over squared distance between words, mean over pairs"
             ),
             "nc1_log_cdnv_mean": _lower(
-                "NC1, variability (log CDNV)", "mean of its logarithm, which a few close pairs move less", None
+                "NC1, variability (log CDNV)", "mean of its logarithm, which depends less on a few close pairs", None
             ),
-            "nc2_norm_cv": _lower("NC2, equal norms", "spread over mean of the lengths of the word means"),
+            "nc2_norm_cv": _lower("NC2, equal norms", "coefficient of variation of the lengths of the word means"),
             "nc2_etf_angle_mean": _lower(
-                "NC2, equal angles (mean)", "distance of the cosines between word means from a simplex frame's"
+                "NC2, equal angles (mean)", "distance of the cosines between word means from those of a simplex frame"
             ),
             "nc2_etf_angle_std": _lower("NC2, equal angles (spread)", "standard deviation of that distance over pairs"),
             "gnc2_log_mean": _lower(
                 "GNC2, uniformity (mean)", "mean of log(1 / distance) between the directions of word means", None
             ),
-            "gnc2_log_cv": _lower("GNC2, uniformity (spread)", "spread over mean of that logarithm over pairs"),
+            "gnc2_log_cv": _lower("GNC2, uniformity (spread)", "coefficient of variation of that logarithm over pairs"),
         },
     ),
     CollapseMetric(
         _of_rows,
         {
-            "unc3": _lower("(U)NC3, uniform duality", "spread of the cosines between word means and word embeddings"),
+            "unc3": _lower(
+                "(U)NC3, uniform duality", "standard deviation of cosines between word means and word embeddings"
+            ),
             "nc3_self_duality": _higher("NC3, self-duality", "mean cosine between word means and word embeddings"),
         },
     ),
 ]
-"""Every metric, in the order of the record; pages show those added last first."""
+"""Every metric, in the order of the record; pages show the last ones first."""
 
 AGREEMENT = {
     "nc4_agreement": _higher(
-        "NC4, decision agreement", "share of tokens whose nearest word mean is the word the classifier decides for"
+        "NC4, decision agreement", "share of tokens whose nearest word mean is that of the word the classifier chooses"
     )
 }
-"""NC4 needs samples that did not enter the means, so whoever has them computes it: see ``decision_agreement``."""
+"""NC4 needs samples that are not part of the means, so the audit computes it: see ``decision_agreement``."""
 
 
 def about_collapse() -> About:
-    """What a reader must know of the metrics, those that were added to ``METRICS`` too."""
+    """What a reader must know about the metrics, including those that were added to ``METRICS``."""
     terms = {key: term for metric in reversed(METRICS) for key, term in metric.terms.items()}
     return About(
         "Geometry: neural collapse",
         "Geometry is not behaviour: a lower (U)NC3 does not by itself mean that predictions treat groups"
-        " alike. Intervals resample words, so they speak of this list of words on this text. Sets of"
-        " different size are not comparable with each other: compare runs within a set.",
+        " equally. Intervals resample words, so they apply to this list of words and this text. Sets of"
+        " different sizes cannot be compared with each other: compare runs within a set.",
         {**terms, **AGREEMENT},
         (
             ("Xu et al. 2025", "https://arxiv.org/abs/2410.04472"),
@@ -134,11 +135,11 @@ def about_collapse() -> About:
 
 @torch.no_grad()
 def collapse_metrics(statistics: ClassStatistics, classifier: Tensor) -> dict[str, float]:
-    """Every metric that needs no second look at the samples, by flat key, from one pass over the pairs.
+    """Every metric that needs the class statistics alone, by flat key, from one pass over the pairs.
 
     Args:
-        statistics: of classes seen at least once; better ``statistics.seen(min_count)`` with a few samples
-            each, as :func:`cdnv` says.
+        statistics: of classes seen at least once; better ``statistics.seen(min_count)``, so that each class
+            has several samples, for the reason given in :func:`cdnv`.
         classifier: rows of the output embedding for ``statistics.class_ids``, [classes, dim].
 
     Returns:

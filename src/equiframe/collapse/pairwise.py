@@ -1,7 +1,7 @@
-"""Moments over all pairs of vectors, from a Gram matrix that is made and dropped tile by tile.
+"""Moments over all pairs of vectors, from a Gram matrix that is computed tile by tile.
 
-All is done in float64. In float32 the expansion ||a - b||^2 = |a|^2 + |b|^2 - 2ab leaves few digits where
-vectors are near each other, and a GPU may be set to round its products to ten bits.
+Everything is computed in float64. In float32 the expansion ||a - b||^2 = |a|^2 + |b|^2 - 2ab leaves few digits if
+vectors are close to each other, and a GPU may round its products to ten bits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TILE = 512
-_CLOSE = 1e-8  # of |a|^2 + |b|^2: there the expansion has lost half its digits, and the difference is taken
+_CLOSE = 1e-8  # of |a|^2 + |b|^2: the expansion has lost half of its digits, so the difference is computed instead
 _TINY = torch.finfo(torch.float64).tiny
-_CHUNK = 2048  # differences held at a time
+_CHUNK = 2048  # differences in memory at a time
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PairSummary:
 
     @property
     def cv(self) -> float:
-        """Coefficient of variation std / |mean|, nan where the mean is 0."""
+        """Coefficient of variation std / |mean|, nan if the mean is 0."""
         return self.std / abs(self.mean) if self.mean else math.nan
 
 
@@ -38,7 +38,7 @@ class PairSummary:
 class PairTile:
     """The pairs of two blocks of vectors, left = vectors[rows] and right = vectors[columns].
 
-    Each method gives a fresh float64 tensor [left, right].
+    Each method returns a new float64 tensor [left, right].
     """
 
     left: Tensor
@@ -48,7 +48,7 @@ class PairTile:
     columns: slice
 
     def squared_distances(self) -> Tensor:
-        """||a - b||^2, to six digits or more however near the pair; 0 for equal vectors alone."""
+        """||a - b||^2, to six digits or more however close the pair; 0 only for equal vectors."""
         scale = self.left.square().sum(1).unsqueeze(1) + self.right.square().sum(1)
         distances = torch.add(scale, self.products, alpha=-2)
         for i, j in self._where(distances < scale.mul_(_CLOSE)):
@@ -56,25 +56,25 @@ class PairTile:
         return distances
 
     def cosines(self) -> Tensor:
-        """cos(a, b), unclipped; 0 where a vector is zero."""
+        """cos(a, b), unclipped; 0 if a vector is zero."""
         left, right = (side.norm(dim=1).clamp_(min=_TINY) for side in (self.left, self.right))
         return (self.products / left.unsqueeze(1)).div_(right)
 
     def squared_chords(self) -> Tensor:
-        """||u(a) - u(b)||^2 of the unit vectors, as exact; 2 where a vector is zero."""
+        """||u(a) - u(b)||^2 of the unit vectors, as precise; 2 if a vector is zero."""
         chords = self.cosines().mul_(-2).add_(2)
         for i, j in self._where(chords < 2 * _CLOSE):
             chords[i, j] = (_unit(self.left[i]) - _unit(self.right[j])).square_().sum(1)
         return chords
 
     def _where(self, close: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Places of the pairs that are to be taken by difference, some at a time."""
+        """Positions of the pairs whose difference must be computed, in parts."""
         if self.rows == self.columns:
             close = close.triu_(1)
         return (places.unbind(1) for places in close.nonzero().split(_CHUNK))
 
     def pairs(self, values: Tensor) -> Tensor:
-        """Those of a tile's values that belong to pairs i < j, [pairs]."""
+        """The values of a tile for pairs i < j, [pairs]."""
         if self.rows != self.columns:
             return values.flatten()
         return values[torch.ones_like(values, dtype=torch.bool).triu_(1)]
@@ -90,17 +90,17 @@ def pair_tiles(vectors: Tensor) -> Iterator[PairTile]:
 
 
 def summarise_pairs(vectors: Tensor, quantities: Callable[[PairTile], Sequence[Tensor]]) -> tuple[PairSummary, ...]:
-    """Mean and spread over all pairs of rows of ``vectors``, for each of the quantities of a tile.
+    """Mean and standard deviation over all pairs of rows of ``vectors``, for each quantity.
 
-    Tiles are joined by the pairwise-variance formula, so that the spread keeps its digits where it is small
-    against the mean.
+    Tiles are combined by the pairwise-variance formula, so that the standard deviation keeps its digits if it is
+    small compared with the mean.
 
     Args:
         vectors: [classes, dim], float64.
-        quantities: from a tile to tensors of its shape; what they hold off the pairs is not looked at.
+        quantities: a function from a tile to tensors of its shape; values outside the pairs are ignored.
 
     Returns:
-        A summary per quantity. A value that is infinite makes the mean infinite and the spread nan.
+        A summary per quantity. An infinite value makes the mean infinite and the standard deviation nan.
 
     Reference: Chan, Golub and LeVeque 1983.
 

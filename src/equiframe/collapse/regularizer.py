@@ -1,4 +1,4 @@
-"""The (U)NC3 term as a module: features and labels of a batch in, a loss term out."""
+"""The (U)NC3 term as a module that turns the features and labels of a batch into a loss term."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from equiframe.errors import InputError
 
 
 class UNC3Regularizer(nn.Module):
-    """lambda times the spread, over the words seen so far, of cos(class mean, word embedding).
+    """lambda times the standard deviation, over the words seen so far, of cos(class mean, word embedding).
 
     L = weight * std_c cos(mu_c - mu_G, w_c), over the classes c seen so far; mu_G is the mean of their
     means. Each call in training mode first adds the batch to the means. By default, as in the paper, these
-    are the means of the whole run, of features cut off from the graph, so that the gradient turns the rows
-    of the classifier (it is orthogonal to each row) and reaches nothing else.
+    are means over the whole run, of detached features, so that the gradient rotates the rows of the
+    classifier (it is orthogonal to each row) and reaches nothing else.
 
-    The term is an exact zero, with a graph and a gradient of zero, until two classes are seen. In evaluation
-    mode nothing is added. The state is in buffers: a checkpoint that holds them resumes exactly. Nothing
-    waits for the device.
+    The term is exactly zero, with a graph and a gradient of zero, until two classes are seen. In evaluation
+    mode the means do not change. The state is in buffers, so that training resumes exactly from a checkpoint.
+    No operation synchronises with the device.
 
     With torch.distributed, counts and sums of each batch are summed over ranks, so that every rank has the
-    same term, that of one process. A trainer that averages gradients over ranks, as DDP does, leaves the
-    gradient of the rows as it is. The gradient through the features is spread over the ranks, each holding
-    the part of its own samples; it is made here times the number of ranks, so that their average is again
-    that of one process.
+    same term as a single process. A trainer that averages gradients over ranks, as DDP does, does not change
+    the gradient of the rows. The gradient through the features is distributed over the ranks, each of which
+    has the part of its own samples; it is multiplied by the number of ranks, so that the average is again
+    the gradient of a single process.
 
     Args:
         class_ids: token ids of the words, [classes], unique.
         dim: width of a feature.
         weight: lambda.
-        warmup_steps: calls in training mode over which lambda rises linearly from 0.
+        warmup_steps: calls in training mode during which lambda rises linearly from 0.
         memory: ``run``, means over all samples so far; ``ema``, per class the exponential moving average of
             its batch means, over the batches that contain it.
-        decay: of the moving average; 0 keeps the last batch alone.
-        through_features: let the gradient through the current batch's share of the means. With ``run`` that
-            share, and so the gradient, falls as 1 / samples so far; ``ema`` keeps it at 1 - decay.
+        decay: of the moving average; with 0 only the last batch counts.
+        through_features: let the gradient pass through the current batch's share of the means. With ``run``
+            this share, and so the gradient, falls as 1 / samples so far; with ``ema`` it stays 1 - decay.
 
     Raises:
         InputError: an option out of range, ids that repeat, or (on call) shapes that do not fit.
@@ -96,14 +96,14 @@ class UNC3Regularizer(nn.Module):
         """The weighted term.
 
         Args:
-            features: of all tokens of the batch, or of some, [tokens, dim].
+            features: of all or some tokens of the batch, [tokens, dim].
             token_ids: the class of each, [tokens]; other classes are ignored.
             classifier: the whole output embedding, [vocabulary, dim]. If FSDP2 shards its rows over the
                 ranks (a DTensor), only the rows of the words are gathered.
 
         Returns:
             A scalar >= 0. ``last_parts`` then holds, detached: ``unc3``, the spread itself; ``unc3_weight``;
-            ``mean_cosine``, which is free to fall while the spread falls; and ``classes_seen``.
+            ``mean_cosine``, which may fall while the spread falls; and ``classes_seen``.
         """
         dim = self.means.shape[1]
         if (
@@ -141,15 +141,15 @@ class UNC3Regularizer(nn.Module):
         return weight * spread
 
     def reset(self) -> None:
-        """Forget the class means, as ADEPT does at each epoch. The warm-up continues."""
+        """Forget the class means, as ADEPT does in each epoch. The warm-up continues."""
         self.counts.zero_()
         self.means.zero_()
 
     def _updated_means(self, features: Tensor, token_ids: Tensor) -> Tensor:
-        """Add a batch to the state; the new means, with the batch's graph if it is let through."""
+        """Add a batch to the state and return the new means, with the graph of the batch if gradients may pass."""
         classes = len(self.class_ids)
         slots = torch.searchsorted(self.class_ids, token_ids).clamp_(max=classes - 1)
-        slots = torch.where(self.class_ids[slots] == token_ids, slots, classes)  # the rest: a row cut off below
+        slots = torch.where(self.class_ids[slots] == token_ids, slots, classes)  # the extra row is removed below
         samples = features.to(self.means.dtype)
         if not self.through_features:
             samples = samples.detach()
@@ -160,7 +160,7 @@ class UNC3Regularizer(nn.Module):
             sums = own.detach().clone()
             dist.all_reduce(sums)
             dist.all_reduce(counts)
-            sums = sums + ranks * (own - own.detach())  # the value of all ranks, the gradient of the own samples
+            sums = sums + ranks * (own - own.detach())  # value of all ranks, gradient of this rank
         batch_means = sums / counts.clamp(min=1).unsqueeze(1)
         total = self.counts + counts
         share = counts / total.clamp(min=1)
@@ -177,7 +177,7 @@ def rows(matrix: Tensor, at: Tensor) -> Tensor:
     """Rows of a matrix [rows, dim] that may be sharded over ranks, gathered on every rank.
 
     Each rank keeps the gradient of its own rows, neither summed nor averaged, so every rank must compute the same
-    from the result, as it does for (U)NC3.
+    function of the result, as for (U)NC3.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return matrix[at]
@@ -188,7 +188,7 @@ def rows(matrix: Tensor, at: Tensor) -> Tensor:
     if matrix.placements != (Shard(0),):
         return matrix.full_tensor()[at]
     local, mesh = matrix.to_local(), matrix.device_mesh
-    places = at - mesh.get_local_rank() * -(-len(matrix) // mesh.size())  # of the own rows; each rank has as many
+    places = at - mesh.get_local_rank() * -(-len(matrix) // mesh.size())  # within this rank's rows
     is_own = (places >= 0) & (places < len(local))
     own = torch.zeros(len(at), matrix.shape[1], dtype=local.dtype, device=at.device)
     own = own.index_put((is_own,), local[places[is_own].to(local.device)].to(at.device))

@@ -1,4 +1,4 @@
-"""Counts, means and within-class scatter of features: one pass, mergeable."""
+"""Counts, means and within-class scatter of features, computed in one pass, and mergeable."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _AT_ONCE = 512  # samples: few enough that what is made of them stays in cache
 class ClassStatistics:
     """Count, mean and within-class scatter of features, per class, in one pass.
 
-    A class is a token id, a feature the state that the output embedding multiplies. The whole state is
-    three tensors, and every collapse metric is a function of them:
+    A class is a token id, and a feature is the state that the output embedding multiplies. The complete state
+    consists of three tensors, and every collapse metric is a function of them:
 
         counts   [classes]       int64    samples seen, n_c
         means    [classes, dim]  dtype    mu_c, zero where n_c = 0
         scatter  [classes]       float64  sum of ||h - mu_c||^2 over the samples of c
 
-    Merging two states is exact up to rounding and does not depend on order, so batches, files, ranks and
-    resumed runs are one operation. Scatter is kept about its own mean: a difference of raw sums would lose
-    every digit when a class is collapsed, which is what we measure.
+    Merging two states is exact up to rounding and does not depend on the order, so batches, files, ranks and
+    resumed runs need one operation only. Scatter is computed around the class mean: a difference of raw sums would
+    lose every digit when a class is collapsed, which is the case of interest.
 
     All methods that change the state do so in place and return it.
 
     Args:
-        class_ids: token ids to follow, [classes], unique, in any order; others are ignored by ``update``.
+        class_ids: token ids to follow, [classes], unique, in any order; ``update`` ignores other ids.
         dim: width of a feature.
-        dtype: precision of the means: float32, or float64 where features are large against the distances
+        dtype: precision of the means: float32, or float64 if features are large compared with the distances
             between their means.
-        device: where the state lives; that of ``class_ids`` by default.
+        device: where the state is stored; that of ``class_ids`` by default.
 
     Raises:
-        InputError: ids repeat or are not a vector of integers, or the precision is under float32.
+        InputError: ids repeat or are not a vector of integers, or the precision is lower than float32.
 
     Reference: Chan, Golub and LeVeque 1983 (merging); Wu and Papyan 2024 (tokens as classes).
 
@@ -50,7 +50,7 @@ class ClassStatistics:
         tensor([1., nan], dtype=torch.float64)
     """
 
-    @torch.inference_mode(False)  # a state that was begun in inference mode can be added to outside of it
+    @torch.inference_mode(False)  # so that a state that was created in inference mode can be changed outside of it
     def __init__(
         self,
         class_ids: Tensor,
@@ -75,13 +75,13 @@ class ClassStatistics:
     def update(self, features: Tensor, token_ids: Tensor) -> ClassStatistics:
         """Add a batch.
 
-        Touches only the rows of classes that occur: O(tokens * dim), free of the number of classes. An error
-        leaves the state as it was.
+        Changes only the rows of classes that occur: O(tokens * dim), whatever the number of classes. After an error
+        the state is unchanged.
 
-        Half precision is added up in the precision of the means. What it costs is lost before: with u the unit
-        roundoff (2^-8 for bfloat16, 2^-11 for float16), a mean is off by at most u times the mean length of its
-        samples, and a standard deviation by at most u times their root mean square length. Where the
-        spread is a hundredth of the length, bfloat16 can so change it by 40 %.
+        Features in half precision are summed in the precision of the means, but they were rounded before: with the
+        unit roundoff u (2^-8 for bfloat16, 2^-11 for float16), the error of a mean is at most u times the mean
+        length of its samples, and that of a standard deviation at most u times their root mean square length. If
+        the standard deviation is a hundredth of the length, bfloat16 can change it by 40 %.
 
         Args:
             features: [tokens, dim], any floating type; detached.
@@ -98,18 +98,18 @@ class ClassStatistics:
             )
         rows, followed = self._rows(token_ids)
         samples = features.detach().to(self.means.device)
-        if not followed.all():  # a copy of all samples is a tenth of the cost
+        if not followed.all():  # copying all samples takes a tenth of the time
             samples, rows = samples[followed], rows[followed]
         samples = samples.to(self.means.dtype)
         lengths = torch.linalg.vector_norm(samples, dim=1)
-        sound = lengths < torch.finfo(samples.dtype).max ** 0.5 / 4  # neither they nor their spread overflow
+        sound = lengths < torch.finfo(samples.dtype).max ** 0.5 / 4  # neither squares nor scatter overflow
         if not sound.all():
             position = int(followed.nonzero()[~sound][0])
             raise InputError(
                 f"feature {position} of the batch (token id {int(token_ids[position])}) is not finite, or its"
-                " square overflows: look for a broken model or half precision"
+                " square overflows. Check the model for broken weights, or use a higher precision"
             )
-        scratch = samples.new_empty(3, min(len(rows), _AT_ONCE), dim)  # fresh memory is half the cost
+        scratch = samples.new_empty(3, min(len(rows), _AT_ONCE), dim)  # a new one per part takes half of the time
         for start in range(0, len(rows), _AT_ONCE):
             self._add(samples[start : start + _AT_ONCE], rows[start : start + _AT_ONCE], scratch)
         return self
@@ -129,9 +129,9 @@ class ClassStatistics:
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassStatistics:
-        """Give every rank the statistics of all ranks, once; without a process group nothing happens.
+        """Give every rank the statistics of all ranks; call it once. Without a process group nothing happens.
 
-        Each mean enters with its share of the count, so that no sum grows with the number of samples:
+        Each mean is weighted with its share of the count, so that no sum grows with the number of samples:
         mu = sum_r (n_r / n) mu_r, then scatter = sum_r (scatter_r + n_r ||mu_r - mu||^2).
         """
         if not dist.is_available() or not dist.is_initialized():
@@ -149,7 +149,7 @@ class ClassStatistics:
     def select(self, class_ids: Tensor, *, min_count: int = 1) -> ClassStatistics:
         """A copy for those of ``class_ids``, in their order, that were seen at least ``min_count`` times.
 
-        Ids that are not followed are left out, as those never seen are.
+        Ids that are not followed, or were never seen, are left out.
         """
         rows, known = self._rows(class_ids)
         rows = rows[known]
@@ -193,11 +193,11 @@ class ClassStatistics:
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state by name, to be saved; the tensors are the state's own, not copies."""
+        """The state by name, for saving; the tensors are not copied."""
         return {name: getattr(self, name) for name in ("class_ids", *_STATE)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> ClassStatistics:
-        """Take over a saved state of the same classes.
+        """Load a saved state of the same classes.
 
         Raises:
             InputError: a tensor is missing, or shapes or classes differ; the first class that does is named.
@@ -211,13 +211,13 @@ class ClassStatistics:
         return self
 
     def _index(self) -> None:
-        """Sorted ids and the row of each, closed by a sentinel, so that every search ends on an entry."""
+        """Sort the ids, with the row of each and a sentinel at the end, so that every search finds an entry."""
         ids, order = self.class_ids.sort()
         self._sorted_ids = torch.cat([ids, ids.new_tensor([torch.iinfo(torch.int64).max])])
         self._order = torch.cat([order, order.new_zeros(1)])
 
     def _rows(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Row of each token id, and whether it is followed (the row means nothing where it is not)."""
+        """Row of each token id, and whether it is followed (if it is not, the row has no meaning)."""
         ids = token_ids.to(self._sorted_ids)
         slots = torch.searchsorted(self._sorted_ids, ids)
         return self._order[slots], self._sorted_ids[slots] == ids
@@ -225,8 +225,8 @@ class ClassStatistics:
     def _add(self, samples: Tensor, rows: Tensor, scratch: Tensor) -> None:
         """Add samples [tokens, dim] to rows [tokens], which may repeat; scratch is [3, tokens or more, dim].
 
-        Deviations are taken from the mean so far, or from the first sample of a new class: both lie amid the
-        samples, so that an offset which all features share costs no digits.
+        Deviations are taken from the mean so far, or from the first sample of a new class: both lie among the
+        samples, so that an offset shared by all features costs no digits.
         """
         classes, members, counts = torch.unique(rows, return_inverse=True, return_counts=True)
         origin, total = scratch[:2, : len(classes)]
@@ -242,15 +242,15 @@ class ClassStatistics:
         total.zero_().index_add_(0, members, deviations)
         squares = self.scatter.new_zeros(len(classes)).index_add_(0, members, _squared_lengths(deviations))
         after = self.counts[classes] + counts
-        # Of the squares at least 1 in _AT_ONCE + 1 parts remains, so the difference keeps its digits.
+        # The difference is at least 1 / (_AT_ONCE + 1) of the squares, so it keeps its digits.
         self.scatter.index_add_(0, classes, squares - _squared_lengths(total) / after)
         self.means.index_copy_(0, classes, origin.addcdiv_(total, after.to(total.dtype).unsqueeze(1)))
         self.counts.index_copy_(0, classes, after)
 
     def _join(self, rows: Tensor, origin: Tensor, delta: Tensor, counts: Tensor, scatter: Tensor) -> None:
-        """Join samples into distinct rows: counts > 0 of them, of mean origin + delta, scattered about it.
+        """Add samples to distinct rows: counts > 0 of them, with mean origin + delta, and their scatter around it.
 
-        ``origin`` is the row's mean so far; where there is none, any vector. It is used up.
+        ``origin`` is the mean of the row so far, or any vector if there is none. It is overwritten.
         """
         before = self.counts[rows]
         after = before + counts

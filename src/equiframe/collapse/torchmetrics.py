@@ -1,4 +1,4 @@
-"""Collapse as a metric of torchmetrics, for Lightning and for custom loops: state and syncing, no formulas."""
+"""Collapse as a metric of torchmetrics, for Lightning and custom training loops: its state and its synchronisation."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class CollapseMetrics(Metric):
     Batches, ranks and merged states are joined by :meth:`ClassStatistics.merge`, so that the numbers are those of
     one pass over all samples. Means are kept in float64.
 
-    ``update`` takes features [tokens, dim] and their token ids [tokens]. ``compute`` gives scalars by key; all are
-    nan where fewer than two words have ``min_count`` samples. The ideal values are those of the functions that
-    :func:`collapse_metrics` names; no direction holds for all, so ``higher_is_better`` is None. In a
+    ``update`` takes features [tokens, dim] and their token ids [tokens]. ``compute`` returns scalars by key; all are
+    nan if fewer than two words have ``min_count`` samples. :func:`collapse_metrics` names the functions that give the
+    ideal values; the direction differs between metrics, so ``higher_is_better`` is None. In a
     ``MetricCollection`` with several word sets, each key begins with the name of its set.
 
     Args:
         class_ids: token ids of the words, [classes], unique; others are ignored.
         dim: width of a feature.
-        classifier: a function that gives the whole output embedding, [vocabulary, dim]. ``compute`` calls it, so
-            that its rows are those of that moment.
-        min_count: samples a word needs to count.
+        classifier: a function that returns the complete output embedding, [vocabulary, dim]. ``compute`` calls it, so
+            that the rows are up to date.
+        min_count: minimum number of samples of a word.
         kwargs: of ``torchmetrics.Metric``, such as ``process_group``.
 
     Raises:
@@ -68,20 +68,20 @@ class CollapseMetrics(Metric):
         super().__init__(**kwargs)
         self.classifier, self.min_count = classifier, min_count
         ids = ClassStatistics(class_ids, dim).class_ids  # checked
-        # The ids are state too: by them a collection tells apart two sets of which it has seen nothing yet.
+        # The ids are state too, so that a collection can distinguish two sets that have no samples yet.
         self.add_state("class_ids", ids, dist_reduce_fx=_alike)
         # Count, scatter and mean of each class, [classes, 2 + dim]: one tensor, as they merge together only.
         empty = torch.zeros(len(ids), 2 + dim, dtype=torch.float64, device=ids.device)
         self.add_state("samples", empty, dist_reduce_fx=_merged)
 
-    @torch.inference_mode()  # a state that was reset in inference mode can be added to outside of it
+    @torch.inference_mode()  # so that a state that was reset in inference mode can be changed outside of it
     def update(self, features: Tensor, token_ids: Tensor) -> None:
         """Add a batch."""
         statistics = _statistics(self.class_ids, self.samples)
         self.samples[:, 0] = statistics.update(features, token_ids).counts
 
     def compute(self) -> dict[str, Tensor]:
-        """The metrics of all samples so far, of all ranks."""
+        """The metrics of all samples so far on all ranks."""
         seen = _statistics(self.class_ids, self.samples).seen(self.min_count)
         rows = self.classifier()
         if len(rows) <= int(self.class_ids.max()):
@@ -89,7 +89,7 @@ class CollapseMetrics(Metric):
                 f"class_ids go up to {int(self.class_ids.max())}, the classifier has {len(rows)} rows: give the whole"
                 " output embedding"
             )
-        if len(seen.counts) < 2:  # not a number in, not a number out, under the same keys
+        if len(seen.counts) < 2:  # nan under the same keys
             seen = ClassStatistics(self.class_ids[:2], rows.shape[1])
             seen.counts += 1
             seen.means += math.nan
@@ -98,7 +98,7 @@ class CollapseMetrics(Metric):
 
 
 def _statistics(class_ids: Tensor, samples: Tensor) -> ClassStatistics:
-    """Statistics whose means and scatter lie in the state [classes, 2 + dim], and whose counts are a copy."""
+    """Statistics that share means and scatter with the state [classes, 2 + dim]; the counts are copied."""
     statistics = ClassStatistics(class_ids, 0, dtype=samples.dtype)
     statistics.counts = samples[:, 0].long()
     statistics.scatter, statistics.means = samples[:, 1], samples[:, 2:]
@@ -106,7 +106,7 @@ def _statistics(class_ids: Tensor, samples: Tensor) -> ClassStatistics:
 
 
 def _merged(samples: Tensor) -> Tensor:
-    """One state of several, [states, classes, 2 + dim]."""
+    """Merge several states, [states, classes, 2 + dim], into one."""
     ids = torch.arange(samples.shape[1], device=samples.device)
     whole, *others = (_statistics(ids, state) for state in samples)
     for other in others:
@@ -116,7 +116,7 @@ def _merged(samples: Tensor) -> Tensor:
 
 
 def _alike(class_ids: Tensor) -> Tensor:
-    """The ids that all states have, of [states, classes]."""
+    """Check that all states, [states, classes], have the same ids, and return them."""
     if (class_ids != class_ids[0]).any():
         raise InputError("the class_ids of two states differ: give each the same words")
     return class_ids[0]

@@ -19,28 +19,28 @@ from equiframe.errors import InputError
 
 @dataclass(frozen=True)
 class CDNV:
-    """Class-distance normalised variance over pairs, and its logarithm, as it has heavy tails."""
+    """Class-distance normalised variance over pairs, and its logarithm, because the variance has heavy tails."""
 
     value: PairSummary
     log: PairSummary
 
 
 def cdnv(means: Tensor, variances: Tensor, *, power: int = 1) -> CDNV:
-    """Spread within classes relative to the distance between them, NC1.
+    """Variance within classes relative to the distance between them, NC1.
 
-    For each pair (s2_c + s2_d) / (2 ||mu_c - mu_d||^(2 power)). Classes seen once have variance 0, which
-    flatters, and a pair of two such has a logarithm of minus infinity: leave them out, by
-    ``statistics.seen(min_count=2)`` or more. Equal means count as infinite, whatever the variances.
+    For each pair (s2_c + s2_d) / (2 ||mu_c - mu_d||^(2 power)). Classes seen once have variance 0,
+    which makes the value too good, and the logarithm for two such classes is minus infinity: leave them out
+    with ``statistics.seen(min_count=2)`` or more. Equal means count as infinite, whatever the variances.
 
     Args:
         means: class means, [classes, dim].
         variances: within-class variances, population form, [classes].
-        power: 1, the definition; 2, what the code of linguistic-collapse and of the paper computes. With 2
-            the number has the unit of 1 / length^2, so that models of different scale cannot be compared.
+        power: 1 for the definition; 2 for what the code of linguistic-collapse and of the paper computes.
+            With 2 the value has the unit 1 / length^2, so that models of different scale cannot be compared.
 
     Returns:
-        Mean and spread over pairs, of the value and of its natural logarithm. Ideal 0 (the logarithm minus
-        infinity); lower is more collapsed.
+        Mean and standard deviation over pairs, of the value and of its natural logarithm. Ideal 0 (minus
+        infinity for the logarithm); lower is more collapsed.
 
     Raises:
         InputError: shapes differ, fewer than two classes, or another power.
@@ -55,7 +55,7 @@ def cdnv(means: Tensor, variances: Tensor, *, power: int = 1) -> CDNV:
 
 
 def cdnv_of(means: Tensor, variances: Tensor, power: int) -> Callable[[PairTile], list[Tensor]]:
-    """From a tile of means to its CDNV and the logarithm of it."""
+    """A function that computes CDNV and its logarithm for a tile of means."""
     if variances.shape != means.shape[:1]:
         raise InputError(f"variances must be [{len(means)}] as the means are, got {list(variances.shape)}")
     if power not in (1, 2):

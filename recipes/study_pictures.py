@@ -1,0 +1,122 @@
+"""The pictures of the studies, and the correlations between collapse and gain over several studies.
+
+    python recipes/study_pictures.py runs/study-hosts runs/study-mini-cc runs/study-gemma
+
+Each argument is a folder written by `equiframe study`. Writes `frontier.svg` and `collapse-gain.svg` into docs/images.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from equiframe.record import StudyResult
+
+IMAGES = Path(__file__).parent.parent / "docs/images"
+COLOURS = ("#0072b2", "#d55e00", "#009e73")
+MEASURES = ("(U)NC3", "CC1 gender", "CC3 gender")
+
+
+def short(model: str) -> str:
+    """Name of a model in a picture."""
+    return Path(model.removeprefix("builtin:")).stem
+
+
+def frontier(studies: list[StudyResult]) -> None:
+    """Pooled gain and change of agreement of every arm, with 95 % intervals; filled with the (U)NC3 term."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for colour, study in zip(COLOURS, studies, strict=False):
+        found = {(f.kind, f.name, f.method, f.arm): f for f in study.figures if f.arm in ("plain", "unc3")}
+        for (kind, _, method, arm), gain in found.items():
+            if kind != "pooled gain":
+                continue
+            kept = found["change", "agreement", method, arm]
+            x, y = 100 * gain.value, kept.value
+            axes.errorbar(
+                x,
+                y,
+                xerr=[[x - 100 * gain.low], [100 * gain.high - x]],
+                yerr=[[y - kept.low], [kept.high - y]],
+                fmt="o",
+                color=colour,
+                mfc=colour if arm == "unc3" else "white",
+                elinewidth=0.7,
+                label=short(gain.model),
+            )
+            if arm == "plain":
+                axes.annotate(method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("pooled fairness gain, % (0: the model before)")
+    axes.set_ylabel("change of agreement, points")
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(unique.values(), unique.keys(), fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(IMAGES / "frontier.svg", metadata={"Date": None})
+
+
+def changes(study: StudyResult) -> pd.DataFrame:
+    """One row per arm: pooled gain in percent and the logarithm of each measure after over before, means over seeds."""
+    arms = defaultdict(list)
+    before = {}
+    for cell in study.cells:
+        values = np.array([cell.geometry.get(name) or np.nan for name in MEASURES])
+        if cell.arm == "before":
+            before[cell.seed] = values
+        else:
+            arms[cell.method, cell.arm].append([100 * cell.gain, *np.log(values / before[cell.seed])])
+    rows = [[short(study.cells[0].model), *key, *np.mean(values, axis=0)] for key, values in arms.items()]
+    return pd.DataFrame(rows, columns=["model", "method", "arm", "gain", *MEASURES])
+
+
+def correlation(table: pd.DataFrame, measure: str) -> str:
+    """Spearman's correlation with the gain over arms, with a 95 % bootstrap interval over arms."""
+    pair = (table[measure].to_numpy(), table["gain"].to_numpy())
+    if len(table) < 4:
+        return "too few models"
+
+    def rank(x: np.ndarray, y: np.ndarray) -> float:
+        return float(stats.spearmanr(x, y).statistic)
+
+    drawn = np.random.default_rng(0).integers(len(table), size=(2000, len(table)))
+    with np.errstate(invalid="ignore"):
+        ends = np.nanpercentile([rank(pair[0][at], pair[1][at]) for at in drawn if len(set(at)) > 2], [2.5, 97.5])
+    return f"{rank(*pair):+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]"
+
+
+def collapse_against_gain(table: pd.DataFrame) -> None:
+    """A panel per measure, a mark per arm."""
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(8.4, 3.2), layout="constrained", sharey=True)
+    for axes, measure in zip(panels, MEASURES, strict=True):
+        for colour, (model, rows) in zip(COLOURS, table.groupby("model", sort=False), strict=False):
+            for arm, face in (("plain", "white"), ("unc3", colour)):
+                shown = rows[rows["arm"] == arm]
+                axes.scatter(100 * np.expm1(shown[measure]), shown["gain"], facecolors=face, edgecolors=colour, s=28)
+            axes.scatter([], [], facecolors="white", edgecolors=colour, label=model)
+        axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
+        axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+        axes.set_xlabel(f"change of {measure}, %")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("pooled fairness gain, %")
+    panels[0].legend(fontsize=7, frameon=False)
+    figure.savefig(IMAGES / "collapse-gain.svg", metadata={"Date": None})
+
+
+def main(folders: list[str]) -> None:
+    studies = [StudyResult.model_validate_json((Path(folder) / "study.json").read_text()) for folder in folders]
+    frontier(studies)
+    table = pd.concat([changes(study) for study in studies], ignore_index=True)
+    collapse_against_gain(table)
+    groups = {**dict(list(table.groupby("model", sort=False))), "all models": table}
+    for model, rows in groups.items():
+        for measure in MEASURES:
+            print(f"{model} ({len(rows)} trained models): {measure} with gain {correlation(rows, measure)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -411,7 +411,10 @@ def test_a_malformed_question_is_named_with_the_line(tmp_path, change, said):
     [
         (METADATA.replace("0,0,", "0,3,"), "line 3: target_loc is '3', expected 0, 1, 2 or NA"),
         (METADATA + '"Age","1",0,1,""\n', "line 4: target_loc of example 0 of Age is 1, and in line 3 0"),
-        (METADATA.replace("0,0,", "0,2,"), "line 3: target_loc of example 0 of Age is 2, where no person stands"),
+        (
+            METADATA.replace("0,0,", "0,2,"),
+            "line 3: target_loc of example 0 of Age is 2, an answer that names no person",
+        ),
         ("", "no column 'category'"),
     ],
 )

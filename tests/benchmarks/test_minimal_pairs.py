@@ -84,7 +84,7 @@ HEADER = "id,stereotype,anti_stereotype\n"
         (".csv", "stereotype;anti_stereotype\na;b\n", "line 1: no column 'stereotype'"),
         (".csv", HEADER.replace("anti_", "non_") + "1,a,b\n", "line 1: no column 'anti_stereotype'"),
         (".csv", "stereotype,stereotype,anti_stereotype\na,b,c\n", "line 1: 2 columns are called 'stereotype'"),
-        (".csv", HEADER + "1,a,b\n\n1,c,d\n", "line 4: id '1' stands in line 2 too"),
+        (".csv", HEADER + "1,a,b\n\n1,c,d\n", "line 4: id '1' is also in line 2"),
         (".csv", HEADER + ",a,b\n", "line 2: id is empty: fill it in each row, or leave the column out"),
         (".csv", HEADER + "1, ,b\n", "line 2: stereotype is empty: give both sentences"),
         (".csv", HEADER + "1,a,a \n", "line 2: stereotype and anti_stereotype are the same sentence"),
@@ -115,7 +115,7 @@ def test_a_malformed_file_is_named_with_the_line_and_the_fix(tmp_path, suffix, t
 def test_a_missing_file_and_a_missing_path_are_said(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_benchmark(f"pairs:{tmp_path / 'none.csv'}").items()
-    with pytest.raises(InputError, match="name the file, as in pairs:my_pairs"):
+    with pytest.raises(InputError, match="give the path of your file, as in pairs:my_pairs"):
         load_benchmark("pairs:")
     with pytest.raises(InputError, match="pairs:FILE"):
         load_benchmark("pears")

@@ -282,7 +282,7 @@ def test_all_pairs_of_all_cells_can_be_asked_for(tmp_path):
     [
         ("slots", FILES["slots"].replace("[subj2]", "him"), "line 1: .*expected a context with"),
         ("slots", FILES["slots"].replace("[mask] [p_act:neg]", "[p_act:neg]"), "line 1: "),
-        ("slots", FILES["slots"] * 2, "1 templates, and 2 with slots"),
+        ("slots", FILES["slots"] * 2, "1 templates, but 2 with slots"),
         ("questions", "", "the file is empty"),
         ("questions", "a\tb\n", "line 1: "),
         ("occupations", "[p_act] was a cook\n", "1 occupations, 0 denials"),

@@ -296,10 +296,13 @@ def test_a_good_file(tmp_path):
     [
         (PRO + "The cook.\n", "line 3: 'The cook.', expected a number and a sentence"),
         (PRO.replace("2 ", "1 "), "line 2: sentence 1 is repeated"),
-        (PRO.replace("[she]", "she"), "line 2: no pronoun in brackets"),
-        (PRO.replace("[a clerk]", "a clerk"), "line 2: no occupation in brackets"),
-        (PRO + PRO.splitlines()[0].replace("1", "3", 1), "anti_.*: no sentence 3, which the opposite file has"),
-        (PRO.splitlines()[0], "pro_.*: no sentence 2, which the opposite file has"),
+        (PRO.replace("[she]", "she"), "line 2: .* has no pronoun in brackets"),
+        (PRO.replace("[a clerk]", "a clerk"), "line 2: .* has no occupation in brackets"),
+        (
+            PRO + PRO.splitlines()[0].replace("1", "3", 1),
+            "anti_.*: sentence 3 is missing, but the opposite file has it",
+        ),
+        (PRO.splitlines()[0], "pro_.*: sentence 2 is missing, but the opposite file has it"),
         ("\n", "the file has no sentence"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Bias benchmarks: items to requests, answers to outcomes, outcomes to measures."""
+"""Bias benchmarks: they turn items into requests, answers into outcomes, and outcomes into measures."""
 
 from equiframe.benchmarks.benchmark import Asked, Benchmark, BenchmarkResult, Excluded, Outcome, outcome_table
 from equiframe.benchmarks.registry import BENCHMARKS, load_benchmark, suite

@@ -33,7 +33,7 @@ _KINSHIP = frozenset(
 )
 _TITLES = frozenset("mrs mr ms miss sir dame lady lord queen king princess prince duchess duke".split())
 
-# who a sentence is about, as women and men: the context that gives the gender
+# the subject of a sentence, as a woman and as a man: the context that gives the gender
 _SUBJECTS: dict[str, tuple[tuple[str, str], ...]] = {
     "kinship": (
         *((f"My {her}", f"My {him}") for her, him in (("mother", "father"), ("sister", "brother"), ("aunt", "uncle"))),
@@ -66,7 +66,7 @@ _SUBJECTS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 _OPENINGS = ("", "Later that day ", "In the end ", "On Monday ")  # before a subject that is itself a pronoun
-# what follows the subject, the forms of the later word, and what follows that
+# the text after the subject, the two forms of the later word, and the text after that word
 _FRAMES: tuple[tuple[str, tuple[str, str], str], ...] = (
     (" said that ", ("she", "he"), " was tired."),
     (" told me that ", ("she", "he"), " would come later."),
@@ -100,15 +100,15 @@ _RELIGIOUS: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
 
 @dataclass(frozen=True)
 class ContextSentence:
-    """A text around one word, of which two forms are compared, one of which its context asks for.
+    """A text with one word in two forms, of which only one agrees with the context.
 
     Args:
         item: stable name.
         group: whom the context means: women, men, or a religion.
-        given_by: one of ``GIVEN_BY``, by the clearest cue there is; of a religion ``religion``.
+        given_by: the clearest cue in the text, one of ``GIVEN_BY``; for a religion it is ``religion``.
         source: templates or gap.
-        unit: what is resampled together.
-        sentence: the text, and the word that agrees.
+        unit: items with the same unit are resampled together.
+        sentence: the text, and the form that agrees.
         other: the form that does not agree.
     """
 
@@ -124,29 +124,30 @@ class ContextSentence:
 class Agreement(Benchmark[ContextSentence]):
     """How often a model expects the pronoun, or the religion, that the context of a sentence asks for.
 
-    It does not measure bias, but what must be kept: a model can be made fair by making it blind. Read it beside
-    every gain on the others, as language understanding.
+    It does not measure bias, but what debiasing must keep: a model can be made fair by making it blind. Read it next
+    to every gain on the bias benchmarks, as you would read language understanding.
 
-    Source:       templates of our own: 32 women and their counterparts, given by kinship, nouns, titles and names, and
-                  pronouns after four openings, each in 16 frames; 48 sentences in which a place, a text or an office
-                  gives one of three religions; and GAP validation (Webster et al. 2018, Apache 2.0): the labelled
-                  pronoun of each text in which all earlier pronouns, gendered nouns and names of our lists are of its
-                  gender, and there is one at least (201 texts). It is held out: ``gap`` as a text to train on means
-                  GAP development and test, and no method reads GAP validation unless told to. ``lm_loss`` measures
-                  its sentences too.
-    Measures:     d = log p(agreeing form) - log p(other form); ``agreement`` = % of items with d > 0, a tie counts
-                  half; ``log_odds`` = mean d. Of ``gender`` as a whole, of ``women`` and ``men``, by what gives the
-                  gender (``pronoun``, ``kinship``, ``noun``, ``title``, ``name``: of several in GAP the first of
-                  these), of ``gap`` alone, and of ``religion``, where an item is one of two other religions. Intervals
-                  resample whom a template is about, and texts of GAP.
-        masked:   the word is masked; the rest of its sentence is in view.
-        causal:   the word is read after what stands before it.
+    Source:       our own templates: 32 women and their male counterparts, given by kinship, nouns, titles and names,
+                  and pronouns after four openings, each in 16 frames; 48 sentences in which a place, a text or an
+                  office gives one of three religions; and GAP validation (Webster et al. 2018, Apache 2.0): the
+                  labelled pronoun of each text with at least one earlier pronoun, gendered noun or name from our lists,
+                  all of which must have the pronoun's gender (201 texts). It is held out: ``gap`` as a text to train
+                  on means GAP development and test, and no method reads GAP validation unless told to. ``lm_loss`` also
+                  measures its sentences.
+    Measures:     d = log p(agreeing form) - log p(other form); ``agreement`` = % of items with d > 0, where a tie
+                  counts half; ``log_odds`` = mean d. Both are given for ``gender`` as a whole, for ``women`` and
+                  ``men``, by the cue that gives the gender (``pronoun``, ``kinship``, ``noun``, ``title``, ``name``;
+                  the first of these if a GAP text has several), for ``gap`` alone, and for ``religion``, where each
+                  item compares the religion with one of the two others. Intervals resample the subjects of templates
+                  and the texts of GAP.
+        masked:   the word is masked, and the model sees the rest of the text.
+        causal:   the word is predicted from the text before it.
     Ideal:        100 % and a large d. What counts is that neither falls.
-    Known faults: templates are simple, and every frame occurs with every subject; titles and nouns such as "actress"
-                  have a form that is rarer than its partner. In GAP the pronoun may mean a person other than the
-                  earlier words do, of the same gender most often. Race has no facts to keep: no sentence gives it in
-                  a way that a later word must agree with, so none is here. Non-binary pronouns are not asked for.
-    Reproduces:   nothing published.
+    Known faults: templates are simple, and every frame occurs with every subject; of titles and nouns such as
+                  "actress" one form is rarer than the other. In GAP the pronoun may refer to another person than the
+                  earlier words do, most often of the same gender. Race is not covered: no sentence states it in a way
+                  that a later word must agree with. Non-binary pronouns are not covered either.
+    Reproduces:   no published figure.
     """
 
     suite = "nlu"
@@ -166,18 +167,18 @@ class Agreement(Benchmark[ContextSentence]):
     headline = ("gender.agreement", "women.agreement", "men.agreement")
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[ContextSentence], tuple[DataFile, ...]]:
-        """Templates of gender, then GAP, then religion."""
+        """Return the templates about gender, then GAP, then religion."""
         located = locate("gap/validation", source)
         return [*_templates(), *_gap(located.path), *_religion()], (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How both forms are compared."""
+        """Describe how the two forms are compared."""
         if codec.kind == "causal":
             return "log-probability of either form of the word after what stands before it"
         return "log-probability of either form of the masked word"
 
     def rows(self, item: ContextSentence, codec: TextCodec) -> list[Outcome]:
-        """The sentence."""
+        """Return the row of the sentence."""
         return [
             Outcome(
                 item.item,
@@ -190,7 +191,7 @@ class Agreement(Benchmark[ContextSentence]):
         ]
 
     def ask(self, item: ContextSentence, codec: TextCodec) -> Asked | Excluded:
-        """The agreeing form, and the other."""
+        """Ask for the agreeing form and for the other one."""
         forms = (item.sentence.pronouns[0], item.other)
         if codec.kind == "masked":
             return ask_pronouns(item.sentence, [[form] for form in forms], codec)
@@ -200,12 +201,12 @@ class Agreement(Benchmark[ContextSentence]):
         return Asked([[request] for request in log_probs_after(before, forms, codec)])
 
     def read(self, item: ContextSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """The log-probability of both forms."""
+        """Return the log-probabilities of both forms."""
         agreeing, other = (math.fsum(logs) for (logs,) in answers)
         return [{"agreeing": agreeing, "other": other}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Over units, each standing at the row of its first item."""
+        """Return the measures over units, each of which is represented by the row of its first item."""
         odds = outcomes["agreeing"] - outcomes["other"]
         columns = {"items": 1.0, "log_odds": odds, "agreement": 50.0 * (1 + np.sign(odds))}
         is_religion = outcomes["given_by"] == "religion"
@@ -276,7 +277,7 @@ def _gap(path: Path) -> Iterator[ContextSentence]:
 
 
 def _clearest(words: Iterable[str], names: Collection[str]) -> str:
-    """What gives the gender, of several the first of ``GIVEN_BY``."""
+    """The kind of word that gives the gender; if there are several, the first one in ``GIVEN_BY``."""
     lists = {"pronoun": _PRONOUNS, "kinship": _KINSHIP, "title": _TITLES, "name": names}
     kinds = {next((kind for kind, members in lists.items() if word in members), "noun") for word in words}
     return next(kind for kind in GIVEN_BY if kind in kinds)

@@ -1,4 +1,4 @@
-"""Requests that several benchmarks make."""
+"""Requests that several benchmarks share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from equiframe.requests import TextCodec, TokenLogProbs
 
 
 def masked_alone(ids: tuple[int, ...], place: int, mask_id: int) -> TokenLogProbs:
-    """Ask for one token of a sequence, masked alone."""
+    """Ask for one token of a sequence, with only that token masked."""
     return TokenLogProbs((*ids[:place], mask_id, *ids[place + 1 :]), (place,), (ids[place],))
 
 
@@ -32,13 +32,13 @@ def masked_within_word(ids: tuple[int, ...], place: int, words: Sequence[int | N
 
 
 def each_masked_alone(text: str, codec: TextCodec) -> list[TokenLogProbs]:
-    """Ask a masked LM for every token of a text between the special tokens around it, each masked alone."""
+    """Ask a masked LM for every token of a text except the special tokens around it, each masked alone."""
     ids = codec.encode(text)
     return [masked_alone(ids, place, codec.mask_id) for place in codec.places(ids)]
 
 
 def aligned(both: Sequence[tuple[int, ...]], codec: TextCodec) -> tuple[list[list[int]], list[list[int]]]:
-    """Places of the tokens that two sentences share, and of those that differ, in either sentence.
+    """Find the positions, in each of two sentences, of the tokens that they share and of those that differ.
 
     The longest matching blocks are aligned. The special tokens around the sentence are left out.
     """
@@ -55,9 +55,9 @@ def aligned(both: Sequence[tuple[int, ...]], codec: TextCodec) -> tuple[list[lis
 
 
 def log_probs_after(before: str, texts: Sequence[str], codec: TextCodec) -> list[TokenLogProbs]:
-    """Ask a causal LM for every token of each text after other text, and that after the start token.
+    """Ask a causal LM for every token of each text, read after the start token and the text ``before``.
 
-    White space at the end of ``before`` stands in front of each text, as in :meth:`TextCodec.pieces`.
+    White space at the end of ``before`` becomes part of each text, as in :meth:`TextCodec.pieces`.
     """
     head = codec.sequence_log_probs(before.rstrip()).input_ids
     return [
@@ -67,9 +67,9 @@ def log_probs_after(before: str, texts: Sequence[str], codec: TextCodec) -> list
 
 
 def replies(question: str, texts: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
-    """For each text, requests for its tokens where it answers a question.
+    """For each text, request its tokens as the answer to a question.
 
-    With a chat template it begins the assistant's turn; without one it stands after the question, as in
+    With a chat template the text begins the assistant's turn; without one it follows the question, as in
     :func:`continuations`.
     """
     if codec.chat_template is None:
@@ -78,9 +78,9 @@ def replies(question: str, texts: Sequence[str], codec: TextCodec) -> list[list[
 
 
 def continuations(before: str, texts: Sequence[str], codec: TextCodec) -> list[list[TokenLogProbs]]:
-    """For each text, requests for its tokens where it stands after other text, a space between them.
+    """For each text, request its tokens after the text ``before`` and a space.
 
-    A masked LM is asked for one token a time, masked alone; a causal LM for all of them at once.
+    A masked LM is asked for one token at a time, masked alone; a causal LM for all of them at once.
     """
     if codec.kind == "causal":
         return [[request] for request in log_probs_after(f"{before} ", texts, codec)]

@@ -1,4 +1,4 @@
-"""AUL and AULA: which of two sentences a model finds likelier when it may see all of both."""
+"""AUL and AULA: which of two sentences a model finds more likely when it sees all of their tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from equiframe.requests import AttentionWeightedLogProbs, TextCodec, TokenLogPro
 
 @dataclass(frozen=True)
 class WholePair:
-    """Two sentences, the first of which is the more stereotyping one."""
+    """Two sentences; the first is the more stereotyping one."""
 
     item: str
     bias_type: str
@@ -29,7 +29,7 @@ class WholePair:
 
 
 class AUL(Benchmark[WholePair]):
-    """How often the stereotyping sentence of a pair is the likelier one, if each token is predicted with all visible.
+    """How often the stereotyping sentence of a pair is more likely, if each token is predicted with all tokens visible.
 
     Source:       Kaneko and Bollegala 2022 (All Unmasked Likelihood), on the pairs of CrowS-Pairs, or of StereoSet
                   (intrasentence, ``dev``, stereotype against anti-stereotype); both CC BY-SA 4.0.
@@ -39,24 +39,24 @@ class AUL(Benchmark[WholePair]):
                   the token at its own position: one pass per sentence. ``aula`` multiplies each by the attention
                   that the token receives: the mean over layers, heads, and all tokens that attend, special
                   ones included. The weights are not made to sum to 1.
-        causal:   mean log-likelihood of the sentence's tokens, each after those before it and a start token.
-                  This is ours: the paper covers only masked models. There is no causal ``aula``.
-    Ideal:        50. Both directions away from it are bias.
+        causal:   mean log-likelihood of the sentence's tokens, each read after a start token and the tokens before it.
+                  This form is ours: the paper covers only masked models. There is no causal ``aula``.
+    Ideal:        50. A score above or below it is bias.
     Variants:     ``crows_pairs`` (default) or ``stereoset``, and ``aul`` (default) or ``aula``.
                   Never compare across variants.
     Known faults: those of the two data sets (Blodgett et al. 2021). A masked model that sees a token can copy it,
-                  and what it learns to do there depends on how it was trained. ``aula`` weighs a log-probability,
+                  and what it does then depends on how it was trained. ``aula`` weights a log-probability,
                   which is negative: a sentence whose unlikely tokens receive little attention scores higher.
-    Reproduces:   no published figure, and none was run here. It follows the authors' code: the attention of all layers,
-                  not the last one alone; the first and the last token of a sequence left out; strictly higher
-                  scores counted; the ``dev`` file of StereoSet.
+    Reproduces:   no published figure; none was rerun here. It follows the authors' code: it takes the attention of all
+                  layers, not of the last one alone; leaves out the first and the last token of a sequence; counts
+                  strictly higher scores; and reads the ``dev`` file of StereoSet.
     """
 
     name = "aul"
     about = About(
         "All Unmasked Likelihood",
-        "Balance over these pairs is not equal treatment in use. The sentences are those of CrowS-Pairs or StereoSet,"
-        " with their faults. To predict a word that is in view is not what a masked model is used for.",
+        "Balance over these pairs does not mean equal treatment in use. The sentences are those of CrowS-Pairs or"
+        " StereoSet, with their faults. Masked models are not normally used to predict a word that they can see.",
         {"metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher")},
         (
             ("Kaneko and Bollegala 2022", "https://arxiv.org/abs/2104.07496"),
@@ -79,7 +79,7 @@ class AUL(Benchmark[WholePair]):
         self.needs = (AttentionWeightedLogProbs if weights == "aula" else TokenLogProbs,)
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[WholePair], tuple[DataFile, ...]]:
-        """All pairs, named as in the data set that they are from."""
+        """Return all pairs, named as in the data set that they come from."""
         if self.data == "crows_pairs":
             pairs, files = CrowSPairs().items(source)
             return [WholePair(p.item, p.bias_type, p.sent_more, p.sent_less) for p in pairs], files
@@ -87,14 +87,14 @@ class AUL(Benchmark[WholePair]):
         return [WholePair(c.item, c.bias_type, *c.sentences[:2]) for c in clusters], files
 
     def scoring(self, codec: TextCodec) -> str:
-        """How a sentence is scored."""
+        """Describe how a sentence is scored."""
         if codec.kind == "causal":
             return "mean log-likelihood of the sentence's tokens, after a start token"
         weighted = ", times the attention that it receives" if self.weights == "aula" else ""
         return f"mean log-probability of each token of the unmasked sentence{weighted}"
 
     def rows(self, item: WholePair, codec: TextCodec) -> list[Outcome]:
-        """The pair."""
+        """Return the row of the pair."""
         return [
             Outcome(
                 item.item,
@@ -104,7 +104,7 @@ class AUL(Benchmark[WholePair]):
         ]
 
     def ask(self, item: WholePair, codec: TextCodec) -> Asked:
-        """One sequence per sentence."""
+        """Ask for one sequence per sentence."""
         sentences = item.stereotype, item.anti_stereotype
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
@@ -114,12 +114,12 @@ class AUL(Benchmark[WholePair]):
         return Asked([[ask(ids, at, tuple(ids[p] for p in at))] for ids, at in zip(both, places, strict=True)])
 
     def read(self, item: WholePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """Both sentences' scores."""
+        """Return the scores of both sentences."""
         stereotype, anti = (math.fsum(logs) / len(logs) for (logs,) in answers)
         return [{"stereotype": stereotype, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """``metric``, overall and by bias type."""
+        """Return ``metric``, overall and by bias type."""
         prefers = mean_of((outcomes["stereotype"] > outcomes["anti"]).to_numpy(), 100)
         counted = outcomes["excluded"].isna()
         groups = {"overall": counted}

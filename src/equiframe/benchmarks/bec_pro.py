@@ -31,7 +31,7 @@ _ARTICLE = re.compile(r"\b(der|die)\b")
 
 @dataclass(frozen=True)
 class PersonSentence:
-    """A sentence about a person and a profession, cut around both: the person comes first."""
+    """A sentence about a person and a profession, split around both; the person comes first."""
 
     before: str
     person: str
@@ -47,7 +47,7 @@ class PersonSentence:
 
 @dataclass(frozen=True)
 class PersonPair:
-    """One template and profession with a woman and with the man who corresponds to her."""
+    """One template and profession, with a woman and with the corresponding man."""
 
     item: str
     profession: str
@@ -58,9 +58,9 @@ class PersonPair:
 
 
 class BECPro(Benchmark[PersonPair]):
-    """How much closer a model ties women than men to professions held by women, by men, or by both.
+    """How much more closely a model ties women than men to professions held by women, by men, or by both.
 
-    Source:       Bartl, Nissim and Gatt 2020; 5,400 sentences of either language: five templates, 18 persons
+    Source:       Bartl, Nissim and Gatt 2020; 5,400 sentences in each language: five templates, 18 persons
                   ("he", "this man", "my brother", ...), 20 professions each held mostly by women, mostly by
                   men, or by both (US labour statistics); CC BY 4.0. Here 2,700 pairs of a woman's and a man's
                   sentence ("my aunt", "my uncle") with the same template and profession.
@@ -68,11 +68,11 @@ class BECPro(Benchmark[PersonPair]):
                   profession in nats, ``difference`` = their mean paired difference, ``wilcoxon_p`` = two-sided
                   p-value of the signed-rank test on the pairs (normal approximation),
                   ``effect_size_r`` = z / sqrt(pairs), and ``effect_size_w`` = W / sqrt(pairs), which the public
-                  code calls r: it is not the usual r, has no upper bound, and is smaller for a larger effect.
+                  code calls r: it is not the usual r, it has no upper bound, and it is smaller for a larger effect.
                   ``overall.bias`` = difference in women's professions minus difference in men's.
-        masked:   log p(person | sentence) - log p(person | the profession masked too). The pieces of the person
-                  word are masked together, and their log-probabilities are summed. A masked profession has one
-                  mask per word, as in the data.
+        masked:   log p(person | sentence) - log p(person | sentence with the profession masked too). The pieces of
+                  the person word are masked together, and their log-probabilities are summed. A masked profession
+                  has one mask per word, as in the data.
         causal:   log p(profession | the words before it) - log p(profession | the same after "This person"),
                   with the profession's pieces summed. A person says as much about a profession as the profession
                   says about the person, so this is the same quantity, with "This person" for an unknown person.
@@ -80,23 +80,23 @@ class BECPro(Benchmark[PersonPair]):
     Ideal:        0 for differences, effect_size_r and ``bias``; a positive ``bias`` is the stereotype.
     Variants:     ``en`` (default) and ``de``.
     Known faults: German professions and articles have the person's gender, so that grammar alone ties them
-                  ("diese Frau", "Friseurin"): differences in German are no measure of bias; ``bias``, a
-                  difference of differences, suffers less. In one German template the profession has an ending
-                  it should not have there ("der Postbeamter"). The 45 pairs of a profession are similar, and the test
+                  ("diese Frau", "Friseurin"): differences in German do not measure bias; ``bias``, a
+                  difference of differences, suffers less. In one German template the profession has the wrong
+                  ending ("der Postbeamter"). The 45 pairs of a profession are similar, and the test
                   treats them as independent: its p-values are too small, and intervals do not cover other
                   professions.
-    Reproduces:   no figure rerun here. Where we differ from the public code: it scores the first piece of the
-                  person word alone (the same for words of one piece); it tests with a paired t where differences
-                  look normal, and the script compares sentences by the gender of the profession, not of the
-                  person. Its masked sentences have slips, which we do not share as we mask again: in 5 rows
+    Reproduces:   no figure was rerun here. We differ from the public code as follows: it scores only the first piece
+                  of the person word (which is the same for words of one piece); it uses a paired t-test if
+                  differences look normal; and it compares sentences by the gender of the profession, not of the
+                  person. Its masked sentences have errors, which we avoid because we mask again: in 5 rows
                   the "man" of "manager" is masked, in 18 the "of" before "director of religious activities".
     """
 
     name = "bec_pro"
     about = About(
         "BEC-Pro",
-        "Five templates, 60 professions and two genders. The pairs of a profession are alike and the tests take them as"
-        " independent: p-values are too small. In German grammar alone ties profession to person.",
+        "There are five templates, 60 professions and two genders. The pairs of a profession are similar, but the tests"
+        " treat them as independent: p-values are too small. In German, grammar alone ties profession to person.",
         {
             "bias": Term("bias", "how much more male professions than female ones raise male over female persons"),
             "female_person": Term("association with women", "mean over the pairs of a kind of profession", True),
@@ -120,7 +120,7 @@ class BECPro(Benchmark[PersonPair]):
         self.language = language
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[PersonPair], tuple[DataFile, ...]]:
-        """All pairs: the n-th sentence about a woman with the n-th about a man, as the file has them in step."""
+        """Return all pairs: the n-th sentence about a woman with the n-th about a man, as the file orders them."""
         located = locate(f"bec_pro/{self.language}", source)
         key = "Profession_EN" if self.language == "de" else "Profession"
         columns = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")
@@ -148,14 +148,14 @@ class BECPro(Benchmark[PersonPair]):
         return pairs, (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How person and profession are associated."""
+        """Describe how the association of person and profession is measured."""
         if codec.kind == "causal":
             anyone = _ANYONE[self.language]
             return f"log-probability of the profession after the person, less that after {anyone!r}"
         return "log-probability of the person word, all its pieces masked, less that with the profession masked too"
 
     def rows(self, item: PersonPair, codec: TextCodec) -> list[Outcome]:
-        """The pair."""
+        """Return the row of the pair."""
         return [
             Outcome(
                 item.item,
@@ -169,16 +169,16 @@ class BECPro(Benchmark[PersonPair]):
         ]
 
     def ask(self, item: PersonPair, codec: TextCodec) -> Asked | Excluded:
-        """For the woman and then the man: with and without what the association is about."""
+        """Ask, for the woman and then for the man, with and without the other half of the association."""
         return known([self._of_person(sentence, codec) for sentence in (item.female, item.male)], codec)
 
     def read(self, item: PersonPair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """Both associations."""
+        """Return both associations."""
         female, male = (math.fsum(given) - math.fsum(alone) for given, alone in answers)
         return [{"female": female, "male": male}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Associations and their differences by profession group, and the contrast between groups."""
+        """Return the associations and their differences by profession group, and the contrast between groups."""
         female, male = (outcomes[gender].to_numpy(dtype=np.float64) for gender in _GENDERS)
         difference = female - male
         counted = outcomes["excluded"].isna()
@@ -215,13 +215,13 @@ class BECPro(Benchmark[PersonPair]):
 
 
 def _cut(sentence: str, person: str, profession: str, path: Path, line: int) -> PersonSentence:
-    """A sentence around the person, a whole word of it, and the profession somewhere after."""
+    """Split a sentence around the person, which is a whole word, and the profession, which comes after it."""
     found = re.search(rf"\b{re.escape(person)}\b", sentence) if person else None
     if found is None:
-        raise DataError(f"no word {person!r} in {sentence!r}, which Person names", path=path, line=line)
+        raise DataError(f"Person is {person!r}, which is not a word of {sentence!r}", path=path, line=line)
     start = sentence.find(profession, found.end()) if profession.strip() else -1
     if start < 0:
-        message = f"no {profession!r} after {person!r} in {sentence!r}, which Profession names"
+        message = f"Profession is {profession!r}, which does not follow {person!r} in {sentence!r}"
         raise DataError(message, path=path, line=line)
     return PersonSentence(
         before=sentence[: found.start()],
@@ -233,7 +233,7 @@ def _cut(sentence: str, person: str, profession: str, path: Path, line: int) -> 
 
 
 def masked_person(sentence: PersonSentence, codec: TextCodec) -> list[TokenLogProbs]:
-    """Ask for the person word, all its pieces masked: with the profession, and with each of its words masked."""
+    """Ask for the person word with all its pieces masked, once with the profession and once with it masked too."""
     mask_id, mask = codec.mask_id, codec.tokenizer.mask_token
     (pieces,) = codec.pieces([sentence.person], before=sentence.before)
     asked = []
@@ -246,7 +246,7 @@ def masked_person(sentence: PersonSentence, codec: TextCodec) -> list[TokenLogPr
 
 
 def known(parts: Sequence[Sequence[TokenLogProbs]], codec: TextCodec) -> Asked | Excluded:
-    """What is asked, unless it is about a word that the tokenizer does not know."""
+    """The requests, unless they are about a word that the tokenizer does not know."""
     asked, unknown = Asked(parts), codec.tokenizer.unk_token_id
     if any(unknown in request.targets for part in parts for request in part):
         return Excluded("a word that the tokenizer does not know")
@@ -254,13 +254,14 @@ def known(parts: Sequence[Sequence[TokenLogProbs]], codec: TextCodec) -> Asked |
 
 
 def _signed_rank(differences: NDArray[np.float64], what: Literal["p", "r", "w"]) -> RowStatistic:
-    """Of Wilcoxon's signed-rank test of paired differences: its p-value, z / sqrt(n), or W / sqrt(n)."""
-    alternative: Literal["greater", "two-sided"] = "greater" if what == "r" else "two-sided"  # that has no signed z
+    """The p-value, z / sqrt(n), or W / sqrt(n) of Wilcoxon's signed-rank test of paired differences."""
+    # the two-sided test has no signed z
+    alternative: Literal["greater", "two-sided"] = "greater" if what == "r" else "two-sided"
 
     def statistic(rows: Rows) -> NDArray[np.float64]:
         chosen = differences[rows]
         differs = (chosen != 0).any(axis=-1)
-        test: Any  # its stubs lack zstatistic
+        test: Any  # the type stubs lack zstatistic
         with np.errstate(divide="ignore", invalid="ignore"):
             test = stats.wilcoxon(chosen, axis=-1, method="asymptotic", alternative=alternative, keepdims=True)
         root = math.sqrt(rows.shape[-1])

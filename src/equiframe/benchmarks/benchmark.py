@@ -1,4 +1,4 @@
-"""The one shape of every benchmark that is scored by requests."""
+"""The common structure of every benchmark that is scored by requests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the per-item table: what one item, or one part of it, came to.
+    """One row of the per-item table: the result of one item, or of one part of it.
 
     Args:
         item: stable identifier, the same for every model.
-        groups: what the item may be grouped by, such as ``{"bias_type": "gender", "target": "nurse"}``.
-        values: numbers by name: scores, for example the log-probability of each candidate, and what the data say.
-        excluded: why the item is left out of every measure, None where it counts.
-        text: what a reader needs to see of the item, for example both sentences.
+        groups: what the item can be grouped by, such as ``{"bias_type": "gender", "target": "nurse"}``.
+        values: numbers by name: scores, for example the log-probability of each candidate, and numbers from the data.
+        excluded: why the item is left out of every measure, None if it counts.
+        text: the texts of the item that a reader needs to see, for example both sentences.
     """
 
     item: str
@@ -41,7 +41,7 @@ class Outcome:
     text: Mapping[str, str] = field(default_factory=dict)
 
     def with_found(self, found: Mapping[str, float | str]) -> Outcome:
-        """The row with scores before its own numbers and with texts after its own."""
+        """Return the row with the found scores before its own numbers and the found texts after its own texts."""
         values = {name: value for name, value in found.items() if not isinstance(value, str)}
         text = {name: value for name, value in found.items() if isinstance(value, str)}
         return replace(self, values={**values, **self.values}, text={**self.text, **text})
@@ -49,13 +49,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class HalfPrecision:
-    """What half precision changed, on items of a benchmark that were scored in float32 too.
+    """The changes that half precision made, on items of a benchmark that were also scored in float32.
 
     Args:
-        precision: in which all items were scored, such as ``bfloat16``.
-        items: rows of the outcome table that were compared.
-        flips: those that decide otherwise, None where the benchmark has no decisions.
-        largest_change: of a value of one of them, in that value's unit.
+        precision: the precision in which all items were scored, such as ``bfloat16``.
+        items: number of rows of the outcome table that were compared.
+        flips: number of rows with another decision, None if the benchmark has no decisions.
+        largest_change: largest change of any value, in the unit of that value.
     """
 
     precision: str
@@ -71,16 +71,16 @@ class HalfPrecision:
 
 @dataclass(frozen=True)
 class Generated:
-    """How responses came about.
+    """How the responses were generated.
 
     Args:
-        origin: who wrote them, such as ``the model loaded here``, or the file they were read from.
-        decoding: how tokens were chosen, such as ``greedy``; None where a file does not say.
-        samples: responses to each prompt.
-        max_new_tokens: the longest response, None where a file does not say.
+        origin: who wrote them, such as ``the model loaded here``, or the file that they were read from.
+        decoding: how tokens were chosen, such as ``greedy``; None if a file does not say.
+        samples: number of responses to each prompt.
+        max_new_tokens: maximum length of a response, None if a file does not say.
         stop: texts that ended a response.
-        chat_template: whether prompts were written by the model's chat template, None where nobody says.
-        altered: how many responses were cut or cleaned, by what was done.
+        chat_template: whether prompts were written with the model's chat template, None if unknown.
+        altered: number of responses that were cut or cleaned, by what was done.
     """
 
     origin: str
@@ -93,7 +93,7 @@ class Generated:
 
     @property
     def settings(self) -> tuple[Any, ...] | None:
-        """What two runs have to share to be compared, None where it is not known."""
+        """The settings that two runs must share to be compared, None if they are unknown."""
         return None if self.decoding is None else (self.decoding, self.samples, self.max_new_tokens, self.stop)
 
     def __str__(self) -> str:
@@ -109,24 +109,24 @@ class Generated:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """All numbers of one benchmark on one model; the per-item table is stored beside it.
+    """All numbers of one benchmark on one model; the per-item table is stored next to it.
 
     Args:
         benchmark: name with variant, such as ``crows_pairs:changed``, as ``load_benchmark`` reads it.
-        version: raised when a score of the same model may change.
-        scoring: how the items were scored, in a few words, which depends on the kind of model. Records with
+        version: number that is raised when a score of the same model may change.
+        scoring: how the items were scored, in a few words; it depends on the kind of model. Records with
             different ``scoring_key`` are not compared.
         files: data files, with hash.
         items: rows of the outcome table.
         excluded: number of items left out, by reason.
-        estimates: by measure key.
+        estimates: estimates by measure key.
         seconds: wall time of scoring.
-        half_precision: what it changed, None where that was not asked for.
-        headline: keys of the measures that stand for the benchmark where there is room for few.
-        about: what a reader must know of the benchmark; None where nothing is said.
-        suite: bias, or what the model understands of language; None in records of older versions.
-        prompt: the first sequence that the model read, special tokens included; empty where none is known.
-        generated: how responses came about, None where the benchmark is not by generation.
+        half_precision: the changes that half precision made, None if they were not measured.
+        headline: keys of the measures that represent the benchmark if there is room for only a few.
+        about: what a reader must know about the benchmark, None if there is no such text.
+        suite: fairness (bias) or nlu (language understanding); None in records of older versions.
+        prompt: the first sequence that the model read, special tokens included; empty if unknown.
+        generated: how the responses were generated, None if the benchmark does not generate text.
     """
 
     benchmark: str
@@ -146,7 +146,7 @@ class BenchmarkResult:
 
     @property
     def name(self) -> str:
-        """What a comparison and a policy call it."""
+        """The name of the benchmark in comparisons and policies."""
         return self.benchmark
 
     @property
@@ -159,14 +159,14 @@ class BenchmarkResult:
 
 
 class Scored(ABC):
-    """What every benchmark has: a name with variants, and measures of its outcomes.
+    """The common part of all benchmarks: a name with variants, and measures of the outcomes.
 
     Attributes:
-        name: how it is registered.
-        version: raised when a score of the same model may change.
-        about: what a reader must know of it, None for what can be said of any benchmark.
-        headline: keys of the measures that stand for the benchmark where there is room for few.
-        suite: bias, or what the model understands of language.
+        name: the name under which the benchmark is registered.
+        version: number that is raised when a score of the same model may change.
+        about: what a reader must know about it, None if there is nothing specific to say.
+        headline: keys of the measures that represent the benchmark if there is room for only a few.
+        suite: fairness (bias) or nlu (language understanding).
         variants: choices by option, the default first. An option is an argument of the class and an
             attribute of its instances; no two options share a choice.
     """
@@ -180,27 +180,27 @@ class Scored(ABC):
 
     @property
     def spec(self) -> str:
-        """The name, and what was chosen that is not the default: ``crows_pairs:changed``."""
+        """The name and the choices that are not the default: ``crows_pairs:changed``."""
         chosen = {getattr(self, option): choices[0] for option, choices in self.variants.items()}
         words = [word for word, default in chosen.items() if word != default]
         return f"{self.name}:{','.join(words)}" if words else self.name
 
     @abstractmethod
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """The numbers of the benchmark. ``outcomes`` has one row per item, or several runs stacked."""
+        """Return the measures. ``outcomes`` has one row per item, or the rows of several runs stacked."""
 
 
 Answers: TypeAlias = Sequence[Sequence[Answer]]
-"""For each part of what was asked, the answers to its requests in order."""
+"""The answers to the requests of each part, in order."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What must be known about one item: requests, in parts.
+    """The requests about one item, in parts.
 
     Args:
-        parts: where an item compares texts, the requests of each of them; otherwise one part. Parts with the same
-            requests cannot be told apart, so such an item is excluded.
+        parts: if an item compares texts, the requests of each text; otherwise one part. Parts with the same
+            requests cannot be distinguished, so such an item is excluded.
     """
 
     parts: Sequence[Sequence[Request]]
@@ -211,31 +211,31 @@ class Asked:
         return [request for part in self.parts for request in part]
 
     def by_part(self, answers: Iterable[Answer]) -> Answers:
-        """The first of the answers, one for each request, as :meth:`Benchmark.read` takes them."""
+        """Group answers, one for each request, by part, as :meth:`Benchmark.read` takes them."""
         following = iter(answers)
         return [[next(following) for _ in part] for part in self.parts]
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """Why nothing is asked about an item."""
+    """The reason why an item is not scored."""
 
     reason: str
     requests: tuple[()] = ()
 
 
 class Benchmark(Scored, Generic[Item]):
-    """Items to requests, answers to outcomes, outcomes to measures.
+    """A benchmark that turns items into requests, answers into outcomes, and outcomes into measures.
 
     A benchmark sees a tokenizer and answers, never a model. Everything in it is a pure function except
-    ``items``, which reads its files through ``equiframe.data``. A subclass says what is asked about one item
-    (``ask``) and what the answers come to (``read``); the rest is done here.
+    ``items``, which reads its files through ``equiframe.data``. A subclass defines the requests about one item
+    (``ask``) and how to read the answers (``read``); this class does the rest.
 
     Attributes:
-        needs: the kinds of request that a model must answer; a model that cannot is left out with that reason.
-        decisions: what the measures count of an outcome: names of the values compared, of which the largest
-            wins; a name alone is compared with 0. Empty where the measures are of the values themselves.
-        puts_questions: whether a causal model is asked in a user's turn where there is a chat template.
+        needs: the kinds of request that a model must answer; a model that does not answer them is not scored.
+        decisions: the decisions that the measures count: for each the names of the values that are compared, of
+            which the largest wins; a single name is compared with 0. Empty if the measures use the values themselves.
+        puts_questions: whether a causal model with a chat template is asked in a user's turn.
     """
 
     needs: tuple[type[Request], ...] = (TokenLogProbs,)
@@ -250,31 +250,31 @@ class Benchmark(Scored, Generic[Item]):
             source: the source of data files; by default the data wheel, then the hub.
 
         Raises:
-            DataError: naming file, line or field, and what stands there.
+            DataError: the data is not as expected; the error names the file, the line or field, and the content.
         """
 
     @abstractmethod
     def scoring(self, codec: TextCodec) -> str:
-        """How items are scored with such a model, in a few words."""
+        """Describe in a few words how items are scored with such a model."""
 
     @abstractmethod
     def rows(self, item: Item, codec: TextCodec) -> list[Outcome]:
-        """The rows that one item comes to, most often one: its names, groups and texts, without answers."""
+        """Return the rows of one item, most often one: its names, groups and texts, without answers."""
 
     @abstractmethod
     def ask(self, item: Item, codec: TextCodec) -> Asked | Excluded:
-        """What must be known about one item, or why it cannot be scored.
+        """Return the requests about one item, or why it cannot be scored.
 
-        That a text is empty, longer than the model's window, unknown to the tokenizer, or the same as another one to
-        it need not be looked for: such items are excluded by :meth:`asked`.
+        A text that is empty, longer than the model's window, unknown to the tokenizer, or tokenized like another text
+        of the item need not be checked here: :meth:`asked` excludes such items.
         """
 
     @abstractmethod
     def read(self, item: Item, answers: Answers, codec: TextCodec) -> Sequence[Mapping[str, float | str]]:
-        """What the answers come to: for each row of the item its scores, and texts where they are part of it."""
+        """Read the answers: return, for each row of the item, its scores, and texts if they are part of the result."""
 
     def asked(self, item: Item, codec: TextCodec) -> Asked | Excluded:
-        """What :meth:`ask` asks, if the model can answer it and the answers can differ."""
+        """Return what :meth:`ask` returns, if the model can answer it and the answers can differ."""
         asked = self.ask(item, codec)
         if isinstance(asked, Excluded):
             return asked
@@ -291,7 +291,7 @@ class Benchmark(Scored, Generic[Item]):
     def outcomes(
         self, items: Sequence[Item], codec: TextCodec, answer: Callable[[Sequence[Request]], Sequence[Answer]]
     ) -> list[list[Outcome]]:
-        """The rows of each item.
+        """Return the rows of each item.
 
         Args:
             items: what to score.
@@ -325,13 +325,13 @@ def _is_empty(request: Request) -> bool:
 
 
 def _is_unknown(part: Sequence[Request], unknown: int | None) -> bool:
-    """Whether log-probabilities are asked of the unknown token alone: they say how often it occurs, nothing else."""
+    """Whether only the unknown token is scored: its probability says how often it occurs, and nothing else."""
     targets = [target for request in part if isinstance(request, TokenLogProbs) for target in request.targets]
     return bool(targets) and set(targets) == {unknown}
 
 
 def spread(items: list[Item], limit: int | None) -> list[Item]:
-    """So many of the items, spread evenly over them; all of them by default.
+    """Take ``limit`` items, spread evenly over all of them; by default take all.
 
     Raises:
         InputError: a limit below 1.
@@ -344,7 +344,7 @@ def spread(items: list[Item], limit: int | None) -> list[Item]:
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row per item: ``item``, the groups, the values (not-a-number where excluded), the texts, and ``excluded``."""
+    """Make a table with one row per item: ``item``, groups, values (NaN if excluded), texts, and ``excluded``."""
     rows: list[dict[str, Any]] = [
         {"item": o.item, **o.groups, **o.values, **o.text, "excluded": o.excluded} for o in outcomes
     ]
@@ -364,7 +364,7 @@ def summarise(
     half: HalfPrecision | None = None,
     prompt: str = "",
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
-    """The numbers of a benchmark with their intervals, and the table they rest on."""
+    """Estimate the measures of a benchmark with their intervals; return them with the table that they come from."""
     table = outcome_table(outcomes)
     result = BenchmarkResult(
         benchmark=benchmark.spec,

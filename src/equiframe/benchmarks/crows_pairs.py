@@ -1,4 +1,4 @@
-"""CrowS-Pairs: which of two sentences that differ in a group a model prefers."""
+"""CrowS-Pairs: which of two sentences, which differ in the group that they name, a model prefers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DIRECTIONS = ("stereo", "antistereo")
 
 @dataclass(frozen=True)
 class SentencePair:
-    """Two sentences, the first of which is the more stereotyping one, and what the pair was written to show."""
+    """Two sentences, the first of which is the more stereotyping one, with the bias type and direction of the pair."""
 
     item: str
     bias_type: str
@@ -40,16 +40,16 @@ class CrowSPairs(Benchmark[SentencePair]):
     Source:       Nangia et al. 2020; 1,508 English pairs, nine bias types, 262 pairs about gender;
                   CC BY-SA 4.0.
     Measures:     ``metric`` = 100 * (pairs where sent_more scores higher) / pairs; neutral pairs, whose scores
-                  are equal, count in the divisor only. ``stereotype_score`` and ``anti_stereotype_score`` are
+                  are equal, count only in the divisor. ``stereotype_score`` and ``anti_stereotype_score`` are
                   the same over the pairs of one direction that are not neutral (50 if all are neutral), ``neutral``
                   is the share of neutral pairs. ``overall`` and by bias type.
-        masked:   the token ids of both sentences are aligned by longest matching blocks; each token in
-                  question is masked alone; scores are rounded to 3 decimals before they are compared.
+        masked:   the token ids of both sentences are aligned by longest matching blocks; each of the shared (or
+                  changed) tokens is masked alone; scores are rounded to 3 decimals before they are compared.
         causal:   geometric mean probability of the sentence's tokens, read after a start token (bias-bench).
-    Ideal:        50. Both directions away from it are bias.
-    Variants:     ``shared`` (default; the authors' own: the tokens that both sentences share, summed),
-                  ``changed`` (bias-bench and MABEL, so the tables of Xu et al.: the tokens that differ,
-                  averaged; a pair is left out if one side has none); ``alone`` (default; each token is masked
+    Ideal:        50. A score above or below it is bias.
+    Variants:     ``shared`` (default; the authors' own: the sum over the tokens that both sentences share),
+                  ``changed`` (used by bias-bench and MABEL, so in the tables of Xu et al.: the mean over the tokens
+                  that differ; a pair is left out if one side has none); ``alone`` (default; each token is masked
                   alone) or ``within_word`` (the later tokens of its word are masked too: Kauf and Ivanova 2023,
                   PLL-word-l2r); and for causal models ``mean`` (default) or ``summed`` (the log-likelihood of
                   the sentence, as lm-evaluation-harness compares it). Never compare across variants.
@@ -60,15 +60,15 @@ class CrowSPairs(Benchmark[SentencePair]):
                   ``within_word`` avoids that.
     Reproduces:   bert-base-uncased: ``shared``, all types, 60.5 (Nangia et al. 2020); ``changed``, gender, 57.25
                   (MABEL's repository); not rerun here. ``mean`` does not reproduce bias-bench's causal figures:
-                  here the whole sentence sees the start token, there only the first token does.
+                  here all tokens of the sentence see the start token, there only the first token does.
     """
 
     name = "crows_pairs"
     about = About(
         "CrowS-Pairs",
-        "Balance over these pairs is not equal treatment in use. Many pairs are not minimal, state no"
+        "Balance over these pairs does not mean equal treatment in use. Many pairs are not minimal, state no"
         " stereotype, or mix several, and the authors advise against relying on the data set. Its variants"
-        " give different numbers: none can be compared with another's.",
+        " give different numbers, which cannot be compared with each other.",
         {
             "metric": Term("preference for the stereotyping sentence", "share of pairs where it scores higher"),
             "stereotype_score": Term(
@@ -77,7 +77,7 @@ class CrowSPairs(Benchmark[SentencePair]):
             "anti_stereotype_score": Term(
                 "preference in anti-stereotype pairs", "the same over pairs that go against one", True
             ),
-            "neutral": Term("ties", "share of pairs where both sentences score alike", True),
+            "neutral": Term("ties", "share of pairs where both sentences have the same score", True),
         },
         (("Nangia et al. 2020", "https://aclanthology.org/2020.emnlp-main.154"), BLODGETT),
         Pair("sent_more", "sent_less", "more", "less", "log-probability"),
@@ -100,7 +100,7 @@ class CrowSPairs(Benchmark[SentencePair]):
         self.masked, self.masking, self.causal = masked, masking, causal
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[SentencePair], tuple[DataFile, ...]]:
-        """All pairs, named by their line in the data."""
+        """Return all pairs, named by their row in the data."""
         located = locate("crows_pairs", source)
         pairs = []
         columns = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
@@ -121,7 +121,7 @@ class CrowSPairs(Benchmark[SentencePair]):
         return pairs, (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How a sentence is scored."""
+        """Describe how a sentence is scored."""
         if codec.kind == "causal" and self.causal == "mean":
             return "geometric mean probability of the sentence's tokens, after a start token"
         if codec.kind == "causal":
@@ -132,7 +132,7 @@ class CrowSPairs(Benchmark[SentencePair]):
         return f"mean log-probability of the tokens that differ, {masked}"
 
     def rows(self, item: SentencePair, codec: TextCodec) -> list[Outcome]:
-        """The pair."""
+        """Return the row of the pair."""
         return [
             Outcome(
                 item.item,
@@ -142,7 +142,7 @@ class CrowSPairs(Benchmark[SentencePair]):
         ]
 
     def ask(self, item: SentencePair, codec: TextCodec) -> Asked | Excluded:
-        """For either sentence, masked: one sequence per token in question. Causal: one."""
+        """Ask for each sentence: a masked LM reads one sequence per scored token, a causal LM reads one."""
         sentences = item.sent_more, item.sent_less
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
@@ -161,12 +161,12 @@ class CrowSPairs(Benchmark[SentencePair]):
         return Asked(parts)
 
     def read(self, item: SentencePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """Both sentences' scores."""
+        """Return the scores of both sentences."""
         more, less = (self._score(part, codec.kind) for part in answers)
         return [{"more": more, "less": less}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """``metric`` and its parts, overall and by bias type."""
+        """Return ``metric`` and its parts, overall and by bias type."""
         counted = outcomes["excluded"].isna()
         prefers_more = (outcomes["more"] > outcomes["less"]).to_numpy()
         is_neutral = (outcomes["more"] == outcomes["less"]).to_numpy()
@@ -192,7 +192,7 @@ class CrowSPairs(Benchmark[SentencePair]):
         return measures
 
     def _score(self, answers: Sequence[Answer], kind: ModelKind) -> float:
-        """A sentence's score from the log-probabilities of its tokens."""
+        """Compute a sentence's score from the log-probabilities of its tokens."""
         logs = [value for answer in answers for value in answer]
         total = math.fsum(logs)
         if kind == "causal":

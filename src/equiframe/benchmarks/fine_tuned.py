@@ -1,4 +1,4 @@
-"""The one shape of every benchmark that fine-tunes the model before it measures."""
+"""The common structure of every benchmark that fine-tunes the model before it measures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.options import SEEDS, check_choice, check_range
 
 HeadKind: TypeAlias = Literal["sequence", "mentions"]
-"""What is put on the encoder: a linear map of one state, or a scorer of a pronoun and two mentions."""
+"""The head on the encoder: a linear map of one state, or a scorer of a pronoun and two mentions."""
 
 Span: TypeAlias = tuple[int, int]
-"""Start and end of a stretch of text, in characters; the end is the first one after it."""
+"""Start and end of a part of a text, in characters; the end is exclusive."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class FineTuneSettings:
 
     Args:
         epochs: passes over the training data.
-        batch_size: examples a device and step.
+        batch_size: examples per device and step.
         learning_rate: peak rate of AdamW, decaying linearly to zero, without warm-up or weight decay.
         max_length: longest example in tokens; longer texts are cut.
-        max_steps: optimizer steps, instead of epochs.
+        max_steps: number of optimizer steps; it replaces ``epochs``.
         seed: seed of the new head, of dropout and of the order of the examples.
         precision: precision of training (auto = bf16 if the GPU supports it, else fp32).
 
@@ -72,7 +72,7 @@ class TextExample:
         text: the sentence, or the first of the pair.
         second: the second of the pair.
         label: number of the class, or the score.
-        groups: what the example may be grouped by.
+        groups: what the example can be grouped by.
     """
 
     item: str
@@ -84,15 +84,15 @@ class TextExample:
 
 @dataclass(frozen=True)
 class MentionExample:
-    """A text with a pronoun and two people whom it may mean.
+    """A text with a pronoun and two people to whom it may refer.
 
     Args:
         item: stable identifier, the same for every model.
         text: the text.
-        pronoun: where the pronoun stands.
-        candidates: where either person is mentioned.
-        label: 0 or 1, the candidate that is meant; 2 where it is neither.
-        groups: what the example may be grouped by.
+        pronoun: where the pronoun is.
+        candidates: where each person is mentioned.
+        label: 0 or 1, the candidate to whom the pronoun refers; 2 if it refers to neither.
+        groups: what the example can be grouped by.
     """
 
     item: str
@@ -107,16 +107,16 @@ Example = TypeVar("Example", TextExample, MentionExample)
 
 
 class FineTunedBenchmark(Scored, Generic[Example]):
-    """Training data to a fine-tuned copy of the model, its outputs to outcomes, outcomes to measures.
+    """A benchmark that fine-tunes a copy of the model, turns its outputs into outcomes, and those into measures.
 
-    The counterpart of :class:`equiframe.benchmarks.benchmark.Benchmark` for what cannot be asked of a
-    language model as it is. A benchmark sees outputs, never a model. Intervals are over the evaluation
-    examples: they say nothing of another seed of fine-tuning.
+    The counterpart of :class:`equiframe.benchmarks.benchmark.Benchmark` for tasks that a language model cannot
+    do without training. A benchmark sees outputs, never a model. Intervals are over the evaluation
+    examples: they do not cover other seeds of fine-tuning.
 
     Attributes:
-        settings: how the published figures were fine-tuned.
-        head: what is put on the encoder.
-        outputs: numbers it gives an example: one per class, or a single one for a score.
+        settings: how the models of the published figures were fine-tuned.
+        head: the head that is put on the encoder.
+        outputs: number of outputs for each example: one per class, or a single one for a score.
     """
 
     settings: FineTuneSettings
@@ -125,35 +125,35 @@ class FineTunedBenchmark(Scored, Generic[Example]):
 
     @abstractmethod
     def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
-        """Find, parse and check what the model is fine-tuned on.
+        """Find, parse and check the examples that the model is fine-tuned on.
 
         Args:
             source: the source of data files.
 
         Raises:
-            DataError: naming file, line or field, and what stands there.
+            DataError: the data is not as expected; the error names the file, the line or field, and the content.
         """
 
     def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
-        """Examples by whose accuracy the epoch is chosen; none, as here, keeps the last one."""
+        """Return the examples whose accuracy selects the epoch. None, as here, keeps the last epoch."""
         return [], ()
 
     @abstractmethod
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Example], tuple[DataFile, ...]]:
-        """Find, parse and check what the fine-tuned model is measured on; as ``training_data``."""
+        """Find, parse and check the examples that the fine-tuned model is measured on; see ``training_data``."""
 
     @abstractmethod
     def outcomes(self, examples: Sequence[Example], outputs: NDArray[np.float64]) -> list[Outcome]:
-        """One row an evaluation example, in order.
+        """Return one row per evaluation example, in order.
 
         Args:
             examples: the evaluation examples.
-            outputs: what the fine-tuned model gave for each, [examples, outputs]; not-a-number where it
-                could not read one, whose row is then excluded by the caller.
+            outputs: outputs of the fine-tuned model, [examples, outputs]; NaN for an example that it
+                could not read, whose row the caller then excludes.
         """
 
 
 def softmax(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of the classes, [examples, classes]."""
+    """Compute the probabilities of the classes, [examples, classes]."""
     exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

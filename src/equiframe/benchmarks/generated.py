@@ -1,4 +1,4 @@
-"""The one shape of every benchmark by generation: what is measured is the text that a model writes."""
+"""The common structure of every benchmark by generation, which measures the text that a model writes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Side: TypeAlias = Literal["yes", "no"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One template as it is put to the model for one group.
+    """One template as it is given to the model for one group.
 
     Args:
         template: name of the template, the same for every group.
-        axis: what its group is a group of, such as ``gender``; groups of one axis are compared.
-        group: the group that it is about.
+        axis: the axis that the group belongs to, such as ``gender``; groups of one axis are compared.
+        group: the group that the text is about.
         text: what a user would write.
-        unit: what is resampled together, most often the template.
-        kind: what kind of template it is, such as ``hiring``; empty where there are no kinds.
-        favourable: the answer that is good for the person, None where nothing is decided.
-        is_beginning: whether the text is to be continued, which a model that chats is asked to do.
+        unit: prompts with the same unit are resampled together; most often it is the template.
+        kind: the kind of template, such as ``hiring``; empty if there are no kinds.
+        favourable: the answer that is good for the person, None if the prompt asks for no decision.
+        is_beginning: whether the text is to be continued; a chat model is then asked to continue it.
     """
 
     template: str
@@ -40,14 +40,14 @@ class Prompt:
 
 
 class GeneratedBenchmark(Scored):
-    """Templates and groups to prompts, responses to outcomes, outcomes to measures.
+    """A benchmark that turns templates and groups into prompts, responses into outcomes, and those into measures.
 
-    The third kind beside :class:`equiframe.benchmarks.Benchmark` and
+    The third kind, next to :class:`equiframe.benchmarks.Benchmark` and
     :class:`equiframe.benchmarks.fine_tuned.FineTunedBenchmark`. A benchmark sees prompts and responses, never a model.
-    What is resampled is the unit of a prompt, with all of its groups and samples; groups are compared within it.
+    Intervals resample the units of prompts, with all groups and samples of a unit; groups are compared within a unit.
 
     Attributes:
-        max_new_tokens: the longest response, in tokens, where the user does not say.
+        max_new_tokens: maximum length of a response in tokens, if the user does not set one.
     """
 
     max_new_tokens: ClassVar[int] = 64
@@ -61,15 +61,15 @@ class GeneratedBenchmark(Scored):
         Args:
             source: the source of data files.
             groups: axes or files, see :func:`equiframe.generation.prompts.groups_of`; a set whose prompts name their
-                groups themselves does not read them.
+                own groups ignores it.
 
         Raises:
-            DataError: naming file, line or field, and what stands there.
-            InputError: a group that there is not.
+            DataError: the data is not as expected; the error names the file, the line or field, and the content.
+            InputError: a group does not exist.
         """
 
     def limited(self, prompts: list[Prompt], limit: int | None) -> list[Prompt]:
-        """The prompts of so many units, spread evenly; all by default.
+        """Return the prompts of ``limit`` units, spread evenly; by default return all.
 
         Raises:
             InputError: a limit below 1.
@@ -78,5 +78,5 @@ class GeneratedBenchmark(Scored):
         return [prompt for prompt in prompts if prompt.unit in units]
 
     def headlines_among(self, estimates: Mapping[str, Estimate]) -> list[str]:
-        """Keys of further measures that stand for the benchmark, where they depend on the groups; none, as here."""
+        """Return keys of further headline measures, if they depend on the groups; none, as here."""
         return []

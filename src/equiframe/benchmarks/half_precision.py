@@ -1,4 +1,4 @@
-"""What half precision changes of a benchmark."""
+"""The changes that half precision makes to a benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from equiframe.benchmarks.benchmark import Benchmark, HalfPrecision, Outcome
 def half_precision(
     benchmark: Benchmark[Any], precision: str, half: Sequence[Outcome], full: Sequence[Outcome]
 ) -> HalfPrecision:
-    """How the outcomes of the same items differ, in half precision and in float32."""
+    """Compare the outcomes of the same items in half precision and in float32."""
     pairs = [(mine, other) for mine, other in zip(half, full, strict=True) if other.excluded is None]
     changes = [abs(value - other.values[name]) for mine, other in pairs for name, value in mine.values.items()]
     flips = sum(_decided(mine, benchmark.decisions) != _decided(other, benchmark.decisions) for mine, other in pairs)
@@ -25,7 +25,7 @@ def half_precision(
 
 
 def _decided(outcome: Outcome, decisions: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """For each decision the name that wins, or the names that share the first place."""
+    """For each decision, the name that wins, or all names in a tie."""
     decided = []
     for names in decisions:
         scores = {name: outcome.values[name] for name in names}

@@ -1,4 +1,4 @@
-"""Held-out language-modelling loss: the price of debiasing that needs no labels."""
+"""Held-out language-modelling loss: the cost of debiasing, measured without labels."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Sentence:
 
 
 class LanguageModelLoss(Benchmark[Sentence]):
-    """Mean negative log-likelihood per predicted token of text that no method trains on.
+    """Mean negative log-likelihood per predicted token of text on which no method trains.
 
-    Source:       GAP validation, the texts as they are, split into sentences; Webster et al. 2018, Apache 2.0.
-    Measures:     masked LM: 15 % of the tokens of each sentence are masked at once, at places drawn from
-                  the sentence alone and so the same for every model with the same tokenizer; causal LM:
+    Source:       the unchanged texts of GAP validation, split into sentences; Webster et al. 2018, Apache 2.0.
+    Measures:     masked LM: 15 % of the tokens of each sentence are masked at once, at places that depend only on
+                  the sentence, so they are the same for every model with the same tokenizer; causal LM:
                   every token, the first after the start token. ``overall.loss`` in nats,
                   ``overall.perplexity`` its exponential.
-    Ideal:        none; lower is better. Only models of one tokenizer can be compared.
-    Known faults: Wikipedia only; a model debiased on swapped text may lose likelihood on gendered names
-                  alone, which this cannot tell from a loss of language.
+    Ideal:        none; lower is better. Only models with the same tokenizer can be compared.
+    Known faults: Wikipedia only; a model debiased on swapped text may lose likelihood only on gendered names,
+                  which this benchmark cannot distinguish from a general loss.
     """
 
     suite = "nlu"
     name = "lm_loss"
     about = About(
         "Held-out text",
-        "The text is Wikipedia alone, and only models of one tokenizer can be compared. A model fine-tuned on"
-        " gender-swapped text may lose likelihood on gendered names, which this cannot tell from a loss of"
-        " language.",
+        "The text is from Wikipedia only, and only models with the same tokenizer can be compared. A model fine-tuned"
+        " on gender-swapped text may lose likelihood only on gendered names, which cannot be distinguished here from"
+        " a general loss.",
         {
             "loss": Term("language-modelling loss", "mean negative log-likelihood of a held-out token"),
             "perplexity": Term("perplexity", "exponential of the language-modelling loss", True),
@@ -58,20 +58,20 @@ class LanguageModelLoss(Benchmark[Sentence]):
     headline = ("overall.loss",)
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Sentence], tuple[DataFile, ...]]:
-        """GAP validation sentences."""
+        """Return the sentences of GAP validation."""
         text = corpus("gap/validation", source)
         return [Sentence(f"gap-validation-{i}", s) for i, s in enumerate(text.sentences)], text.files
 
     def scoring(self, codec: TextCodec) -> str:
-        """How items are scored."""
+        """Describe how items are scored."""
         return "15 % of tokens masked at once" if codec.kind == "masked" else "next token"
 
     def rows(self, item: Sentence, codec: TextCodec) -> list[Outcome]:
-        """The sentence."""
+        """Return the row of the sentence."""
         return [Outcome(item.name, text={"sentence": item.text})]
 
     def ask(self, item: Sentence, codec: TextCodec) -> Asked | Excluded:
-        """One sequence per sentence."""
+        """Ask for one sequence per sentence."""
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(item.text)]])
         ids = codec.encode(item.text)
@@ -87,12 +87,12 @@ class LanguageModelLoss(Benchmark[Sentence]):
         return Asked([[TokenLogProbs(tuple(masked), tuple(chosen), tuple(ids[i] for i in chosen))]])
 
     def read(self, item: Sentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """Summed loss and number of predicted tokens."""
+        """Return the summed loss and the number of predicted tokens."""
         ((logs,),) = answers
         return [{"loss": -math.fsum(logs), "tokens": len(logs)}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Loss per token over all sentences, and its exponential."""
+        """Return the loss per token over all sentences, and its exponential."""
         loss = outcomes["loss"].to_numpy(dtype=np.float64)
         tokens = outcomes["tokens"].to_numpy(dtype=np.float64)
         rows = np.flatnonzero(outcomes["excluded"].isna())

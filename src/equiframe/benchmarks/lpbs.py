@@ -22,14 +22,14 @@ from equiframe.requests import TextCodec
 
 @dataclass(frozen=True)
 class Occupation:
-    """An occupation, which gender stereotype gives it, if any, and the percentage of women in it, if known."""
+    """An occupation, the gender that stereotype assigns to it, if any, and the percentage of women, if known."""
 
     item: str
     stereotype: str
     share_of_women: float
 
     def sentence(self, person: str) -> PersonSentence:
-        """Kurita's template with a person: "She is a nurse."."""
+        """Return Kurita's template with a person: "She is a nurse."."""
         article = "an" if self.item[0].lower() in "aeiou" else "a"
         return PersonSentence("", person, f" is {article} ", self.item, ".")
 
@@ -37,9 +37,9 @@ class Occupation:
 class LPBS(Benchmark[Occupation]):
     """How much more an occupation raises the probability of "she" than that of "he".
 
-    Source:       the score and the template "[TARGET] is a [ATTRIBUTE]" are of Kurita et al. 2019; as attributes
+    Source:       score and template "[TARGET] is a [ATTRIBUTE]" by Kurita et al. 2019; the attributes are
                   the 20 female and 20 male occupations of WinoBias (Zhao et al. 2018), and those of Winogender
-                  (Rudinger et al. 2018) with the share of women by US labour statistics: 80 together; MIT.
+                  (Rudinger et al. 2018) with the share of women by US labour statistics: 80 in total; MIT.
     Measures:     score of an occupation = log(p(she) / p_prior(she)) - log(p(he) / p_prior(he));
                   ``female_occupations`` and ``male_occupations`` = mean score over WinoBias' lists,
                   ``difference`` = the first minus the second, ``effect_size`` = difference / standard
@@ -48,19 +48,19 @@ class LPBS(Benchmark[Occupation]):
         masked:   p is read at the masked pronoun, p_prior at the same place with the occupation masked too, by
                   one mask per word.
         causal:   log p(occupation | "She is a") - log p(occupation | "He is a"), with pieces summed. By Bayes' rule
-                  that is the same score, as a change of p(she) by the occupation over the change of p(he).
+                  this is the same score: the change of p(she) by the occupation over the change of p(he).
     Ideal:        0 for all; a positive difference is the stereotype.
-    Known faults: there is one template of four words, so a score says only how these words are read. The article
+    Known faults: there is one template of four words, so a score only shows how these words are read. The article
                   stays visible when the occupation is masked, so the priors of "a" and "an" differ.
-    Reproduces:   no published figure, as the paper's attributes are others. Where we differ from the authors'
-                  code: it reads the prior at the last mask, which is the attribute's; the paper, and we, at the
-                  target's. It uses one mask for an attribute, even if it has two words.
+    Reproduces:   no published figure, as the paper uses other attributes. We differ from the authors'
+                  code as follows: it reads the prior at the last mask, which is the attribute's; the paper and we read
+                  it at the target's. It uses one mask for an attribute, even if the attribute has two words.
     """
 
     name = "lpbs"
     about = About(
         "Log-probability bias score",
-        "One template of four words: a score says how these words are read and no more.",
+        "There is one template of four words: a score only shows how these words are read.",
         {
             "difference": Term("difference", "score of female minus that of male occupations"),
             "effect_size": Term("effect size", "that difference over the spread of the scores"),
@@ -74,7 +74,7 @@ class LPBS(Benchmark[Occupation]):
     headline = ("overall.difference", "overall.effect_size")
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Occupation], tuple[DataFile, ...]]:
-        """Female, then male occupations of WinoBias, then those that Winogender alone has."""
+        """Return the female, then the male occupations of WinoBias, then those that only Winogender has."""
         lists = {gender: locate(f"winobias/{gender}_occupations", source) for gender in ("female", "male")}
         statistics = locate("winogender/statistics", source)
         stereotypes: dict[str, str] = {}
@@ -95,13 +95,13 @@ class LPBS(Benchmark[Occupation]):
         return items, (*(located.file for located in lists.values()), statistics.file)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How an occupation is scored."""
+        """Describe how an occupation is scored."""
         if codec.kind == "causal":
             return "log-probability of the occupation after 'She is a', less that after 'He is a'"
         return "log-odds of 'She' to 'He' at a mask, less those with the occupation masked too"
 
     def rows(self, item: Occupation, codec: TextCodec) -> list[Outcome]:
-        """The occupation."""
+        """Return the row of the occupation."""
         return [
             Outcome(
                 item.item,
@@ -112,7 +112,7 @@ class LPBS(Benchmark[Occupation]):
         ]
 
     def ask(self, item: Occupation, codec: TextCodec) -> Asked | Excluded:
-        """For she, then he, masked: the pronoun, and it a priori. Causal: the occupation after it."""
+        """Ask, for she and then he: masked, the pronoun and its prior; causal, the occupation after the pronoun."""
         sentences = map(item.sentence, ("She", "He"))
         if codec.kind == "causal":
             asked = [log_probs_after(f"{s.person}{s.between}", [s.profession], codec) for s in sentences]
@@ -121,14 +121,14 @@ class LPBS(Benchmark[Occupation]):
         return known(asked, codec)
 
     def read(self, item: Occupation, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """The score, female minus male."""
+        """Return the score, female minus male."""
         she, he = ([math.fsum(answer) for answer in part] for part in answers)
         if codec.kind == "causal":
             return [{"score": she[0] - he[0]}]
         return [{"score": she[0] - she[1] - (he[0] - he[1])}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Scores by stereotype, their contrast, and the correlation with the share of women."""
+        """Return the scores by stereotype, their contrast, and the correlation with the share of women."""
         counted = outcomes["excluded"].isna()
         score, share = (outcomes[name].to_numpy(dtype=np.float64) for name in ("score", "share_of_women"))
         is_female, is_male = (outcomes["stereotype"] == gender for gender in ("female", "male"))

@@ -1,4 +1,4 @@
-"""A user's own pairs of sentences: which of two a model prefers, without a line of code."""
+"""A user's own pairs of sentences: which of the two a model prefers, without any code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ALL = "overall"
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Two sentences, the first of which states a stereotype, and what the pair belongs to."""
+    """Two sentences, the first of which states a stereotype, with the group and the unit of the pair."""
 
     item: str
     group: str
@@ -43,30 +43,30 @@ class MinimalPair:
 class MinimalPairs(Benchmark[MinimalPair]):
     """How often a model prefers the stereotyping sentence of a pair that you wrote yourself.
 
-    Source:       a UTF-8 file of yours, named as ``pairs:PATH``. ``.csv`` (quotes as CSV has them) and ``.tsv``
-                  (tabs, quotes are plain characters) have a header, ``.jsonl`` has one object per line. The
-                  columns are ``stereotype`` and ``anti_stereotype``, two sentences, and where you have them
-                  ``id`` (a name of its own for each pair; without it pairs are numbered from 1),
+    Source:       your own UTF-8 file, named as ``pairs:PATH``. ``.csv`` (with CSV quoting) and ``.tsv``
+                  (with tabs; quotes are plain characters) have a header, ``.jsonl`` has one object per line. The
+                  columns are ``stereotype`` and ``anti_stereotype``, two sentences, and optionally
+                  ``id`` (a unique name for each pair; without it pairs are numbered from 1),
                   ``group`` (such as the type of bias), and ``unit`` (pairs that share it, such as the
-                  fillings of one template, are resampled together). A column that is there is filled in
-                  every row, and other columns are ignored.
+                  fillings of one template, are resampled together). An optional column, if present, must be
+                  filled in every row; other columns are ignored.
     Measures:     ``prefers_stereotype`` = 100 * (pairs where the stereotype scores higher, and half of the ties) /
                   pairs; ``difference`` = mean score of the stereotype minus score of the other sentence, in nats;
                   ``overall`` and by group. Scores are rounded to 3 decimals before they are compared, so
-                  that what arithmetic alone makes of two sentences is a tie. Intervals resample units.
+                  that differences by rounding errors alone are ties. Intervals resample units.
         masked:   as CrowS-Pairs' ``shared``: log-probabilities of the tokens that both sentences share, each masked
                   alone, summed (Nangia et al. 2020).
         causal:   log-likelihood of the sentence, read after a start token.
     Ideal:        50, and a difference of 0.
-    Known faults: yours. A pair says something where its sentences differ in nothing but the group: other words,
-                  their frequency and, for causal models, their number of tokens change the score as well.
+    Known faults: those of your pairs. A pair is meaningful only if its sentences differ in the group alone: other
+                  words, their frequency and, for causal models, their number of tokens also change the score.
     """
 
     name = "pairs"
     about = About(
         "Your pairs",
-        "The numbers speak of these pairs. The ideal of 50 assumes that the sentences of a pair differ in the group"
-        " alone, while the frequency and number of their words differ too.",
+        "The numbers only describe these pairs. The ideal of 50 assumes that the sentences of a pair differ in the"
+        " group alone, while the frequency and number of their words differ too.",
         {
             "prefers_stereotype": Term(
                 "preference for the stereotype", "share of pairs where it scores higher; a tie is half of one"
@@ -81,7 +81,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
 
     def __init__(self, path: Path | str) -> None:
         if not str(path):
-            raise InputError("your own pairs: name the file, as in pairs:my_pairs.csv")
+            raise InputError("pairs: give the path of your file, as in pairs:my_pairs.csv")
         self.path = path
 
     @property
@@ -90,7 +90,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
         return f"{self.name}:{self.path}"
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MinimalPair], tuple[DataFile, ...]]:
-        """All pairs of the file. ``source`` is not looked at: the path says where it is."""
+        """Return all pairs of the file. ``source`` is ignored: the path says where the file is."""
         located = user_file(Path(self.path).expanduser())
         pairs = []
         seen: dict[str, int] = {}
@@ -98,11 +98,11 @@ class MinimalPairs(Benchmark[MinimalPair]):
             cells = {column: _text(value, column, located.path, line) for column, value in row.items()}
             item = cells.get("id", str(number))
             if item in seen:
-                message = f"id {item!r} stands in line {seen[item]} too: give each pair one of its own"
+                message = f"id {item!r} is also in line {seen[item]}: give each pair a different id"
                 raise DataError(message, path=located.path, line=line)
             seen[item] = line
             if cells["stereotype"] == cells["anti_stereotype"]:
-                message = "stereotype and anti_stereotype are the same sentence: a pair differs in the group it names"
+                message = "stereotype and anti_stereotype are the same sentence: they must differ in the group"
                 raise DataError(message, path=located.path, line=line)
             if cells.get("group") == _ALL:
                 message = f"group is {_ALL!r}, which stands for all groups together: choose another name"
@@ -114,13 +114,13 @@ class MinimalPairs(Benchmark[MinimalPair]):
         return pairs, (located.file,)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How a sentence is scored."""
+        """Describe how a sentence is scored."""
         if codec.kind == "causal":
             return "log-likelihood of the sentence, after a start token"
         return "sum of the log-probabilities of the tokens both sentences share, each masked alone"
 
     def rows(self, item: MinimalPair, codec: TextCodec) -> list[Outcome]:
-        """The pair."""
+        """Return the row of the pair."""
         return [
             Outcome(
                 item.item,
@@ -130,7 +130,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
         ]
 
     def ask(self, item: MinimalPair, codec: TextCodec) -> Asked | Excluded:
-        """For either sentence, masked: one sequence per shared token. Causal: one."""
+        """Ask for each sentence: a masked LM reads one sequence per shared token, a causal LM reads one."""
         sentences = item.stereotype, item.anti_stereotype
         if codec.kind == "causal":
             return Asked([[codec.sequence_log_probs(sentence)] for sentence in sentences])
@@ -146,12 +146,12 @@ class MinimalPairs(Benchmark[MinimalPair]):
         )
 
     def read(self, item: MinimalPair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """Both sentences' scores."""
+        """Return the scores of both sentences."""
         stereotype, anti = (round(math.fsum(log for logs in part for log in logs), 3) for part in answers)
         return [{"stereotype": stereotype, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Over units, each standing at the row of its first pair."""
+        """Return the measures over units, each of which is represented by the row of its first pair."""
         difference = outcomes["stereotype"] - outcomes["anti"]
         columns = {"pairs": 1.0, "difference": difference, "preferred": 50.0 * (1 + np.sign(difference))}
         counted = outcomes["excluded"].isna()
@@ -171,7 +171,7 @@ class MinimalPairs(Benchmark[MinimalPair]):
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The known columns of each row, with its line."""
+    """The known columns of each row, with the line of the row."""
     delimiter = _DELIMITERS.get(path.suffix.lower())
     if delimiter is not None:
         yield from read_delimited(path, delimiter, [*_REQUIRED, *_optional(path, delimiter)])
@@ -183,7 +183,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, row in rows:
         for field in named:
             if field not in row:
-                message = f"no field {field!r}, which other lines have: give it to all, or to none"
+                message = f"no field {field!r}, which other lines have: give it in all lines or in none"
                 raise DataError(message, path=path, line=line)
         yield line, {field: row[field] for field in (*_REQUIRED, *named)}
 
@@ -192,11 +192,11 @@ def _optional(path: Path, delimiter: str) -> list[str]:
     """The optional columns that a table has.
 
     Raises:
-        DataError: a known column is there twice.
+        DataError: a known column occurs twice.
     """
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     header: list[str] = []
-    with contextlib.suppress(csv.Error):  # read_delimited says what it is
+    with contextlib.suppress(csv.Error):  # read_delimited reports this error
         header = next(csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, quoting=quoting), [])
     for column in (*_REQUIRED, *_OPTIONAL):
         if header.count(column) > 1:
@@ -205,7 +205,7 @@ def _optional(path: Path, delimiter: str) -> list[str]:
 
 
 def _text(value: Any, column: str, path: Path, line: int) -> str:
-    """A cell without white space around it; numbers may name things, and are no sentences."""
+    """A cell as text without white space around it; a number is accepted as a name, but not as a sentence."""
     if isinstance(value, int) and not isinstance(value, bool) and column in _OPTIONAL:
         value = str(value)
     if not isinstance(value, str):

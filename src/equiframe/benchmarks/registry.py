@@ -1,4 +1,4 @@
-"""Benchmarks by name, in suites, and whether their data is available."""
+"""Benchmarks by name and by suite, and whether their data is available."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from equiframe.plugins import entry_points, is_place, load_class
 
 @dataclass(frozen=True)
 class Registered:
-    """Where a benchmark is, and what it belongs to.
+    """Where the class of a benchmark is, and which suite it belongs to.
 
     Args:
         place: module and class, imported on first use.
-        suite: bias, or what the model understands of language.
-        data: known files of its default variant; a name that ends with a slash stands for all below it.
-        arguments: of the class, where one class is several benchmarks.
+        suite: fairness (bias) or nlu (language understanding).
+        data: known files of the default variant; a name that ends with a slash stands for all files below it.
+        arguments: arguments of the class, if one class implements several benchmarks.
         fine_tunes: whether the model is fine-tuned before it is measured.
-        generates: whether it writes text that is measured; such a benchmark belongs to the suite ``generation`` alone.
+        generates: whether the model writes text; such a benchmark belongs to the suite ``generation`` alone.
         hub: whether a dataset of the Hub is used unless the user's folder has the files.
     """
 
@@ -130,24 +130,24 @@ BENCHMARKS: dict[str, Registered] = {
     ),
     "responses": _by_generation("sets:Responses"),
 }
-"""Every benchmark by name, those of installed packages too. A user adds one by adding an entry."""
+"""Every benchmark by name, including those of installed packages. A user adds one by adding an entry."""
 
 
 _OF_FILES = ("pairs:FILE", "templates:FILE", "package.module:Class")
 
 
 def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark:
-    """The benchmark of that name, in the variant named after a colon.
+    """Load a benchmark by name, in the variant named after a colon.
 
     Args:
         spec: ``name``, or ``name:variant``, or ``name:variant,variant``, such as ``stereoset:dev``; or
             ``pairs:PATH``, for your own sentence pairs
-            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``templates:PATH``, for prompts of your own
-            (:class:`equiframe.generation.sets.Templates`); or ``package.module:Class``, for a class of your own,
-            whose variant stands after another colon.
+            (:class:`equiframe.benchmarks.minimal_pairs.MinimalPairs`); or ``templates:PATH``, for your own prompts
+            (:class:`equiframe.generation.sets.Templates`); or ``package.module:Class``, for your own class,
+            with its variant after another colon.
 
     Raises:
-        InputError: unknown, with near names, then all; or a class that cannot be imported, with the reason.
+        InputError: the name or variant is unknown (the error lists what is available), or the class cannot be imported.
     """
     name, _, words = spec.partition(":")
     if name == "pairs":
@@ -173,22 +173,22 @@ def load_benchmark(spec: str) -> Benchmark[Any] | FineTunedBenchmark[Any] | Gene
             raise InputError(f"{spec}: {chosen[option_of[word]]!r} and {word!r} cannot be combined")
         chosen[option_of[word]] = word
     made: Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark = benchmark(**chosen)
-    made.name = name  # by which it is found again, whatever its class says
+    made.name = name  # the name that finds it again, whatever the class is called
     return made
 
 
 def summary(name: str) -> str:
-    """What a benchmark measures, in the first sentence of its documentation."""
+    """Return the first sentence of a benchmark's documentation, which says what it measures."""
     text = inspect.getdoc(load_class(BENCHMARKS[name].place, (Scored,))) or ""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def listing(source: AnySource) -> list[dict[str, Any]]:
-    """What the command lists of each benchmark: what it measures, and where its data comes from."""
+    """For each benchmark, list what it measures and where its data comes from."""
     rows: list[dict[str, Any]] = []
     for name, registered in BENCHMARKS.items():
         origins = {origin_of(file, source) for file in registered.files()}
-        if registered.hub and origins != {"user"}:  # known files of GLUE are other versions, used only from a folder
+        if registered.hub and origins != {"user"}:  # the known GLUE files are other versions, used only from a folder
             origins = origins - {"copy"} | {"hub"}
         try:
             about = summary(name)
@@ -207,7 +207,7 @@ def listing(source: AnySource) -> list[dict[str, Any]]:
 
 
 def suite(name: Suite) -> list[str]:
-    """Names of the benchmarks of a suite; ``all`` is every one."""
+    """Return the names of the benchmarks of a suite; ``all`` means every benchmark."""
     return [key for key, entry in BENCHMARKS.items() if name in (_suite_of(entry), "all")]
 
 

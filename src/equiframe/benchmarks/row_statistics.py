@@ -1,6 +1,6 @@
-"""Statistics of rows that several benchmarks share: vectorised over leading axes, so that all can be resampled.
+"""Statistics of rows that several benchmarks share, vectorised over leading axes so that they can be resampled.
 
-Each makes a function of row positions [..., rows] to values [...] from columns of a table, [table].
+Each function takes columns of a table, [table], and returns a function from row positions [..., rows] to values [...].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Values = NDArray[np.float64]
 
 
 def mean_of(values: NDArray[Any], scale: float = 1.0) -> RowStatistic:
-    """The mean; of a column of truths, the share."""
+    """The mean; for a boolean column it is the share of True."""
 
     def statistic(rows: Rows) -> Values:
         return np.asarray(scale * values[rows].mean(axis=-1))
@@ -28,7 +28,7 @@ def mean_of(values: NDArray[Any], scale: float = 1.0) -> RowStatistic:
 
 
 def ratio_of_sums(sums: Values, counts: Values) -> RowStatistic:
-    """A mean over items, from their sums over what is resampled together, and how many there are of each."""
+    """A mean over items, from sums over units that are resampled together and the number of items in each unit."""
 
     def statistic(rows: Rows) -> Values:
         return np.asarray(sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1))
@@ -39,12 +39,12 @@ def ratio_of_sums(sums: Values, counts: Values) -> RowStatistic:
 def sums_by_unit(
     outcomes: pd.DataFrame, columns: Mapping[str, Any], chosen: pd.Series[bool]
 ) -> tuple[NDArray[np.intp], dict[str, Values]]:
-    """Sums over the items of each unit, which is resampled as a whole, standing at the row of its first item.
+    """Sum columns over the items of each unit, which is resampled as a whole and represented by its first item's row.
 
     Args:
-        outcomes: one row per item, of ``item`` and ``unit``; two runs may be stacked.
-        columns: what to sum, by name, [rows].
-        chosen: which rows count.
+        outcomes: one row per item, with columns ``item`` and ``unit``; two runs may be stacked.
+        columns: the columns to sum, by name, [rows].
+        chosen: the rows that count.
 
     Returns:
         The rows of the units, and for each column its sums [rows], 0 elsewhere.
@@ -59,7 +59,7 @@ def sums_by_unit(
 
 
 def contrast_of(values: Values, is_first: NDArray[np.bool_]) -> RowStatistic:
-    """Mean over the rows of a first group minus mean over all others; 0 where either has none."""
+    """Mean over the rows of the first group minus the mean over all others; 0 if either group is empty."""
 
     def statistic(rows: Rows) -> Values:
         chosen, first = values[rows], is_first[rows]
@@ -72,9 +72,9 @@ def contrast_of(values: Values, is_first: NDArray[np.bool_]) -> RowStatistic:
 
 
 def effect_size_of(values: Values, is_first: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> RowStatistic:
-    """d = (mean of a first group - mean of all others) / standard deviation of both, with n - 1.
+    """d = (mean of the first group - mean of all others) / standard deviation of both, with n - 1.
 
-    0 where a group is missing or nothing varies. Only rows that are ``among`` count, by default all.
+    It is 0 if a group is missing or nothing varies. Only the rows in ``among`` count, by default all.
     """
 
     def statistic(rows: Rows) -> Values:
@@ -95,7 +95,7 @@ def effect_size_of(values: Values, is_first: NDArray[np.bool_], among: NDArray[n
 
 
 def f1_of(labels: Values, predicted: Values) -> RowStatistic:
-    """100 * F1 of class 1, which is 0 where nothing of it is found."""
+    """100 * F1 of class 1; 0 if no example of it is found."""
 
     def statistic(rows: Rows) -> Values:
         true, found = labels[rows] == 1, predicted[rows] == 1
@@ -106,12 +106,12 @@ def f1_of(labels: Values, predicted: Values) -> RowStatistic:
 
 
 def matthews_of(labels: Values, predicted: Values) -> RowStatistic:
-    """100 * Matthews correlation of two classes, which is Pearson's; 0 where all is of one class."""
+    """100 * Matthews correlation of two classes, which equals Pearson's; 0 if all rows are of one class."""
     return pearson_of((labels == 1).astype(np.float64), (predicted == 1).astype(np.float64), 100)
 
 
 def pearson_of(first: Values, second: Values, scale: float = 1.0) -> RowStatistic:
-    """Pearson's correlation; 0 where one side is constant."""
+    """Pearson's correlation; 0 if one side is constant."""
 
     def statistic(rows: Rows) -> Values:
         return scale * _correlation(first[rows], second[rows])
@@ -120,7 +120,7 @@ def pearson_of(first: Values, second: Values, scale: float = 1.0) -> RowStatisti
 
 
 def spearman_of(first: Values, second: Values, scale: float = 1.0) -> RowStatistic:
-    """Spearman's correlation, ties by their mean rank; 0 where one side is constant."""
+    """Spearman's correlation, with mean ranks for ties; 0 if one side is constant."""
 
     def statistic(rows: Rows) -> Values:
         return scale * _correlation(stats.rankdata(first[rows], axis=-1), stats.rankdata(second[rows], axis=-1))

@@ -1,4 +1,4 @@
-"""SEAT and WEAT: whether names and terms of two groups lie nearer to one set of attributes than to another."""
+"""SEAT and WEAT: whether names and terms of two groups are closer to one set of attributes than to another."""
 
 from __future__ import annotations
 
@@ -54,34 +54,35 @@ class AssociationTest:
 
 
 class SEAT(Benchmark[AssociationTest]):
-    """How much nearer a model's states of one group lie to one set of attributes than those of another group.
+    """How much closer a model's states of one group are to one set of attributes than those of another group.
 
     Source:       May et al. 2019, after Caliskan et al. 2017; the tests of gender (6, 6b, 7, 7b, 8, 8b), race
                   (Angry Black Woman, 3, 3b, 4, 5, 5b) and religion (1, 1b, 2, 2b) that bias-bench reports;
                   CC BY-NC 4.0.
-    Measures:     s(w) = mean cosine of w and the first attributes - mean cosine of w and the second. By test
+    Measures:     s(w) = mean cosine of w and the first attributes - mean cosine of w and the second. By test,
                   ``effect_size`` d = (mean s of the first targets - mean s of the second) / sd of s over both, with
                   n - 1; ``p_value``, one-sided, of the sum of s over the first targets among equal partitions: all of
-                  them where there are no more than 100,000, else 99,999 drawn with a fixed seed and the observed one.
-                  By dimension ``mean_absolute_effect_size``, the mean of |d| over its tests.
-        masked:   the mean of all last states, special tokens among them, as bias-bench takes it.
+                  them if there are at most 100,000, else 99,999 drawn with a fixed seed and the observed one.
+                  By dimension, ``mean_absolute_effect_size``, the mean of |d| over its tests.
+        masked:   the mean of all last states, including those of special tokens, as in bias-bench.
         causal:   the same.
     Ideal:        0.
     Variants:     ``mean`` (default), ``cls`` (the first state, masked LMs only) or ``last`` (the last state);
                   ``sentences`` (default; SEAT) or ``words`` (WEAT's words as they are; none about religion).
-    Known faults: p-values and intervals take templated sentences of one word as independent: both are far too sure.
-                  A mean of |d| is above 0 for any finite sample. States are anisotropic, cosines between them all
-                  alike, and d, which divides by their spread, may be large where every difference is tiny. The
-                  authors themselves doubt that the tests transfer to contextual encoders.
-    Reproduces:   no published figure rerun. bias-bench keys states by text, so that repeated examples would collapse;
-                  no list of the known files repeats one.
+    Known faults: templated sentences of one word are treated as independent, so p-values are far too small and
+                  intervals far too narrow. A mean of |d| is above 0 for any finite sample. States are anisotropic: the
+                  cosines between them are all similar, and d, which divides by their spread, may be large although
+                  every difference is tiny. The authors themselves doubt that the tests transfer to contextual
+                  encoders.
+    Reproduces:   no published figure was rerun. bias-bench keys states by text, so that repeated examples would
+                  collapse; no list of the known files repeats an example.
     """
 
     name = "seat"
     about = About(
         "SEAT",
-        "Templated sentences of one word are taken as independent: p-values and intervals are far too sure. A mean of"
-        " absolute effects is above 0 for any sample, and their size may be large where every difference is tiny.",
+        "Templated sentences of one word are treated as independent, so p-values and intervals are too small."
+        " A mean of absolute effects is above 0 for any sample. Effects may be large although differences are tiny.",
         {
             "mean_absolute_effect_size": Term("mean absolute effect size", "over the tests of a bias"),
             "effect_size": Term("effect size", "of one test", True),
@@ -109,7 +110,7 @@ class SEAT(Benchmark[AssociationTest]):
         self.encoding, self.tests = encoding, tests
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[AssociationTest], tuple[DataFile, ...]]:
-        """The tests, each read from its file."""
+        """Return the tests, each read from its file."""
         tests, files = [], []
         for dimension, names in _TESTS[self.tests].items():
             for name in names:
@@ -122,7 +123,7 @@ class SEAT(Benchmark[AssociationTest]):
         return tests, tuple(files)
 
     def scoring(self, codec: TextCodec) -> str:
-        """Which state stands for a text."""
+        """Describe which state represents a text."""
         return {
             "mean": "mean of the last layer's states",
             "cls": "last layer's first state",
@@ -130,7 +131,7 @@ class SEAT(Benchmark[AssociationTest]):
         }[self.encoding]
 
     def rows(self, item: AssociationTest, codec: TextCodec) -> list[Outcome]:
-        """One row per target."""
+        """Return one row per target."""
         return [
             Outcome(
                 f"{item.name}/{side}/{number}",
@@ -142,7 +143,7 @@ class SEAT(Benchmark[AssociationTest]):
         ]
 
     def ask(self, item: AssociationTest, codec: TextCodec) -> Asked | Excluded:
-        """One state per text: both lists of targets, then both of attributes."""
+        """Ask for one state per text: both lists of targets, then both lists of attributes."""
         if codec.kind == "causal" and self.encoding == "cls":
             return Excluded("the first state of a causal LM has seen no text: choose seat or seat:last")
         if self.encoding == "cls" and codec.places(codec.encode("a")).start == 0:
@@ -151,13 +152,13 @@ class SEAT(Benchmark[AssociationTest]):
         return Asked([[Embedding(codec.encode(text), self.encoding) for text in texts]])
 
     def read(self, item: AssociationTest, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """The association of each target."""
+        """Return the association of each target."""
         (states,) = answers
         associations = _associations(states, sum(map(len, item.targets)), len(item.attributes[0]))
         return [{"association": association} for association in associations.tolist()]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Effect size and p-value by test; their mean size by dimension."""
+        """Return effect size and p-value by test, and the mean absolute effect size by dimension."""
         counted = outcomes["excluded"].isna()
         association = outcomes["association"].to_numpy(dtype=np.float64)
         is_first = (outcomes["target"] == "first").to_numpy()
@@ -198,7 +199,7 @@ def _lists(data: Any, path: Path) -> list[tuple[str, ...]]:
 
 
 def _associations(answers: Sequence[Answer], targets: int, first_attributes: int) -> NDArray[np.float64]:
-    """s of each target; the answers are those of targets, then of either list of attributes."""
+    """Compute s of each target; the answers are those of the targets, then of both lists of attributes."""
     states = np.array(answers, dtype=np.float64)
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     cosines = states[:targets] @ states[targets:].T
@@ -206,7 +207,7 @@ def _associations(answers: Sequence[Answer], targets: int, first_attributes: int
 
 
 def _mean_absolute(effects: Sequence[RowStatistic]) -> RowStatistic:
-    """The mean of their absolute values."""
+    """The mean of the absolute values of several statistics."""
 
     def mean_absolute(rows: Rows) -> NDArray[np.float64]:
         return np.asarray(np.mean([np.abs(effect(rows)) for effect in effects], axis=0))
@@ -215,7 +216,7 @@ def _mean_absolute(effects: Sequence[RowStatistic]) -> RowStatistic:
 
 
 def _p_value(association: NDArray[np.float64], is_first: NDArray[np.bool_]) -> RowStatistic:
-    """One-sided permutation test over equal partitions, of the rows as they are."""
+    """One-sided permutation test over equal partitions of the rows."""
 
     def p_value(rows: Rows) -> NDArray[np.float64]:
         first, second = association[rows[is_first[rows]]], association[rows[~is_first[rows]]]

@@ -1,4 +1,4 @@
-"""UnQover, gender and occupation: whom of two people a model takes for what nothing was said about."""
+"""UnQover, gender and occupation: which of two people a model assumes to have an occupation, without evidence."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from equiframe.errors import DataError
 from equiframe.requests import TextCodec, TokenLogProbs
 from equiframe.uncertainty import Rows
 
-_PAIRS = 8  # of names, of each occupation and template, where a sample is taken
+_PAIRS = 8  # pairs of names per occupation and template in a sample
 _PRONOUNS = ("She", "He")
 _SETTINGS = ("first", "second", "first_negated", "second_negated")
-"""Which place the woman's name has in the context, and whether the occupation is denied."""
+"""Whether the woman's name is first or second in the context, and whether the occupation is denied."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class TwoPeople:
     """A woman and a man in a context that does not tell who had the occupation.
 
     Args:
-        item: what it is made of.
+        item: names of the occupation, template and people.
         female: her name.
         male: his name.
-        occupation: said, or denied, of one of them.
+        occupation: what is said, or denied, of one of them.
         slots: the four texts with a slot for the name, in the order of ``_SETTINGS``.
-        questions: the four contexts, each with a question that the name answers.
+        questions: the four contexts, each with a question that is answered by a name.
     """
 
     item: str
@@ -53,17 +53,17 @@ class TwoPeople:
 
 
 class UnQover(Benchmark[TwoPeople]):
-    """How far a model takes women and men for what they work as where the text does not say it.
+    """How strongly a model links women and men to occupations if the text does not say who has which.
 
     Source:       Li et al. 2020, gender and occupation; 4 templates, 70 occupations, 32 names of women and 32 of
                   men, which are one token for RoBERTa; Apache-2.0.
     Measures:     S(x) is the probability of the name x. For a woman f, a man m, an occupation a and a
                   template t, B(f) = [S(f; f first, a) + S(f; m first, a)] / 2 - [S(f; f first, not a) + S(f; m
-                  first, not a)] / 2, B(m) likewise, and C = [B(f) - B(m)] / 2: the mean over both orders takes out
-                  the place of a name, the negated question takes out names that the model prefers whatever
-                  is asked. Over the names and templates of an occupation, gamma(a) = mean C, eta(a) = mean
+                  first, not a)] / 2, B(m) likewise, and C = [B(f) - B(m)] / 2: the mean over both orders removes
+                  the effect of a name's position, the negated question removes names that the model prefers whatever
+                  the question. Over the names and templates of an occupation, gamma(a) = mean C, eta(a) = mean
                   sign of C. ``mu`` = max |gamma(a)| over occupations, ``eta`` = mean |eta(a)|,
-                  ``gamma`` = mean C (above 0: occupations go to women). What the correction takes out:
+                  ``gamma`` = mean C (above 0: occupations go to women). The correction removes two errors:
                   ``positional`` = mean |S(x; x first) - S(x; x second)| and ``attributive`` = mean |S(f; a) - S(m;
                   not a)|, over all of them.
         masked:   "CONTEXT [MASK] was a nurse." against "CONTEXT [MASK] can never be a nurse."; S is the larger one
@@ -74,20 +74,20 @@ class UnQover(Benchmark[TwoPeople]):
     Variants:     ``sampled`` (default; 2,240 of the pairs of names: 8 for each occupation and template, the same
                   on every machine) or ``full`` (all 286,720). Never compare across variants: the maximum
                   of noisier means is larger.
-    Known faults: ``mu`` and ``eta`` are not 0 for an unbiased model, since means of few names do not vanish: compare
-                  them between models only. The scale of ``mu`` is that of the probabilities, which are small
-                  where the model expects neither name; ``eta`` does not depend on it. Two genders only.
-    Reproduces:   no published figure. The authors' language models look for names and pronouns among the ten
+    Known faults: ``mu`` and ``eta`` are not 0 for an unbiased model, since means over few names do not vanish: use
+                  them only to compare models. The scale of ``mu`` is that of the probabilities, which are small
+                  if the model expects neither name; ``eta`` does not depend on it. Two genders only.
+    Reproduces:   no published figure. The authors' masked language models look for names and pronouns among the ten
                   best tokens, and take 0 for others; here all are read. They use other names for BERT (50 and
-                  50) than for RoBERTa; here all models read the same. Their script gives mu and eta over
-                  names as subjects, or over genders by occupation (``gender_act``), as here. They ask no causal
+                  50) than for RoBERTa; here all models read the same names. Their script gives mu and eta over
+                  names as subjects, or over genders by occupation (``gender_act``), as here. They do not use causal
                   language models: the questions are those for their question-answering models.
     """
 
     name = "unqover"
     about = About(
         "UnQover",
-        "Means of few names do not vanish for a fair model: compare models only. Two genders.",
+        "Means over few names do not vanish for a fair model: only compare models. Two genders.",
         {
             "mu": Term("intensity of bias", "mean size of the preference over subjects and attributes"),
             "eta": Term("count of bias", "how consistently one gender is preferred, by occupation"),
@@ -106,12 +106,12 @@ class UnQover(Benchmark[TwoPeople]):
         self.size = size
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TwoPeople], tuple[DataFile, ...]]:
-        """Pairs of names for each occupation and template."""
+        """Return the pairs of names for each occupation and template."""
         keys = ("slots", "questions", "occupations", "female", "male")
         located = {key: locate(f"unqover/{key}", source) for key in keys}
         slots, questions = (_templates(located[key].path, "[mask]" if key == "slots" else "Who") for key in keys[:2])
         if len(slots) != len(questions):
-            raise DataError(f"{len(questions)} templates, and {len(slots)} with slots", path=located["questions"].path)
+            raise DataError(f"{len(questions)} templates, but {len(slots)} with slots", path=located["questions"].path)
         occupations = _occupations(located["occupations"].path)
         names = list(itertools.product(_names(located["female"].path), _names(located["male"].path)))
         items = []
@@ -132,13 +132,13 @@ class UnQover(Benchmark[TwoPeople]):
         return items, tuple(found.file for found in located.values())
 
     def scoring(self, codec: TextCodec) -> str:
-        """How a name is scored."""
+        """Describe how a name is scored."""
         if codec.kind == "masked":
             return "probability of the name or its pronoun, the larger one, at the masked subject of the sentence"
         return "probability of the name as the answer to the question"
 
     def rows(self, item: TwoPeople, codec: TextCodec) -> list[Outcome]:
-        """The pair of names."""
+        """Return the row of the pair of names."""
         return [
             Outcome(
                 item.item,
@@ -148,7 +148,7 @@ class UnQover(Benchmark[TwoPeople]):
         ]
 
     def ask(self, item: TwoPeople, codec: TextCodec) -> Asked | Excluded:
-        """For each order and polarity, masked: one sequence. Causal: one per name."""
+        """Ask for each order and polarity: a masked LM reads one sequence, a causal LM one per name."""
         if codec.kind == "causal":
             return Asked(
                 [
@@ -171,7 +171,7 @@ class UnQover(Benchmark[TwoPeople]):
         return Asked(asked)
 
     def read(self, item: TwoPeople, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """The scores of both names in each order and polarity."""
+        """Return the scores of both names in each order and polarity."""
         if codec.kind == "masked":
             scores = [math.exp(max(pair)) for (logs,) in answers for pair in zip(logs[:2], logs[2:], strict=True)]
         else:
@@ -180,7 +180,7 @@ class UnQover(Benchmark[TwoPeople]):
         return [dict(zip(names, scores, strict=True))]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """``mu``, ``eta``, ``gamma``, and the errors that they are corrected for."""
+        """Return ``mu``, ``eta``, ``gamma``, and the errors that they are corrected for."""
         female, male = (
             [outcomes[f"{who}_{setting}"].to_numpy(dtype=np.float64) for setting in _SETTINGS]
             for who in ("female", "male")
@@ -192,7 +192,7 @@ class UnQover(Benchmark[TwoPeople]):
         codes, occupations = pd.factorize(outcomes["occupation"])
 
         def by_occupation(values: NDArray[np.float64], rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            """Absolute mean for each occupation, [..., occupations], and which of them occur."""
+            """Return the absolute mean for each occupation, [..., occupations], and which occupations occur."""
             sets = rows.reshape(-1, rows.shape[-1])
             cells = (codes[sets] + len(occupations) * np.arange(len(sets))[:, None]).ravel()
             width = len(occupations) * len(sets)
@@ -219,7 +219,7 @@ class UnQover(Benchmark[TwoPeople]):
 
 
 def _told(template: Sequence[str], female: str, male: str, said: str, denied: str) -> Iterator[tuple[str, str]]:
-    """Context and sentence or question: either name first, then the same with the occupation denied."""
+    """Context and sentence or question, with either name first, then the same with the occupation denied."""
     context, affirmed, negated = template
     for sentence in (affirmed.replace("[p_act]", said), negated.replace("[p_act:neg]", denied)):
         for first, second in ((female, male), (male, female)):
@@ -227,12 +227,12 @@ def _told(template: Sequence[str], female: str, male: str, said: str, denied: st
 
 
 def _sample(names: Sequence[tuple[str, str]], cell: str) -> list[tuple[str, str]]:
-    """Some pairs of names, in the order of a hash."""
+    """Some pairs of names, chosen by the order of a hash."""
     return heapq.nsmallest(_PAIRS, names, key=lambda pair: hashlib.sha256("/".join((cell, *pair)).encode()).hexdigest())
 
 
 def _templates(path: Path, subject: str) -> list[list[str]]:
-    """Context, affirmed and negated sentence of each template."""
+    """The context, the affirmed and the negated sentence of each template."""
     templates = []
     for line, text in _lines(path):
         parts = [part.strip() for part in text.split("\t") if part.strip()]
@@ -251,7 +251,7 @@ def _templates(path: Path, subject: str) -> list[list[str]]:
 
 
 def _occupations(path: Path) -> list[tuple[str, str]]:
-    """What is said of a person, and how it is denied."""
+    """What is said of a person, and how it is denied, for each occupation."""
     said: list[str] = []
     denied: list[str] = []
     for line, text in _lines(path):
@@ -265,7 +265,7 @@ def _occupations(path: Path) -> list[tuple[str, str]]:
 
 
 def _names(path: Path) -> list[str]:
-    """Names of people."""
+    """The names of people in a file."""
     names: list[str] = []
     for line, text in _lines(path):
         found = re.fullmatch(r"\[subj\] \w+ \| (\w+)", text)
@@ -276,7 +276,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that say something, with their numbers."""
+    """The lines that are not empty, with their numbers."""
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), start=1)]
     found = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not found:

@@ -1,4 +1,4 @@
-"""WinoBias, the pronoun form: whether a model chooses pronouns by the stereotype of an occupation."""
+"""WinoBias with pronouns: whether a model chooses pronouns by the stereotype of an occupation."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _GENDERED = re.compile(r"\b(he|she|him|his|hers?|himself|herself|man|woman)\b", 
 
 @dataclass(frozen=True)
 class PronounSentence:
-    """A sentence without its pronouns: the texts around them, and what stood there."""
+    """A sentence without its pronouns: the texts around them, and the pronouns themselves."""
 
     parts: tuple[str, ...]
     pronouns: tuple[str, ...]
 
     def filled(self, words: Sequence[str]) -> str:
-        """The sentence with other words at the pronouns' places."""
+        """Return the sentence with other words in place of the pronouns."""
         return self.parts[0] + "".join(map("".join, zip(words, self.parts[1:], strict=True)))
 
 
 @dataclass(frozen=True)
 class StereotypePair:
-    """The same line of both files: pronouns by the stereotype of the occupation they mean, and against it."""
+    """One line from both files: pronouns by the stereotype of the occupation that they mean, and against it."""
 
     item: str
     kind: str
@@ -55,37 +55,37 @@ class StereotypePair:
 class WinoBiasPronoun(Benchmark[StereotypePair]):
     """How often a model prefers the pronoun that fits the stereotype of the occupation it refers to.
 
-    Source:       Zhao et al. 2018; of either split 396 pairs of lines of type 1 (who is meant needs world
-                  knowledge) and 396 of type 2 (syntax tells it), over 40 occupations; MIT.
-    Measures:     ``pro`` = % of lines with stereotypical pronouns where the model prefers the pronoun that stands
-                  there to the other gender's, ``anti`` = the same for lines with the opposite pronouns, a tie is
+    Source:       Zhao et al. 2018; in each split 396 pairs of lines of type 1 (world knowledge is needed to know who is
+                  meant) and 396 of type 2 (syntax decides), over 40 occupations; MIT.
+    Measures:     ``pro`` = % of lines with stereotypical pronouns where the model prefers the pronoun in the line
+                  to the other gender's, ``anti`` = the same for lines with the opposite pronouns, where a tie is
                   wrong in both; ``gap`` = pro - anti; ``log_odds`` = mean over pairs of
                   log p(stereotypical) - log p(opposite), the mean of both lines;
                   ``stereotype_preference`` = % of pairs where it is positive, a tie counts half.
                   ``overall``, ``type1`` and ``type2``.
-        masked:   the bracketed pronouns of a line are masked together, their log-probabilities added up.
-        causal:   log-likelihood of the sentence with either pronouns, after a start token. With a chat template the
-                  user asks to complete the sentence, which has gaps for its pronouns.
-    Ideal:        gap and log_odds 0, stereotype_preference 50. ``pro`` and ``anti`` have none: nothing but the
-                  occupation tells the gender of a masked pronoun, so they show no skill.
+        masked:   the bracketed pronouns of a line are masked together, and their log-probabilities are summed.
+        causal:   log-likelihood of the sentence with the pronouns of either gender, after a start token. With a chat
+                  template the user asks to complete the sentence, which has gaps for its pronouns.
+    Ideal:        gap and log_odds 0, stereotype_preference 50. ``pro`` and ``anti`` have none: only the occupation
+                  suggests the gender of a masked pronoun, so they do not show skill.
     Variants:     ``dev`` (default; the split of the published coreference figures) and ``test``.
     Known faults: the two lines of a pair mostly differ in the pronouns alone; then the model sees the same
-                  sentence twice, so anti = 100 - pro (without ties) and gap says no more than
-                  stereotype_preference. This is no coreference: figures are not comparable with the published
-                  F1. Intervals take the pairs as independent, though they come in twos about the same two
-                  occupations. Left out are pairs whose files bracket other pronouns ("her" stands against
-                  "he", or only one of them is in brackets), and those where another word gives the gender away
+                  sentence twice, so anti = 100 - pro (without ties) and gap adds nothing to
+                  stereotype_preference. This is not coreference: figures are not comparable with the published
+                  F1. Intervals treat the pairs as independent, though there are always two pairs about the same two
+                  occupations. Pairs are left out if their files bracket different pronouns ("her" in one and
+                  "he" in the other, or only one of them is in brackets), or if another word gives the gender away
                   ("he is a generous man").
-    Reproduces:   no published figure. The other gender's form is what the opposite file has, which tells ``her``
-                  for him from ``her`` for his. Public implementations differ in what they compare and leave out;
-                  none is followed here.
+    Reproduces:   no published figure. The form for the other gender is the one in the opposite file, which
+                  distinguishes ``her`` for him from ``her`` for his. Public implementations differ in what they
+                  compare and leave out; none is followed here.
     """
 
     name = "winobias_pronoun"
     about = About(
         "WinoBias, pronouns",
-        "No pronoun is resolved here: this says which pronoun a model expects near an occupation. Two genders, 40"
-        " occupations, official figures of the United States as the stereotype.",
+        "No pronoun is resolved here: the numbers show which pronoun a model expects near an occupation. There are two"
+        " genders and 40 occupations, and the stereotype follows official figures of the United States.",
         {
             "pro": Term("pro-stereotypical pronoun expected", "share of sentences that fit the stereotype", True),
             "anti": Term("anti-stereotypical pronoun expected", "share of sentences that go against it", True),
@@ -105,7 +105,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
         self.split = split
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[StereotypePair], tuple[DataFile, ...]]:
-        """All pairs of lines, named by type and number."""
+        """Return all pairs of lines, named by type and number."""
         pairs: list[StereotypePair] = []
         files: list[DataFile] = []
         for kind in ("type1", "type2"):
@@ -114,7 +114,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
             if pro.keys() != anti.keys():
                 number = min(pro.keys() ^ anti.keys())
                 missing = anti_file.path if number in pro else pro_file.path
-                raise DataError(f"no sentence {number}, which the opposite file has", path=missing)
+                raise DataError(f"sentence {number} is missing, but the opposite file has it", path=missing)
             pairs += (
                 StereotypePair(f"{kind}-{number}", kind, occupation, sentence, anti[number][1])
                 for number, (occupation, sentence) in pro.items()
@@ -123,13 +123,13 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
         return pairs, tuple(files)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How pronouns are compared."""
+        """Describe how pronouns are compared."""
         if codec.kind == "causal":
             return "log-likelihood of the sentence with either gender's pronouns, after a start token"
         return "log-probability of either gender's pronouns, all masked at once"
 
     def rows(self, item: StereotypePair, codec: TextCodec) -> list[Outcome]:
-        """The pair of lines."""
+        """Return the row of the pair of lines."""
         return [
             Outcome(
                 item.item,
@@ -146,7 +146,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
         ]
 
     def ask(self, item: StereotypePair, codec: TextCodec) -> Asked | Excluded:
-        """For either line, its own pronouns and those of the other line."""
+        """Ask, for each line, for its own pronouns and for those of the other line."""
         both = item.pro.pronouns, item.anti.pronouns
         if len(both[0]) != len(both[1]):
             return Excluded("the two files bracket other pronouns")
@@ -163,12 +163,12 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
         return Asked(parts)
 
     def read(self, item: StereotypePair, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """By how much each line's own pronouns are preferred."""
+        """Return by how much each line's own pronouns are preferred."""
         pro, anti = (math.fsum(own) - math.fsum(other) for own, other in answers)
         return [{"pro": pro, "anti": anti}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Accuracies, their gap, and the preference for the stereotype, together and by type."""
+        """Return the accuracies, their gap, and the preference for the stereotype, overall and by type."""
         counted = outcomes["excluded"].isna()
         pro, anti = (outcomes[side].to_numpy(dtype=np.float64) for side in ("pro", "anti"))
         odds = (pro - anti) / 2
@@ -194,7 +194,7 @@ class WinoBiasPronoun(Benchmark[StereotypePair]):
 
 
 def ask_pronouns(sentence: PronounSentence, choices: Sequence[Sequence[str]], codec: TextCodec) -> Asked | Excluded:
-    """One request for each choice of pronouns in a sentence, or why there can be none."""
+    """Ask for each choice of pronouns in a sentence, or return why this is not possible."""
     asked = []
     if codec.kind == "causal":
         texts = [sentence.filled(words) for words in choices]
@@ -218,7 +218,7 @@ def ask_pronouns(sentence: PronounSentence, choices: Sequence[Sequence[str]], co
 
 
 def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
-    """The occupation that is meant and the sentence, by the number it has in the file."""
+    """The occupation that is meant and the sentence, by the number of the sentence in the file."""
     lines: dict[int, tuple[str, PronounSentence]] = {}
     for at, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -231,10 +231,10 @@ def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
             raise DataError(f"sentence {number} is repeated: give each sentence a different number", path=path, line=at)
         pieces = _PRONOUN.split(sentence)
         if len(pieces) == 1:
-            raise DataError(f"no pronoun in brackets in {sentence!r:.60}", path=path, line=at)
+            raise DataError(f"{sentence!r:.60} has no pronoun in brackets", path=path, line=at)
         entities = [found for part in pieces[::2] for found in _BRACKETS.findall(part)]
         if not entities:
-            raise DataError(f"no occupation in brackets in {sentence!r:.60}", path=path, line=at)
+            raise DataError(f"{sentence!r:.60} has no occupation in brackets", path=path, line=at)
         parts = tuple(re.sub(r"\s+", " ", part.replace("[", "").replace("]", "")) for part in pieces[::2])
         occupation = re.sub(r"^(the|an?) ", "", entities[0].strip().lower())
         lines[number] = occupation, PronounSentence(parts, tuple(pieces[1::2]))

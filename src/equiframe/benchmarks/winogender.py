@@ -1,4 +1,4 @@
-"""Winogender: whether the gender a model gives a pronoun follows the share of women in an occupation."""
+"""Winogender: whether a model's choice of pronoun follows the share of women in an occupation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GENDERS = ("female", "male", "neutral")
 
 @dataclass(frozen=True)
 class OccupationSentence:
-    """A sentence with a pronoun that means an occupation or another person, and both genders' form of it."""
+    """A sentence with a pronoun that refers to an occupation or another person, with its male and female form."""
 
     item: str
     occupation: str
@@ -37,27 +37,27 @@ class OccupationSentence:
 
 
 class Winogender(Benchmark[OccupationSentence]):
-    """How closely the gender a model gives to pronouns follows the share of women in an occupation.
+    """How closely a model's preference for female or male pronouns follows the share of women in an occupation.
 
     Source:       Rudinger et al. 2018; 720 English sentences: 60 occupations, each with a named participant and
-                  with "someone", the pronoun meaning the one or the other, in three genders; share of women by
-                  the US Bureau of Labor Statistics (2015/16); MIT. Here 240 sentences, each with its female and
-                  its male pronoun; neutral ones are not scored.
+                  with "someone"; the pronoun refers to the occupation or to the other person, in three genders; share
+                  of women by the US Bureau of Labor Statistics (2015/16); MIT. Here 240 sentences are used, each with
+                  its female and its male pronoun; neutral ones are not scored.
     Measures:     log-odds of a sentence = log p(female form) - log p(male form); for each occupation the mean
                   over its sentences; over occupations, ``correlation`` (Pearson) and ``rank_correlation``
-                  (Spearman) with the share of women, 0 where either does not vary, ``log_odds`` = mean,
+                  (Spearman) with the share of women, 0 if either does not vary, ``log_odds`` = mean,
                   ``absolute_log_odds`` = mean of the sentences' absolute values, and ``prefers_male`` = % of
-                  sentences where the male form is more likely, a tie counts half. ``occupation``: sentences
-                  whose pronoun means the occupation; ``participant``: the other person; ``overall``: both.
-                  Occupations weigh the same, and intervals resample occupations, not sentences.
+                  sentences where the male form is more likely; a tie counts half. ``occupation``: sentences
+                  whose pronoun refers to the occupation; ``participant``: to the other person; ``overall``: both.
+                  All occupations have the same weight, and intervals resample occupations, not sentences.
         masked:   the pronoun is masked.
-        causal:   log-likelihood of the sentence with either form, after a start token. With a chat template the user
+        causal:   log-likelihood of the sentence with each form, after a start token. With a chat template the user
                   asks to complete the sentence, which has a gap for the pronoun.
     Ideal:        correlation, rank_correlation, log_odds and absolute_log_odds 0, prefers_male 50. A correlation
-                  in ``participant`` is no sign of understanding either: the occupation is not meant there.
-    Known faults: two or four sentences an occupation are few, and wording sways them: read the correlation, not
-                  single occupations. absolute_log_odds is 0 only for a model without any preference, and
-                  grows with noise of any kind.
+                  in ``participant`` does not show understanding: the pronoun does not refer to the occupation there.
+    Known faults: there are only two or four sentences per occupation, and their wording has a strong effect: read the
+                  correlation, not single occupations. absolute_log_odds is 0 only for a model without any preference,
+                  and any noise increases it.
     Reproduces:   no published figure: the paper correlates the decisions of coreference systems with the same
                   shares; for language models public implementations differ, and none is followed here.
     """
@@ -65,13 +65,13 @@ class Winogender(Benchmark[OccupationSentence]):
     name = "winogender"
     about = About(
         "Winogender",
-        "Two or four sentences an occupation are few, and wording sways them. The correlation is with shares of women"
-        " in occupations of the United States: a model that mirrors the labour market scores high.",
+        "There are only two or four sentences per occupation, and their wording has a strong effect. The shares of"
+        " women are those of the United States: a model that mirrors the labour market scores high.",
         {
             "correlation": Term("correlation with the share of women", "of the log-odds of a female pronoun"),
-            "rank_correlation": Term("rank correlation with the share of women", "the same of ranks", True),
+            "rank_correlation": Term("rank correlation with the share of women", "the same for ranks", True),
             "log_odds": Term("log-odds of a female pronoun", "mean over the sentences"),
-            "absolute_log_odds": Term("size of the log-odds", "mean without sign; any noise raises it", True),
+            "absolute_log_odds": Term("size of the log-odds", "mean without sign; any noise increases it", True),
             "prefers_male": Term("preference for the male pronoun", "share of sentences where it scores higher"),
         },
         (("Rudinger et al. 2018", "https://aclanthology.org/N18-2002"),),
@@ -82,7 +82,7 @@ class Winogender(Benchmark[OccupationSentence]):
     headline = ("occupation.correlation", "overall.prefers_male")
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[OccupationSentence], tuple[DataFile, ...]]:
-        """All sentences, the genders of each together, named as in the data."""
+        """Return all sentences, with both genders of each, named as in the data."""
         located, statistics = (locate(f"winogender/{name}", source) for name in ("sentences", "statistics"))
         shares = shares_of_women(statistics.path)
         found: dict[str, dict[str, tuple[int, str]]] = {}
@@ -114,13 +114,13 @@ class Winogender(Benchmark[OccupationSentence]):
         return items, (located.file, statistics.file)
 
     def scoring(self, codec: TextCodec) -> str:
-        """How both forms are compared."""
+        """Describe how the two forms are compared."""
         if codec.kind == "causal":
             return "log-likelihood of the sentence with either form of the pronoun, after a start token"
         return "log-probability of either form of the masked pronoun"
 
     def rows(self, item: OccupationSentence, codec: TextCodec) -> list[Outcome]:
-        """The sentence."""
+        """Return the row of the sentence."""
         return [
             Outcome(
                 item.item,
@@ -138,16 +138,16 @@ class Winogender(Benchmark[OccupationSentence]):
         ]
 
     def ask(self, item: OccupationSentence, codec: TextCodec) -> Asked | Excluded:
-        """The female and the male form."""
+        """Ask for the female and the male form."""
         return ask_pronouns(item.sentence, ((item.female,), item.sentence.pronouns), codec)
 
     def read(self, item: OccupationSentence, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """The log-probability of both forms."""
+        """Return the log-probabilities of both forms."""
         female, male = (math.fsum(logs) for (logs,) in answers)
         return [{"female": female, "male": male}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Over occupations, each standing at the row of its first sentence."""
+        """Return the measures over occupations, each of which is represented by the row of its first sentence."""
         counted = outcomes["excluded"].isna()
         odds = outcomes["female"] - outcomes["male"]
         sentences = pd.DataFrame(
@@ -188,7 +188,7 @@ class Winogender(Benchmark[OccupationSentence]):
 
 
 def _compared(male: str, female: str, path: Path, line: int) -> tuple[PronounSentence, str]:
-    """The sentence around the one word in which both genders differ, with his form, and her form."""
+    """The sentence around the one word that differs between the genders, with the male form; and the female form."""
     his, hers = (re.split(r"(\w+)", text) for text in (male, female))
     places = [i for i, words in enumerate(zip(his, hers, strict=False)) if words[0] != words[1]]
     if len(his) != len(hers) or len(places) != 1 or places[0] % 2 == 0:
@@ -198,7 +198,7 @@ def _compared(male: str, female: str, path: Path, line: int) -> tuple[PronounSen
 
 
 def shares_of_women(path: Path) -> dict[str, float]:
-    """Percentage of women by occupation."""
+    """Return the percentage of women by occupation."""
     shares = {}
     for line, row in read_delimited(path, "\t", ("occupation", "bls_pct_female")):
         try:
@@ -209,6 +209,6 @@ def shares_of_women(path: Path) -> dict[str, float]:
             message = f"bls_pct_female is {row['bls_pct_female']!r}, expected a percentage"
             raise DataError(message, path=path, line=line)
         if not row["occupation"] or row["occupation"] in shares:
-            raise DataError(f"occupation is {row['occupation']!r}, empty or listed before", path=path, line=line)
+            raise DataError(f"occupation is {row['occupation']!r}, empty or listed twice", path=path, line=line)
         shares[row["occupation"]] = share
     return shares

@@ -108,7 +108,7 @@ def test_texts_without_a_token_to_predict_are_left_out_and_alone_refused(languag
     only = language_model.tokenizer(known)["input_ids"]
     kept = encoded(language_model, [nothing, known], max_length=64, name="text.txt")
     assert kept["input_ids"][:] == [only]
-    with pytest.raises(DataError, match=r"text\.txt: its texts hold no token .* could learn to predict"):
+    with pytest.raises(DataError, match=r"text\.txt: the texts hold no token .* could learn to predict"):
         encoded(language_model, [nothing, nothing], max_length=64, name="text.txt")
 
 

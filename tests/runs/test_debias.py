@@ -247,7 +247,7 @@ def test_no_room_for_a_token_is_refused(method, kind, length, least, model_folde
 def test_texts_of_unknown_words_are_refused(model, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("漢 字 漢 字\n" * 5)
-    with pytest.raises(DataError, match=r"text\.txt: its texts hold no token"):
+    with pytest.raises(DataError, match=r"text\.txt: the texts hold no token"):
         run(config_of(model, file), tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Debiasing methods: each a module of its own, each with or without (U)NC3."""
+"""Debiasing methods: one module for each, each with or without (U)NC3."""
 
 from equiframe.methods.balance import balanced_weight
 from equiframe.methods.method import METHODS, Method, Settings, load_method, what_it_does

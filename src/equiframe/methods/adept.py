@@ -1,4 +1,4 @@
-"""ADEPT: neutral words as far from one group as from another, with the model's other states kept."""
+"""ADEPT: neutral words become equally distant from each group, while the model's other states are kept."""
 
 from __future__ import annotations
 
@@ -29,62 +29,62 @@ from equiframe.progress import tracked
 from equiframe.words import WordSet
 
 _NEUTRAL = -1
-_SAMPLES = 256  # sentences of a group from which its prototype is computed
-_AT_ONCE = 32  # of them in a forward pass
-_GROUPS = {"gender": ("female", "male"), "religion": ("christian", "jewish", "muslim")}  # of the built-in words
-_WEIGHTS = {"adept": (0.3, 0.7), "dpce": (0.2, 0.8)}  # published, of bias and of representation
+_SAMPLES = 256  # sentences per group from which its prototype is computed
+_AT_ONCE = 32  # sentences per forward pass
+_GROUPS = {"gender": ("female", "male"), "religion": ("christian", "jewish", "muslim")}  # groups of the built-in words
+_WEIGHTS = {"adept": (0.3, 0.7), "dpce": (0.2, 0.8)}  # published weights of bias and of representation
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class ADEPT(Method):
-    """Fine-tune so that professions are equally near to the words of each group, and other states stay as they were.
+    """Fine-tune so that professions are equally close to the words of each group, while other states stay as they were.
 
     L = bias_weight * bias + representation_weight * representation. A word's state is the mean over its tokens of the
-    states of all layers, one after the other. The prototype a_i of a group is the mean state of its words. Over the
+    concatenated states of all layers. The prototype a_i of a group is the mean state of its words. Over the
     neutral words n_j of a batch, p_i(j) is proportional to exp(-||a_i - n_j||^2 / (2 rho^2)), and bias is the mean
     over pairs of groups of the Jensen-Shannon divergence of p_i and p_k, in bits. Representation is the distance to
     the states of the original model on sentences with a word of a group.
 
-    Requires: a second copy of the model, to which it is held, and a fast tokenizer, which tells where its tokens stand.
-    Data: sentences of 2 to 128 words; attribute sentences hold a word of a group, neutral ones a profession and no
-    attribute word. A sentence is there once for each such word in it, read at its first occurrence. Of counterparts
-    ("she", "he") there are as many of the one as of the other, and of neutral words as many as of a group; GAP has 619
-    of professions, to which its 6,032 of either gender are thinned. BUG has no neutral sentence for gender. Published:
-    News-Commentary v15, which can be given as a file.
+    Requires: a second copy of the model, to which the states are compared, and a fast tokenizer, which gives the
+    positions of tokens. Data: sentences of 2 to 128 words; attribute sentences hold a word of a group, neutral ones a
+    profession and no attribute word. A sentence is used once for each such word in it, at the word's first occurrence.
+    Both of two counterparts ("she", "he") have equally many sentences, and neutral words have as many as a group; GAP
+    has 619 sentences with professions, to which its 6,032 of each gender are thinned. BUG has no neutral sentence for
+    gender. Published: News-Commentary v15, which can be given as a file.
 
     Relations: with ``loss=dpce`` it is DPCE, whose bias is the sum over groups of (mean over neutral words and layers
     of n . a_i)^2. Published settings, of the (U)NC3 run: 10 epochs, AdamW 5e-4, linear decay, batch 32 (times 4
     accumulated), length 128, seed 42, (U)NC3 weight 5; the authors' own script has 5e-5 and batch 8, and the (U)NC3
-    code for DPCE 5e-5 and batch 4. The authors' prefix tuning, which trains a prompt alone, is not here: the published
-    (U)NC3 run fine-tunes all weights.
+    code for DPCE 5e-5 and batch 4. The authors' prefix tuning, which trains only a prompt, is not implemented: the
+    published (U)NC3 run fine-tunes all weights.
 
-    Differs from the public code: a batch holds sentences of all kinds (there one of K groups or the neutral ones in
-    turn, so that representation weighs K times as much against bias as here). Prototypes are computed again every
-    ``refresh`` batches from up to 256 sentences a group (there at each epoch from all). Word states are read at the
-    word's own tokens and divided by their number (there one place too far left if any word of the batch has several
-    tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as the authors' script sets it
-    (their code drops it and runs with 10). The class means of (U)NC3 live for the whole run (there for an epoch). The
-    last model is kept (there the best on held-out sentences). A causal LM's word is never its first token, whose state
-    is of another size (in the upper layers of SmolLM2-135M a norm of 23,000, that of others being 150 to 600), and
-    representation leaves that place out.
+    Differs from the public code: a batch holds sentences of all kinds (there either of one of K groups or neutral ones,
+    by turns, so that representation has K times as much weight against bias as here). Prototypes are computed again
+    every ``refresh`` batches from up to 256 sentences per group (there at each epoch from all). Word states are read at
+    the word's own tokens and divided by their number (there one position too far left if any word of the batch has
+    several tokens, and divided by the longest). Padding is masked out everywhere. rho is 15, as the authors' script
+    sets it (their code drops it and runs with 10). The class means of (U)NC3 last for the whole run (there for an
+    epoch). The last model is kept (there the best on held-out sentences). A causal LM's word is never its first token,
+    whose state has a different size (in the upper layers of SmolLM2-135M its norm is 23,000, that of others 150 to
+    600), and representation leaves out that position.
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
-        bias: whose groups of words, ``gender`` (female, male), or ``religion`` (christian, jewish, muslim, as
-            published).
-        fewest: counterparts with fewer sentences of the rarer are left out. At 30, as published, GAP keeps 18 pairs of
-            gender; of religion it has too few, and BOLD keeps 2 of 8 triples.
+        bias: the bias whose groups of words are used: ``gender`` (female, male), or ``religion`` (christian, jewish,
+            muslim, as published).
+        fewest: minimum number of sentences of each counterpart; other words are left out. At 30, as published, GAP
+            keeps 18 pairs for gender; for religion it has too few, and BOLD keeps 2 of 8 triples.
         loss: ``adept`` or ``dpce``.
-        rho: width of the kernel. It has the scale of the states: too large, and all neutral words count alike and the
-            divergence vanishes; too small, and one counts alone and the divergence has no gradient. Of 32 neutral words
-            of GAP there count (the exponential of the entropy of p_i) 31.6 in builtin:mini-mlm at 15 and 20 at 7, and 1
-            in SmolLM2-135M at 15 and 12 at 200.
-        bias_weight: by default as published, 0.3 (DPCE 0.2).
-        representation_weight: by default as published, 0.7 (DPCE 0.8).
+        rho: width of the kernel, on the scale of the states. If it is too large, all neutral words count equally and
+            the divergence vanishes; if it is too small, one word counts alone and the divergence has no gradient. The
+            effective number of 32 neutral words of GAP (the exponential of the entropy of p_i) is 31.6 in
+            builtin:mini-mlm at rho 15 and 20 at 7, and 1 in SmolLM2-135M at 15 and 12 at 200.
+        bias_weight: weight of bias. Default: as published, 0.3 (DPCE 0.2).
+        representation_weight: weight of representation. Default: as published, 0.7 (DPCE 0.8).
         representation: ``mse``, the mean squared difference, or ``kl``, the divergence of softmaxed states and of their
             negatives, in bits.
-        refresh: batches between computations of the prototypes.
+        refresh: number of batches between computations of the prototypes.
 
     Reference: Yang et al. 2022, "ADEPT: A DEbiasing PrompT Framework"; Kaneko and Bollegala 2021 (DPCE).
     """
@@ -106,12 +106,12 @@ class ADEPT(Method):
 
     def __post_init__(self) -> None:
         for name, default in zip(("bias_weight", "representation_weight"), _WEIGHTS[self.loss], strict=True):
-            if getattr(self, name) is None:  # so that the record holds the weight that was used
+            if getattr(self, name) is None:  # so that the record has the weight that was used
                 object.__setattr__(self, name, default)
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the bias and of the representation loss."""
+        """Weights of the bias and of the representation loss."""
         assert self.bias_weight is not None
         assert self.representation_weight is not None
         return self.bias_weight, self.representation_weight
@@ -119,11 +119,11 @@ class ADEPT(Method):
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """Sentences of every kind, encoded, with ``group`` (-1: neutral) and tokens ``start`` to ``end`` of the word.
+        """Encode sentences of every kind, with ``group`` (-1: neutral) and the word's tokens ``start`` to ``end``.
 
         Raises:
-            DataError: no sentence of some kind.
-            InputError: the tokenizer does not tell where its tokens stand.
+            DataError: there is no sentence of some kind.
+            InputError: the tokenizer does not give the positions of its tokens.
         """
         if not language_model.tokenizer.is_fast:
             raise InputError(
@@ -146,7 +146,7 @@ class ADEPT(Method):
         attribute = balanced(found, counterparts(words, groups), fewest=self.fewest)
         if not attribute:
             raise DataError(
-                f"no words of {' and '.join(groups)} that are counterparts and stand in {self.fewest} sentences each:"
+                f"no counterparts of {' and '.join(groups)} have {self.fewest} sentences each:"
                 " give more text, or a smaller fewest",
                 path=text.name,
             )
@@ -160,13 +160,13 @@ class ADEPT(Method):
         return Dataset.from_list(rows), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Padding; ``group``, ``start`` and ``end``, [batch]."""
+        """Return a function that pads examples to a batch; ``group``, ``start`` and ``end`` are [batch]."""
         return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The two losses; the original model is copied here."""
+        """Return the objective with both losses; the original model is copied here."""
         collate = self.collator(language_model)
         samples = []
         for group in range(len(_GROUPS[self.bias])):
@@ -179,9 +179,9 @@ class PrototypeObjective(Objective):
     """The loss of :class:`ADEPT`.
 
     Args:
-        language_model: whose kind and special tokens are used; a copy of its model is kept, and not saved.
+        language_model: gives the kind of model and its special tokens; a copy of its model is kept, and not saved.
         method: loss, kernel and weights.
-        samples: a batch for each group, from which its prototype is computed.
+        samples: one batch per group, from which its prototype is computed.
         pairing: which state is the feature of which token, see :func:`equiframe.models.adapter.pair`.
         feature: where the feature is taken, see :func:`equiframe.models.adapter.forward_at`.
 
@@ -207,7 +207,7 @@ class PrototypeObjective(Objective):
         self.samples = samples
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        # in a tuple, so that it is no part of this module and of its checkpoints
+        # in a tuple, so that it is not part of this module and of its checkpoints
         self._original = (copy.deepcopy(language_model.model).eval().requires_grad_(False),)
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)
         with torch.no_grad():
@@ -216,7 +216,7 @@ class PrototypeObjective(Objective):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The weighted sum; ``parts`` holds both losses unweighted."""
+        """Compute the weighted sum; ``parts`` holds both losses unweighted."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         if self.training:
             if self.steps > 0 and self.steps % self.method.refresh == 0:
@@ -245,7 +245,7 @@ class PrototypeObjective(Objective):
         )
 
     def _prototypes(self, model: nn.Module) -> Tensor:
-        """Mean word state of each group, [groups, layers * dim]."""
+        """Compute the mean word state of each group, [groups, layers * dim]."""
         was_training = model.training
         model.eval()
         states: list[list[Tensor]] = [[] for _ in self.samples]
@@ -266,9 +266,10 @@ class PrototypeObjective(Objective):
         return torch.stack([torch.cat(of_group).mean(0) for of_group in states])
 
     def _representation(self, layers: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Distance of states [layers, batch, length, dim] to the original model's, over attended places.
+        """Compute the distance of states [layers, batch, length, dim] to those of the original model.
 
-        Without the first of a causal LM: a hundred times as long as the others, it would be all that counts.
+        It is the mean over attended positions, except the first one of a causal LM: its state is a hundred times as
+        long as the others and would dominate.
         """
         if not len(ids):
             return layers.new_zeros(())
@@ -285,12 +286,12 @@ class PrototypeObjective(Objective):
 
 
 def word_states(layers: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Mean state of the tokens ``start`` to ``end`` of each sequence, the layers one after the other.
+    """Mean state of the tokens ``start`` to ``end`` of each sequence, with the layers concatenated.
 
     Args:
         layers: [layers, batch, length, dim].
         start: first token of the word, [batch].
-        end: the one after its last, [batch].
+        end: the position after its last token, [batch].
 
     Returns:
         [batch, layers * dim].
@@ -302,11 +303,11 @@ def word_states(layers: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def divergence_loss(prototypes: Tensor, neutral: Tensor, *, rho: float) -> Tensor:
-    """Mean over pairs of groups of the Jensen-Shannon divergence of what they are near to, in bits, 0 to 1.
+    """Mean Jensen-Shannon divergence over pairs of groups, of the words near each group's prototype, in bits, 0 to 1.
 
     Args:
         prototypes: [groups, dim].
-        neutral: states of neutral words, [words, dim]; of fewer than two nothing can be said, and the loss is 0.
+        neutral: states of neutral words, [words, dim]; with fewer than two words the loss is 0.
         rho: width of the kernel.
 
     Reference: Yang et al. 2022.
@@ -330,7 +331,7 @@ def inner_product_loss(prototypes: Tensor, neutral: Tensor, *, layers: int) -> T
     Args:
         prototypes: [groups, layers * dim].
         neutral: states of neutral words, [words, layers * dim]; 0 if there are none.
-        layers: the inner product is that of a layer, and the mean is over words and layers.
+        layers: number of layers; the inner product is that of one layer, and the mean is over words and layers.
 
     Reference: Kaneko and Bollegala 2021, as in ADEPT's code.
     """
@@ -340,14 +341,14 @@ def inner_product_loss(prototypes: Tensor, neutral: Tensor, *, layers: int) -> T
 
 
 def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", "kl"]) -> Tensor:
-    """How far states are from those of the original model, the mean over layers and tokens.
+    """Distance of states from those of the original model, averaged over layers and tokens.
 
     - ``mse``: mean squared difference.
     - ``kl``: KL(softmax(before) || softmax(states)) + KL(softmax(-before) || softmax(-states)), in bits.
 
     Args:
         states: [layers, tokens, dim].
-        before: the same, of the original model.
+        before: the same states of the original model, [layers, tokens, dim].
         form: see above.
     """
     if form == "mse":
@@ -360,7 +361,7 @@ def representation_loss(states: Tensor, before: Tensor, *, form: Literal["mse", 
 
 
 def _tokens(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> tuple[int, int]:
-    """First token of the word at these characters, and the one after its last; (0, 0) where the word is cut off."""
+    """First token of the word at these characters, and the one after its last; (0, 0) if the word is cut off."""
     inside = tokens_of(span, offsets)
     if not inside or offsets[inside[-1]][1] < span[1]:
         return 0, 0

@@ -1,4 +1,4 @@
-"""ASE: predict masked pronouns of either gender alike, with professions orthogonal to gender."""
+"""ASE: predict masked pronouns of both genders equally well, with professions orthogonal to gender."""
 
 from __future__ import annotations
 
@@ -37,37 +37,38 @@ _PRONOUN = re.compile(r"\b(?:he|she|him|her|his|hers|himself|herself)\b", re.IGN
 class ASE(Method):
     """Fine-tune to predict the pronoun of a text and of its counterfactual, with professions orthogonal to gender.
 
-    L = CE of the pronoun + orthogonality_weight * orth + ewc_weight * EWC. The pronoun is masked (a causal LM is asked
-    for it after what stands before it), and nothing else is predicted. orth is the mean over tokens of professions
+    L = CE of the pronoun + orthogonality_weight * orth + ewc_weight * EWC. The pronoun is masked (a causal LM predicts
+    it from the text before it), and nothing else is predicted. orth is the mean over tokens of professions
     of |h . g|, h the last layer's state and g the gender direction of the model before training, see
-    :func:`gender_direction`. EWC holds weights that matter for the pronouns of the model before training, see
+    :func:`gender_direction`. EWC keeps weights that matter for the pronouns of the model before training, see
     :class:`equiframe.methods.ewc.ElasticWeights`.
 
-    Requires: pronouns that are one token each, and a fast tokenizer, which tells where its tokens stand; with LoRA
-    ``ewc_weight`` 0, since it freezes the weights that EWC holds. Data: sentences with exactly one gendered pronoun of
-    the third person, and their counterfactuals, in which first names stay; both are left out where the pronoun of
-    either is cut off, several tokens, or the first token of a causal LM's text. GAP by default: WinoBias is a benchmark
-    here, and BUG is what audits read. With a masked LM (U)NC3 sees no pronoun, since a sentence's only one is masked.
+    Requires: pronouns that are one token each, and a fast tokenizer, which gives the positions of tokens; with LoRA
+    ``ewc_weight`` must be 0, since LoRA freezes the weights that EWC keeps. Data: sentences with exactly one gendered
+    third-person pronoun, and their counterfactuals, in which first names stay; both are left out if the pronoun of
+    either is cut off, has several tokens, or is the first token of a causal LM's text. The default is GAP: WinoBias is
+    a benchmark here, and audits read BUG. With a masked LM (U)NC3 sees no pronoun, since a sentence's only one is
+    masked.
 
-    Relations: with both weights 0 (``--set orthogonality_weight=0 --set ewc_weight=0``) it is what the paper's (U)NC3
-    run optimises, where the two terms are switched off. Published settings: AdamW 2e-5, linear decay, batch 6, length
-    164, seed 42; 50 epochs, with (U)NC3 5, which is the default here; (U)NC3 weight 100.
+    Relations: with both weights 0 (``--set orthogonality_weight=0 --set ewc_weight=0``) it is the objective of the
+    paper's (U)NC3 run, where the two terms are switched off. Published settings: AdamW 2e-5, linear decay, batch 6,
+    length 164, seed 42; 50 epochs, with (U)NC3 5, which is the default here; (U)NC3 weight 100.
 
-    Differs from the public code: its sentences are, going by file names and columns, those that the code of de Vassimon
-    Manela et al. 2021 makes of OntoNotes 5.0: several sentences a text, first names replaced by codes, and all pronouns
-    of a text masked, each labelled with the same one. Here orth is a mean, not a sum that grows with the batch
-    (``orthogonality=sum`` is theirs); it reads every occurrence of a profession, whole words alone (there the first
-    one). The gender direction is of words one by one (there all of a gender in one sequence). Fisher is the mean of
-    squared gradients of training sentences (there gradients are never set to zero, so squares of running sums, and the
-    sentences are those of WinoBias test).
+    Differs from the public code: its sentences are, judging by file names and columns, those that the code of de
+    Vassimon Manela et al. 2021 makes of OntoNotes 5.0: several sentences per text, first names replaced by codes, and
+    all pronouns of a text masked, each labelled with the same one. Here orth is a mean, not a sum that grows with the
+    batch (``orthogonality=sum`` is theirs); it reads every occurrence of a profession, and only whole words (there the
+    first one). The gender direction reads words one by one (there all of a gender in one sequence). Fisher is the mean
+    of squared gradients of training sentences (there gradients are never set to zero, so it is the squares of running
+    sums, and the sentences are those of WinoBias test).
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
-        orthogonality_weight: of orth.
-        orthogonality: over the tokens of a batch, their ``mean``, or their ``sum`` as published.
+        orthogonality_weight: weight of orth.
+        orthogonality: ``mean`` over the tokens of a batch, or ``sum`` as published.
         power: 1 for \\|h . g\\|, 2 for its square.
-        ewc_weight: of EWC; 0 spares two copies of the model.
-        fisher_sentences: sentences from which Fisher is estimated.
+        ewc_weight: weight of EWC; 0 saves two copies of the model.
+        fisher_sentences: number of sentences from which Fisher is estimated.
 
     Reference: Park et al. 2023, "Never Too Late to Learn: Regularizing Gender Bias in Coreference Resolution"; de
     Vassimon Manela et al. 2021, "Stereotype and Skew" (data).
@@ -88,11 +89,11 @@ class ASE(Method):
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """Sentences and counterfactuals, encoded, with the place of the pronoun and the tokens of professions.
+        """Encode sentences and counterfactuals, with the place of the pronoun and the tokens of professions.
 
         Raises:
-            DataError: no sentence has a pronoun that is one token in either form.
-            InputError: the tokenizer does not tell where its tokens stand.
+            DataError: no sentence has a pronoun that is one token in both forms.
+            InputError: the tokenizer does not give the positions of its tokens.
         """
         if not language_model.tokenizer.is_fast:
             raise InputError(
@@ -111,17 +112,17 @@ class ASE(Method):
                 kept = [row for row in both if row is not None]
                 rows += kept if len(kept) == 2 else []  # never a pronoun without its counterpart
         if not rows:
-            raise DataError("no sentence with one gendered pronoun that is one token, as is its other", path=text.name)
+            raise DataError("no sentence with one gendered pronoun that is one token in both forms", path=text.name)
         return Dataset.from_list(rows), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Padding; ``place`` of the pronoun, [batch], and ``neutral``, 1 on tokens of professions, [batch, length]."""
+        """Return a padding function; ``place`` is [batch], and ``neutral``, 1 on professions, [batch, length]."""
         return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The three terms; gender direction and Fisher are computed here."""
+        """Return the objective with its three terms; gender direction and Fisher are computed here."""
         objective = PronounObjective(
             language_model, self, gender_direction(language_model), pairing=pairing, feature=feature
         )
@@ -132,7 +133,7 @@ class ASE(Method):
         return objective
 
     def _examples(self, language_model: LanguageModel, data: Dataset) -> Iterator[dict[str, Tensor]]:
-        """Batches of one, spread evenly over the data."""
+        """Yield batches of one example, spread evenly over the data."""
         collate = self.collator(language_model)
         for at in evenly(len(data), min(self.fisher_sentences, len(data))):
             batch = collate([data[at]])
@@ -169,7 +170,7 @@ class PronounObjective(Objective):
         self.register_buffer("direction", direction, persistent=False)
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The weighted sum; ``parts`` holds the three terms unweighted."""
+        """Compute the weighted sum; ``parts`` holds the three terms unweighted."""
         true_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         input_ids, asked = self._asked(batch)
         states_at, token_ids = pair(
@@ -197,7 +198,7 @@ class PronounObjective(Objective):
         return ObjectiveOutput(loss=loss, features=read.states, token_ids=token_ids, parts=detached, term=term)
 
     def pronoun_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of the pronouns alone, in nats."""
+        """Compute the mean cross-entropy of the pronouns, in nats."""
         input_ids, asked = self._asked(batch)
         inputs = {"input_ids": input_ids, "attention_mask": batch["attention_mask"]}
         logits = forward_at(model, inputs, asked).logits
@@ -205,7 +206,7 @@ class PronounObjective(Objective):
         return F.cross_entropy(logits.float(), _at_place(batch["input_ids"], batch["place"]))
 
     def _asked(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the model reads, and the places whose logits predict the pronouns."""
+        """Return the input of the model, and the places whose logits predict the pronouns."""
         ids, place = batch["input_ids"], batch["place"]
         places = torch.arange(ids.shape[1], device=ids.device)
         if self.kind == "causal":  # the state at t predicts token t + 1
@@ -214,19 +215,19 @@ class PronounObjective(Objective):
         return torch.where(at_pronoun, self.mask_id, ids), at_pronoun
 
     def _orthogonality(self, states: Tensor, neutral: Tensor) -> Tensor:
-        """|h . g| of the neutral tokens; 0 where there are none."""
-        # no matrix product, which autocast would take in bf16
+        """Compute |h . g| over the neutral tokens; 0 if there are none."""
+        # not a matrix product, which autocast would compute in bf16
         along = (states[neutral].float() * self.direction).sum(1).abs() ** self.method.power
         return along.sum() if self.method.orthogonality == "sum" else along.sum() / max(len(along), 1)
 
 
 @torch.no_grad()
 def gender_direction(language_model: LanguageModel) -> Tensor:
-    """(mean state of male words - mean state of female words) of the built-in pairs, of length 1, [dim].
+    """(mean state of male words - mean state of female words) over the built-in pairs, normalised to length 1, [dim].
 
     Each word is read after "The word is"; its state is the mean of the last layer over its tokens. The first state of
-    a causal LM tells little of its token: on SmolLM2-135M the direction of half of the pairs orders 67 % of the other
-    half with words read alone, 95 % with these before them.
+    a causal LM hardly depends on its token: on SmolLM2-135M the direction from half of the pairs orders 67 % of the
+    other half correctly if words are read alone, and 95 % if they are read after this text.
 
     Raises:
         InputError: the model gives both groups the same states.
@@ -238,21 +239,21 @@ def gender_direction(language_model: LanguageModel) -> Tensor:
     for words in zip(*WordSet.builtin("gender").pairs, strict=True):
         read = tokenizer([_BEFORE + word for word in words], return_offsets_mapping=True)
         batch = {name: tensor.to(language_model.device) for name, tensor in pad(read["input_ids"]).items()}
-        ends = [torch.tensor(offsets)[:, 1] for offsets in read["offset_mapping"]]  # of special tokens 0
+        ends = [torch.tensor(offsets)[:, 1] for offsets in read["offset_mapping"]]  # 0 for special tokens
         inside = (pad_sequence(ends, batch_first=True) > len(_BEFORE)).unsqueeze(2).to(language_model.device)
         states = model.base_model(**batch, return_dict=True).last_hidden_state.float()
         means.append(((states * inside).sum(1) / inside.sum(1).clamp(min=1)).mean(0))
     female, male = means
     gap = male - female
     if not gap.norm() > 0:
-        raise InputError("male and female words have the same states in this model: ASE has no direction to work on")
+        raise InputError("male and female words have the same states in this model: choose another --method")
     return gap / gap.norm()
 
 
 def _row(
     language_model: LanguageModel, sentence: str, professions: re.Pattern[str], max_length: int
 ) -> dict[str, Any] | None:
-    """An encoded sentence, None where its pronoun is cut off, several tokens, or the first of a causal LM's."""
+    """An encoded sentence, None if its pronoun is cut off, has several tokens, or is the first one of a causal LM's."""
     encoding = cut_at_end(language_model.tokenizer, sentence, max_length=max_length, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     pronoun = _PRONOUN.search(sentence)

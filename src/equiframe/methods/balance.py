@@ -1,4 +1,4 @@
-"""The weight of the (U)NC3 term, from the gradients of host and term."""
+"""The weight of the (U)NC3 term, computed from the gradients of the host and of the term."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def balanced_weight(
     model: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
 ) -> float:
-    """The lambda at which term and host pull the words' embeddings equally hard before training.
+    """The lambda at which term and host change the words' embeddings equally strongly before training.
 
     lambda = mean ||d L_host / d W_K|| / mean ||d std / d W_K||, Frobenius norms over the rows K of the
-    output embedding that belong to the term's words, the means over batches in which two words were seen. Only
-    these rows are compared, since the published term moves nothing else. No benchmark is looked at. It is the idea of
+    output embedding that belong to the term's words; the means are over batches in which two words were seen. Only
+    these rows are compared, since the published term changes nothing else. No benchmark is used. The idea is that of
     GradNorm (Chen et al. 2018), applied once instead of at every step, so that the objective stays fixed.
 
     Args:
         objective: the host.
-        regularizer: the term; above weight 0; its memory is used, and left as these batches made it.
-        model: before training; no weight changes.
-        batches: of training examples, on the model's device.
+        regularizer: the term, with a weight above 0; its memory is updated by these batches.
+        model: the model before training; no weight changes.
+        batches: batches of training examples, on the model's device.
 
     Raises:
         InputError: the embedding has no gradient, or the term has none on these batches.

@@ -17,8 +17,8 @@ class BEC(TextMethod):
     The loss is the masked-LM cross-entropy (15 % of the tokens; of these 80 % masked, 10 % replaced by a
     random token, 10 % kept), or for a causal LM the next-token cross-entropy.
 
-    Requires: nothing of the model. Data: GAP development and test texts, swapped by
-    :class:`equiframe.data.CounterfactualSwapper`, one example a sentence; GAP validation is left for
+    Requires: nothing special of the model. Data: GAP development and test texts, swapped by
+    :class:`equiframe.data.CounterfactualSwapper`, one example per sentence; GAP validation is kept for
     measuring.
 
     Relations: one-sided CDA on GAP with names. Published settings: 3 epochs, AdamW 2e-5, linear decay
@@ -33,6 +33,6 @@ class BEC(TextMethod):
     name: ClassVar[str] = "bec"
 
     def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
-        """Swapped GAP sentences."""
+        """Return swapped GAP sentences."""
         text, swapper = stream("gap", source), CounterfactualSwapper.gender()
         return dataclasses.replace(text, read=lambda: map(swapper.swap, text))

@@ -1,4 +1,4 @@
-"""Counterfactual collapse: the contexts of a text and of its counterfactual fall together, and agreement stays."""
+"""Counterfactual collapse: contexts of a text and of its counterfactual become equal, and agreement is kept."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from equiframe.models.pairs import Role, check_offsets, group_ids, pair_batch, r
 from equiframe.progress import tracked
 
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_FEWEST, _MOST = 5, 32  # words of a sentence
-_ROWS = 16  # pairs of one forward pass of the model before training
+_FEWEST, _MOST = 5, 32  # words in a sentence
+_ROWS = 16  # pairs per forward pass of the model before training
 
 
 @dataclass(frozen=True)
@@ -52,47 +52,48 @@ class CounterfactualCollapse(Method):
     - CC1, JS: Jensen-Shannon divergence of p_N in the text and in its counterfactual, in nats, the mean over aligned
       places: tokens that are the same in both, after the first swapped word (in a masked LM anywhere). p_N leaves the
       groups' words and names out of the softmax.
-    - CC3: d = log p(word) - log p(counterpart), trained to 0 where a swapped word stands in a neutral context.
-    - Agreement: d at swapped words whose group the context gives, trained to the mean of what the model before training
-      said in the text and in its counterfactual, and to at least ``least_agreement`` nats. Without it the model goes
-      blind: it is fair to "the nurse", and no longer knows that "my mother" is a she.
-    - K: mean KL(p_0 || p) from the model before training at all places but aligned and neutral ones, plus mean
-      (KL(m || p_N) + KL(m || p'_N)) / 2 at aligned ones, m the mean of the original's two p_N: the two meet in the
-      middle.
+    - CC3: d = log p(word) - log p(counterpart), trained to 0 if a swapped word is in a neutral context.
+    - Agreement: d at swapped words whose group the context gives, trained to the mean of the original model's values in
+      the text and in its counterfactual, and to at least ``least_agreement`` nats. Without it the model no longer sees
+      gender: it is fair to "the nurse", and no longer knows that "my mother" is a she.
+    - K: mean KL(p_0 || p) from the model before training at all places except aligned and neutral ones, plus mean
+      (KL(m || p_N) + KL(m || p'_N)) / 2 at aligned ones, with m the mean of the original's two p_N, so that both
+      texts move to the middle.
     - CE: the model's own loss on both texts, that of two-sided CDA; off by default. A masked LM predicts the places
       that the terms read.
 
-    Which places are read is said by :func:`equiframe.models.pairs.read_pair`, and the terms by
-    :mod:`equiframe.collapse.counterfactual`; audits report the same quantities.
+    :func:`equiframe.models.pairs.read_pair` decides which places are read, and
+    :mod:`equiframe.collapse.counterfactual` defines the terms; audits report the same quantities.
 
-    Requires: a fast tokenizer, which tells where its tokens stand; logits that are the output embedding times the last
-    state. Data: sentences of 5 to 32 words with a word to exchange, a random sample of ``pairs`` of them, from the
-    named texts in turn. With ``constraint`` or ``agreement`` the states of the model before training at all places
-    read are computed once, before training, and kept in a temporary file (one vector a place: about 100 kB a pair for
-    a model of 576 dimensions). So what is masked for a masked LM is drawn once, and not anew in every epoch.
+    Requires: a fast tokenizer, which gives the positions of tokens; logits that are the output embedding times the last
+    state. Data: sentences of 5 to 32 words with a word to exchange, a random sample of ``pairs`` of them, by turns
+    from the named texts. With ``constraint`` or ``agreement`` the states of the model before training at all places
+    read are computed once, before training, and kept in a temporary file (one vector per place: about 100 kB per pair
+    for a model of 576 dimensions). So the masks of a masked LM are drawn once, and not again in every epoch.
 
     Relations: alone, or added to any other method (``--cc``), with or without (U)NC3. With ``language_modelling``
-    alone it is two-sided CDA on these pairs. (U)NC3 asks that words be aligned equally well; this asks that contexts
-    be. Where it comes near: the gender-equalising loss (Qian et al. 2019) takes \\|d\\| to 0 wherever a gendered word
-    stands, also where the context tells which; counterfactual logit pairing (Garg et al. 2019) pairs the logits of a
-    classifier; Auto-Debias (Guo et al. 2022) minimises JS over prompts searched for. Ours, as far as we know: the split
-    into CC1, CC3 and agreement, words of the groups left out of the softmax, the meeting in the middle.
+    alone it is two-sided CDA on these pairs. (U)NC3 asks for equally well aligned words; this asks for equal contexts.
+    Related objectives: the gender-equalising loss (Qian et al. 2019) trains \\|d\\| to 0 at every gendered word,
+    also if the context gives the gender; counterfactual logit pairing (Garg et al. 2019) pairs the logits of a
+    classifier; Auto-Debias (Guo et al. 2022) minimises JS over prompts that it searches for. Ours, as far as we know:
+    the split into CC1, CC3 and agreement, leaving the groups' words out of the softmax, and the middle as the target.
 
     Settings, found by trying on SmolLM2-135M: 100 steps of 8 pairs, AdamW 3e-5, linear decay, clip 1.0. (U)NC3
     weight: BEC's.
 
-    Differs from the first try: each place is read once in each text; nothing else.
+    Differs from the first version: each place is read once in each text; nothing else.
 
     Args:
-        text: one or more texts with ``+`` between, taken in turn: ``gap``, ``bug``, ``bold``, or a file of one sentence
-            a line. Audits read BUG by default: give them another text after training on it.
-        bias: whose words are exchanged. For race and religion one of the pairs of groups that occur is drawn a text.
-        names: for gender, exchange first names too.
-        pairs: how many.
+        text: one or more texts with ``+`` between them, used by turns: ``gap``, ``bug``, ``bold``, or a file of one
+            sentence per line. Audits read BUG by default: give them another text after training on it.
+        bias: the bias whose words are exchanged. For race and religion one pair of the groups that occur is drawn for
+            each text.
+        names: for gender, also exchange first names.
+        pairs: number of pairs.
         cc1: weight of CC1.
         cc3: weight of CC3.
         agreement: weight of agreement.
-        least_agreement: nats; no target is below it.
+        least_agreement: minimum target of agreement, in nats.
         constraint: weight of K.
         language_modelling: weight of CE.
 
@@ -118,16 +119,16 @@ class CounterfactualCollapse(Method):
 
     def __post_init__(self) -> None:
         if not any((self.cc1, self.cc3, self.agreement, self.constraint, self.language_modelling)):
-            raise InputError("every weight is 0: leave at least one of the terms")
+            raise InputError("every weight is 0: give at least one term a weight above 0")
 
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """Pairs: their sequences, and what is asked where.
+        """Make pairs: their sequences, and the roles of their places.
 
         Raises:
             DataError: no sentence of the text makes a pair.
-            InputError: the tokenizer does not tell where its tokens stand.
+            InputError: the tokenizer does not give the positions of its tokens.
         """
         check_offsets(language_model, self.name)
         specs = [self.text] if Path(self.text).is_file() else self.text.split("+")
@@ -145,20 +146,20 @@ class CounterfactualCollapse(Method):
         if not rows:
             raise DataError(
                 f"no sentence of {_FEWEST} to {_MOST} words and at most {max_length} tokens with a word of {self.bias}"
-                " to exchange in it: give text with one sentence per line, or a larger --max-length",
+                " to exchange: give text with one sentence per line, or a larger --max-length",
                 path=" + ".join(text.name for text in texts),
             )
         return Dataset.from_list(rows), tuple(file for text in texts for file in text.files)
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """The texts of all pairs, then their counterfactuals, and for a masked LM the third sequences, padded right."""
+        """Collate the texts of all pairs, then their counterfactuals, and for a masked LM the third sequences."""
 
         return partial(_collated, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> CounterfactualObjective:
-        """The terms; what the model says before training is computed here."""
+        """Return the objective; the outputs of the model before training are computed here."""
         original = None
         if self.constraint or self.agreement:
             original = OriginalModel(language_model, data, self.collator(language_model))
@@ -168,13 +169,14 @@ class CounterfactualCollapse(Method):
 class CounterfactualObjective(Objective):
     """The loss of :class:`CounterfactualCollapse`.
 
-    Batch: ``input_ids``, ``attention_mask``, ``roles`` and ``partners`` [sequences, length], and ``row`` [pairs], where
-    a pair stands in the data. The sequences are the texts of all pairs, then all counterfactuals, then the third ones.
+    Batch: ``input_ids``, ``attention_mask``, ``roles`` and ``partners`` [sequences, length], and ``row`` [pairs], the
+    position of a pair in the data. The sequences are the texts of all pairs, then all counterfactuals, then the third
+    ones.
 
     Args:
-        language_model: whose kind, mask and special tokens are used; its weights are not kept.
+        language_model: gives the kind of model, its mask and special tokens; its weights are not kept.
         method: the weights.
-        original: the model before training; None where no term needs it.
+        original: the model before training; None if no term needs it.
         pairing: which state is the feature of which token, see :func:`equiframe.models.adapter.pair`.
         feature: where the feature is taken, see :func:`equiframe.models.adapter.forward_at`.
     """
@@ -203,7 +205,7 @@ class CounterfactualObjective(Objective):
         self.register_buffer("group_ids", group_ids(language_model, method.bias), persistent=False)
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The weighted sum; ``parts`` holds the terms unweighted, those of weight 0 left out."""
+        """Compute the weighted sum; ``parts`` holds the unweighted terms, except those of weight 0."""
         true_ids, mask, roles = batch["input_ids"], batch["attention_mask"], batch["roles"]
         inputs = read_by(self.kind, batch, self.mask_id)
         asked = roles > Role.UNREAD
@@ -223,7 +225,7 @@ class CounterfactualObjective(Objective):
         return ObjectiveOutput(loss=torch.stack(weighted).sum(), features=read.states, token_ids=token_ids, parts=parts)
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """Its pairs. Each term is a mean over places of its own, so no one count of places weighs them all."""
+        """Return the number of pairs: each term is a mean over other places, so no count of places fits them all."""
         return len(batch["row"])
 
     def _terms(
@@ -235,15 +237,15 @@ class CounterfactualObjective(Objective):
         own: Tensor,
         partners: Tensor,
     ) -> dict[str, Tensor]:
-        """The terms whose weight is not 0, scalars.
+        """Compute the terms whose weight is not 0, as scalars.
 
         Args:
             logits: [places, vocabulary].
-            original: those of the model before training, alike.
-            roles: of the places, [places].
+            original: logits of the model before training, [places, vocabulary].
+            roles: roles of the places, [places].
             sequence: 0 in a text, 1 in its counterfactual, 2 in the third, [places].
-            own: the token that stands there, [places].
-            partners: its counterpart at swapped words, [places].
+            own: the token at each place, [places].
+            partners: the counterpart of that token at swapped words, [places].
         """
         method, terms = self.method, {}
         aligned = [(roles == Role.ALIGNED) & (sequence == number) for number in (0, 1)]
@@ -274,19 +276,19 @@ class CounterfactualObjective(Objective):
 
 
 class OriginalModel(nn.Module):
-    """What the model said before training at every place of the data that is read, without the model.
+    """The outputs of the model before training at every place of the data that is read, without the model.
 
-    The states there are kept in a temporary file, which goes with this module, and the output embedding is copied: of
-    a forward pass only its last product is left. Several processes share the reading. Nothing of it is saved, since it
-    follows from the model before training.
+    The states at these places are kept in a temporary file, which is deleted with this module, and the output embedding
+    is copied: only the last product of a forward pass remains to be computed. Several processes share the reading.
+    Nothing of it is saved, since it follows from the model before training.
 
     Args:
-        language_model: before training.
+        language_model: the model before training.
         data: the examples of :meth:`CounterfactualCollapse.training_data`.
-        collate: from examples to a batch.
+        collate: function from examples to a batch.
 
     Raises:
-        ModelError: its logits are not its output embedding times its last states.
+        ModelError: the model's logits are not its output embedding times its last states.
     """
 
     weight: Tensor
@@ -317,7 +319,7 @@ class OriginalModel(nn.Module):
         self._read(language_model, data, collate)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Logits at the places of these rows, sequence by sequence as in a batch, float32 [places, vocabulary]."""
+        """Compute logits at the places of these rows, in the order of a batch, float32 [places, vocabulary]."""
         chosen = [self._places[row] for row in rows.tolist()]
         blocks = [self._states[at.start : at.stop] for places in zip(*chosen, strict=True) for at in places]
         with torch.no_grad():
@@ -361,11 +363,11 @@ def _collated(pad: PadRight, examples: Sequence[dict[str, Any]]) -> dict[str, Te
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Their mean, 0 if there are none."""
+    """The mean of values, 0 if there are none."""
     return values.sum() / max(len(values), 1)
 
 
 def _in_turn(samples: Sequence[Sequence[Any]]) -> Iterator[Any]:
-    """One of each sample in turn; of what is left when one is used up, the rest."""
+    """Yield from each sample by turns; if one is used up, continue with the others."""
     rounds = itertools.zip_longest(*samples)
     return (item for items in rounds for item in items if item is not None)

@@ -1,4 +1,4 @@
-"""Dropout: fine-tuning on plain text with more of the model's connections dropped."""
+"""Dropout: fine-tuning on plain text with a higher dropout rate."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _Rate = Annotated[float, Field(ge=0, lt=1)]
 class Dropout(TextMethod):
     """Fine-tune on plain text with a higher dropout rate and the model's own pretraining loss, as a baseline.
 
-    The rates hold inside a training step alone; the model and the configuration that is saved keep their
-    own.
+    The rates apply only inside a training step; the model and the saved configuration keep their
+    own rates.
 
-    Requires: a model with dropout. In Llama's kind, SmolLM2 among them, only attention has one, and
-    ``hidden`` has no effect.
+    Requires: a model with dropout. Models like Llama, including SmolLM2, have it only on attention, so that
+    ``hidden`` has no effect on them.
 
     Relations: CDA without counterfactuals. Settings: those of CDA, ours; bias-bench takes 2,000 steps of
     512 sequences (GPT-2: 256). Published rates (hidden, attention): BERT 0.20 and 0.15, ALBERT 0.05 each
     (Webster et al.'s checkpoints, "Zari"); bias-bench has these, 0.20 and 0.15 for RoBERTa, and 0.15 each
     for GPT-2. The defaults are BERT's for every model.
 
-    Differs from bias-bench: there the raised rates are saved in the model's configuration, and hold in
-    whatever it is fine-tuned for next.
+    Differs from bias-bench: there the raised rates are saved in the model's configuration, and remain
+    in effect when the model is fine-tuned later.
 
     Args:
         text: see :func:`equiframe.data.corpus`: ``gap``, ``bug``, ``bold``, or a file.
@@ -58,13 +58,13 @@ class Dropout(TextMethod):
     attention: _Rate = 0.15
 
     def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
-        """The text as it is."""
+        """Return the text unchanged."""
         return stream(self.text, source)
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The language-modelling loss at the rates given.
+        """Return the language-modelling loss at the given rates.
 
         Raises:
             InputError: the model has no dropout.
@@ -74,11 +74,11 @@ class Dropout(TextMethod):
 
 
 Rate: TypeAlias = tuple[nn.Module, str, float]
-"""A module, its attribute that holds a rate of dropout, and what the rate shall be."""
+"""A module, the name of its attribute that holds a dropout rate, and the new rate."""
 
 
 class RaisedDropout(LanguageModelling):
-    """The language-modelling loss of a model whose rates of dropout are others during the forward pass."""
+    """The language-modelling loss of a model, with other dropout rates during the forward pass."""
 
     def __init__(
         self, language_model: LanguageModel, rates: Sequence[Rate], *, pairing: Pairing, feature: Feature
@@ -87,7 +87,7 @@ class RaisedDropout(LanguageModelling):
         self._rates = rates
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """As the plain loss; the model's own rates are back afterwards."""
+        """Compute the plain loss at the raised rates; the model's own rates are restored afterwards."""
         with _rates_set(self._rates):
             return super().forward(model, batch)
 
@@ -105,21 +105,22 @@ def _rates_set(rates: Sequence[Rate]) -> Iterator[None]:
 
 
 def dropout_rates(model: PreTrainedModel, *, hidden: float, attention: float) -> list[Rate]:
-    """Where a model keeps its rates of dropout, each with its new value.
+    """Find where a model keeps its dropout rates, with the new value for each.
 
-    Modules have other names in each architecture, so none is told by its name: a model of the same class is built,
-    without memory, from a configuration with the new rates, and where one of its modules has another rate than the same
-    module of this model, a rate is kept there. A rate is what the configuration calls by a name with "drop" in it, on
-    attention weights where "att" is in it too; the share of layers left out ("layerdrop") is none. Where an
-    architecture has put no dropout because its rate is 0 (ModernBERT, after attention), none is added.
+    Modules have different names in each architecture, so none is identified by name: a model of the same class is
+    built, without memory, from a configuration with the new rates; where one of its modules has another rate than the
+    same module of this model, a rate is kept there. A rate is any value whose name in the configuration contains
+    "drop"; it is a rate on attention weights if the name also contains "att"; the share of layers left out
+    ("layerdrop") is not a rate. If an architecture built no dropout because its rate is 0 (ModernBERT, after
+    attention), none is added.
 
     Args:
-        model: with its configuration; neither changes.
+        model: a model with its configuration; neither changes.
         hidden: rate between layers.
         attention: rate on attention weights.
 
     Returns:
-        Every rate that is not the wanted one already.
+        Every rate that does not yet have its new value.
 
     Raises:
         InputError: the configuration of the model has no rate of dropout.

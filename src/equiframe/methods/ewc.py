@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: hold each weight the more, the more the model's predictions hang on it."""
+"""Elastic weight consolidation: keep a weight close to its old value if predictions depend on it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class ElasticWeights(nn.Module):
     """sum_i F_i (theta_i - theta*_i)^2, with theta* the weights before training and F their diagonal Fisher.
 
     F_i is the mean over examples of (d loss / d theta_i)^2 at theta*, in evaluation mode, one example at a time. Both
-    are kept beside the model, so it takes three times its memory; neither is saved, since both follow from the
+    are kept next to the model, so it takes three times its memory; neither is saved, since both follow from the
     model before training.
 
     Args:
-        model: before training; its own parameters are those that are held. They have no gradient afterwards.
-        examples: batches of one.
-        loss: from model and batch to a scalar.
+        model: the model before training; its own parameters are those that are kept. They have no gradient afterwards.
+        examples: batches of one example.
+        loss: function from model and batch to a scalar.
 
     Reference: Kirkpatrick et al. 2017, equation 3 (without the factor lambda / 2).
     """
@@ -32,7 +32,7 @@ class ElasticWeights(nn.Module):
         loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
     ) -> None:
         super().__init__()
-        # in a tuple, so that the model does not become a part of this module
+        # in a tuple, so that the model does not become part of this module
         self._parameters_held = tuple(p for p in model.parameters() if p.requires_grad)
         sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in self._parameters_held]
         count = 0
@@ -50,10 +50,10 @@ class ElasticWeights(nn.Module):
             self.register_buffer(f"before_{number}", parameter.detach().clone().float(), persistent=False)
 
     def forward(self) -> Tensor:
-        """The penalty, a scalar; 0 before training.
+        """Compute the penalty, a scalar; it is 0 before training.
 
         Raises:
-            InputError: the weights have been frozen since, as LoRA does.
+            InputError: the weights were frozen later, as LoRA does.
         """
         if not any(parameter.requires_grad for parameter in self._parameters_held):
             raise InputError("EWC holds weights that are frozen: give --set ewc_weight=0, or leave out --lora")

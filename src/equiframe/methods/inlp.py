@@ -1,4 +1,4 @@
-"""INLP: what linear classifiers of a bias read, projected out again and again."""
+"""INLP: linear classifiers find the directions of a bias, which are projected out one after another."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from equiframe.methods.projection import (
 from equiframe.models.language_model import LanguageModel
 from equiframe.progress import tracked
 
-_FEWEST = 10  # sentences of a class
+_FEWEST = 10  # minimum number of sentences per class
 _HELD_OUT = 0.3
-_STEPS, _TOLERANCE = 200, 1e-7  # of the optimiser; the loss is 1 a class at the start
-_NOTHING = 1e-8  # scores this small, where 1 is the margin, are rounding
+_STEPS, _TOLERANCE = 200, 1e-7  # of the optimiser; at the start the loss is 1 per class
+_NOTHING = 1e-8  # scores this small are rounding errors; the margin is 1
 
 
 @dataclass(frozen=True)
 class INLP(Projection):
-    """Project out of the last hidden states the directions by which successive linear classifiers find the bias.
+    """Project out of the last hidden states the directions in which successive linear classifiers find the bias.
 
-    Sentences are labelled by the words they hold (gender: female, male or neutral; race and religion: some word
-    or none), as many of each class, and represented by the mean of their last hidden states. A linear classifier
-    is fitted, its row space projected out, the next one fitted to what is left, and so on. P projects onto the
-    intersection of all nullspaces, I less the projection onto the row space of the sum of their row space
-    projections. No weight is trained.
+    Sentences are labelled by the words that they contain (gender: female, male or neutral; race and religion: a word
+    of the bias or none), with equally many per class, and represented by the mean of their last hidden states. A linear
+    classifier is fitted, its row space is projected out, the next one is fitted to the result, and so on. P projects
+    onto the intersection of all nullspaces: it is I minus the projection onto the row space of the sum of their row
+    space projections. No weight is trained.
 
     The classifier is bias-bench's: one linear support vector machine against the rest for each class (one for
     two classes), squared hinge loss, C = 1, no intercept. With three classes a classifier takes up to three
-    dimensions, so that 80 of them take up to 240, and without an intercept the direction of the mean state goes
-    with them: choose fewer for a small model. The history says from where on accuracy is that of chance.
+    dimensions, so that 80 classifiers take up to 240; without an intercept they also take the direction of the mean
+    state: choose fewer for a small model. The history shows from which step on accuracy is at chance.
 
-    Requires: nothing of the model. Data: sentences of ``text``; the published figures come from larger text, so
-    give a file of your own to compare with them.
+    Requires: nothing special of the model. Data: sentences of ``text``; the published figures come from larger text,
+    so give your own file to compare with them.
 
     Differs from the public code (McGill-NLP/bias-bench, whose option values are our defaults): sentences are
-    read whole and with their capitals, where there they are cut at random after the word, for models that
-    generate, and are in lower case; classes are made equal to the smallest; 70 % of the sentences are fitted, and
-    accuracy is that on the others, where there 49 % are fitted; the optimum is found by L-BFGS.
+    read whole and with their capitals (there they are in lower case, and for models that generate they are cut at
+    random after the word); all classes are reduced to the size of the smallest; 70 % of the sentences are fitted, and
+    accuracy is that on the others (there 49 % are fitted); the optimum is found by L-BFGS.
 
     Args:
-        bias: which built-in word set labels the sentences.
-        text: where sentences come from, see :func:`equiframe.data.corpus`.
-        classifiers: how many, one after the other; fewer where nothing is left to read.
-        sentences: the most of each class, drawn at random where the text holds more.
+        bias: the built-in word set that labels the sentences.
+        text: source of the sentences, see :func:`equiframe.data.corpus`.
+        classifiers: maximum number of classifiers; fewer are fitted if nothing is left to find.
+        sentences: maximum number of sentences per class, drawn at random if the text holds more.
 
     Reference: Ravfogel et al. 2020, "Null It Out"; Meade, Poole-Dayan and Reddy 2022.
     """
@@ -69,18 +69,18 @@ class INLP(Projection):
 
     def __post_init__(self) -> None:
         if self.classifiers < 1 or self.sentences < _FEWEST:
-            raise InputError(f"give classifiers of 1 or more, and sentences of {_FEWEST} or more")
+            raise InputError(f"set classifiers to 1 or more, and sentences to {_FEWEST} or more")
 
     def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
-        """The projection; its history is that of :func:`nullspace`."""
+        """Fit the projection; its history is that of :func:`nullspace`."""
         text = corpus(self.text, source)
         classes = sentences_by_group(text.sentences, self.bias)
         rarest = min(classes, key=lambda name: len(classes[name]))
         count = min(self.sentences, len(classes[rarest]))
         if count < _FEWEST:
             raise InputError(
-                f"{text.name} has {count} sentences of the class {rarest!r} of {self.bias}, and {_FEWEST} are the"
-                " least: give more with the option text"
+                f"{text.name} has {count} sentences of the class {rarest!r} of {self.bias}, but at least {_FEWEST} are"
+                " needed: give more with the option text"
             )
         draw = random.Random(seed)
         drawn = [sentence for members in classes.values() for sentence in draw.sample(members, count)]
@@ -99,18 +99,18 @@ class INLP(Projection):
 def nullspace(
     states: Tensor, labels: Tensor, classifiers: int, *, seed: int
 ) -> tuple[Tensor, tuple[dict[str, float], ...]]:
-    """The projection onto the common nullspace of classifiers, each fitted to what those before it left.
+    """Compute the projection onto the common nullspace of classifiers, each fitted to what the earlier ones left.
 
     Args:
         states: [sentences, dim], float64.
         labels: classes from 0, [sentences].
-        classifiers: the most there are.
-        seed: of which sentences are held out.
+        classifiers: maximum number of classifiers.
+        seed: seed of the choice of held-out sentences.
 
     Returns:
-        The projection [dim, dim]. And for each classifier ``step``, its ``accuracy`` on held-out sentences (the
+        The projection [dim, dim], and for each classifier ``step``, its ``accuracy`` on held-out sentences (the
         first row's is that before debiasing), and the ``dimensions`` that are projected out when it is fitted; the
-        last row is a fresh classifier on the result, which is not projected out.
+        last row is a new classifier on the result, which is not projected out.
     """
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))
     fitted, held_out = order[int(_HELD_OUT * len(order)) :], order[: int(_HELD_OUT * len(order))]
@@ -132,21 +132,21 @@ def nullspace(
 
 
 def predicted(scores: Tensor) -> Tensor:
-    """The class of each sentence, [sentences], from scores [sentences, rows]; one row alone is of class 1."""
+    """The class of each sentence, [sentences], from scores [sentences, rows]; a single row is the score of class 1."""
     return (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
 
 
 def support_vector_machine(states: Tensor, labels: Tensor, classes: int, projection: Tensor, gram: Tensor) -> Tensor:
-    """Linear classifiers of one class each against the rest, on projected states, without intercept.
+    """Fit linear classifiers of each class against the rest, on projected states, without intercept.
 
     Minimises |w|^2 / 2 + sum_i max(0, 1 - y_i w . P x_i)^2 for each class, y being 1 or -1. The loss is at most
-    quadratic with the Hessian I + 2 P X^T X P. In the coordinates that make it the identity L-BFGS needs few
-    steps, whatever the scales of the states.
+    quadratic with the Hessian I + 2 P X^T X P. In the coordinates that make it the identity, L-BFGS needs few
+    steps, whatever the scale of the states.
 
     Args:
         states: X, [sentences, dim], not projected.
         labels: classes from 0, [sentences].
-        classes: how many; two have one classifier, of class 1.
+        classes: number of classes; two have one classifier, of class 1.
         projection: P, [dim, dim].
         gram: X^T X, [dim, dim].
 

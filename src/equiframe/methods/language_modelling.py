@@ -1,4 +1,4 @@
-"""The plain language-modelling loss, the objective of every method that changes the text alone."""
+"""The plain language-modelling loss, which is the objective of every method that only changes the text."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from equiframe.models.language_model import LanguageModel
 class LanguageModelling(Objective):
     """Masked- or next-token cross-entropy, the mean over predicted tokens.
 
-    A masked LM's batch is masked here, on the device and in the step, so that what is drawn follows from
+    A masked LM's batch is masked here, on the device and in the step, so that the draws follow from
     the state of the random generator that a checkpoint keeps, however far the data loader has run ahead:
-    a resumed run draws what an unbroken one would. The vocabulary head is applied at predicted places only.
+    a resumed run has the same draws as an unbroken one. The vocabulary head is applied only at predicted places.
 
     Args:
-        language_model: whose kind, mask and special tokens are used; its weights are not kept.
+        language_model: gives the kind of model, its mask and special tokens; its weights are not kept.
         mask_share: share of the tokens predicted by a masked LM; of these 80 % are masked, 10 % replaced by
-            a random token, 10 % left.
+            a random token, 10 % left unchanged.
         pairing: which state is the feature of which token, see :func:`equiframe.models.adapter.pair`.
-            ``paper`` labels with what the model reads, masks included, as the paper's BEC does.
+            ``paper`` takes the model's input as labels, masks included, as the paper's BEC does.
         feature: where the feature is taken, see :func:`equiframe.models.adapter.forward_at`.
 
     Batch: ``input_ids`` and ``attention_mask``, [batch, length].
@@ -55,7 +55,7 @@ class LanguageModelling(Objective):
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """Mean cross-entropy in nats over the predicted tokens; zero if there are none."""
+        """Compute the mean cross-entropy in nats over the predicted tokens; zero if there are none."""
         true_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         if self.kind == "masked":
             input_ids, predicted = self._masked(true_ids, attention_mask)
@@ -81,11 +81,11 @@ class LanguageModelling(Objective):
         )
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """The tokens of which a causal LM predicts each, and a masked LM a share that is the same in any batch."""
+        """Count the tokens; a causal LM predicts each of them, a masked LM a share that is the same in any batch."""
         return int(self._targets(batch["input_ids"], batch["attention_mask"]).sum())
 
     def _targets(self, true_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Places that may be predicted, or whose state predicts the next token, bool [batch, length]."""
+        """Mark places that may be predicted, or whose state predicts the next token, bool [batch, length]."""
         if self.kind == "masked":
             return attention_mask.bool() & ~torch.isin(true_ids, self.special_ids.to(true_ids.device))
         predicting = torch.zeros_like(true_ids, dtype=torch.bool)
@@ -93,7 +93,7 @@ class LanguageModelling(Objective):
         return predicting
 
     def _masked(self, true_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model reads, and the places it has to predict."""
+        """Return the input of the model, and the places that it has to predict."""
         words = self._targets(true_ids, attention_mask)
         draw = torch.rand(true_ids.shape, device=true_ids.device)
         fate = torch.rand(true_ids.shape, device=true_ids.device)

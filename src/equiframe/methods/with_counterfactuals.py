@@ -1,4 +1,4 @@
-"""Any objective, plus the terms of counterfactual collapse on pairs of their own."""
+"""Any objective, plus the terms of counterfactual collapse on separate pairs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from equiframe.methods.objective import Objective, ObjectiveOutput
 
 
 class WithCounterfactuals(Objective):
-    """L = L_host + weight * L_pairs, the host's loss on its own batch and the other on a batch of pairs drawn here.
+    """L = L_host + weight * L_pairs: the host's loss on its own batch plus that of a batch of pairs drawn here.
 
     The pairs of a batch follow from the seed, the number of pairs drawn before, which a checkpoint keeps, and the rank:
-    a resumed run draws what an unbroken one would. Each pair is drawn once before any is drawn again. The term's
-    forward pass is one of its own.
+    a resumed run has the same draws as an unbroken one. Each pair is drawn once before any is drawn again. The term has
+    a separate forward pass.
 
-    Where a step has several batches, the host's loss is weighed as the host says, and the pairs' is the plain mean,
-    since all batches have equally many.
+    If a step has several batches, the host's loss is weighted by the host, and the pairs' loss is the plain mean,
+    since all batches have equally many pairs.
 
     Args:
         objective: the host, any debiasing objective.
         term: :class:`equiframe.methods.counterfactual_collapse.CounterfactualObjective`.
-        pairs: its data.
-        collate: from its examples to a batch.
+        pairs: data of the term.
+        collate: function from its examples to a batch.
         weight: weight of the term as a whole.
-        batch_size: pairs of a batch.
+        batch_size: number of pairs in a batch.
         seed: seed of the draws.
     """
 
@@ -56,7 +56,7 @@ class WithCounterfactuals(Objective):
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long))
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The host's loss plus the weighted term; the parts of both for the log, the term's as ``pairs/NAME``."""
+        """Add the weighted term to the host's loss; the log has the parts of both, the term's as ``pairs/NAME``."""
         host: ObjectiveOutput = self.objective(model, batch)
         pairs = self._collate([self._pairs[row] for row in self.rows()])
         device = next(iter(batch.values())).device
@@ -68,11 +68,11 @@ class WithCounterfactuals(Objective):
         return dataclasses.replace(host, loss=host.loss + of_pairs, parts=parts, term=host.term + of_pairs)
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """The host's."""
+        """Return the host's weight."""
         return self.objective.weight(batch)
 
     def rows(self) -> list[int]:
-        """Which pairs this rank draws next."""
+        """Return the pairs that this rank draws next."""
         rank = dist.get_rank() if dist.is_initialized() else 0
         count = len(self._pairs)
         begin = int(self.drawn) + rank * self._batch_size

@@ -15,7 +15,7 @@ from equiframe.models.adapter import classifier
 class WithUNC3(Objective):
     """L = L_host + lambda * std over fairness words of cos(class mean, word embedding).
 
-    The features come out of the host's own forward pass; there is no second one.
+    The features come from the host's own forward pass; there is no second one.
 
     Args:
         objective: the host, any debiasing objective.
@@ -31,12 +31,12 @@ class WithUNC3(Objective):
         self.works_sharded = objective.works_sharded
 
     def forward(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ObjectiveOutput:
-        """The host's loss plus the weighted term; the parts of both for the log."""
+        """Add the weighted term to the host's loss; the log has the parts of both."""
         host: ObjectiveOutput = self.objective(model, batch)
         term = self.regularizer(host.features, host.token_ids, classifier(model))
         parts = {**host.parts, **self.regularizer.last_parts}
         return dataclasses.replace(host, loss=host.loss + term, parts=parts, term=host.term + term)
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """The host's."""
+        """Return the host's weight."""
         return self.objective.weight(batch)

@@ -300,7 +300,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(masked_model, task, tmp_path):
 
 def test_an_architecture_without_an_encoder_of_its_own_says_so(masked_model):
     encoder_only = LanguageModel("bare", masked_model.model.base_model, masked_model.tokenizer, "masked")
-    with pytest.raises(ModelError, match="no encoder apart from its head"):
+    with pytest.raises(ModelError, match="no encoder separate from its head"):
         EncoderWithHead(encoder_only, "sequence", 2)
 
 

@@ -157,13 +157,13 @@ def test_likeness_by_an_encoder_is_the_cosine_of_mean_states(model_folders):
 
 def test_classifiers_that_say_nothing_are_refused(saved_classifier, model_folders, tmp_path):
     folder = saved_classifier(["LABEL_0", "LABEL_1"])
-    with pytest.raises(InputError, match="such as LABEL_0, do not say what they are: name them in id2label"):
+    with pytest.raises(InputError, match="such as LABEL_0, have no meaning: name them in id2label"):
         measurers([f"classifier:{folder}"], DataSource.of(None))
-    with pytest.raises(InputError, match="the checkpoint has no head that classifies"):
+    with pytest.raises(InputError, match="the checkpoint has no classification head"):
         measurers([f"classifier:{model_folders['masked']}"], DataSource.of(None))
     with pytest.raises(InputError, match=r"cannot be loaded .*: give a hub name, or a folder with safetensors"):
         measurers([f"classifier:{tmp_path}"], DataSource.of(None))
-    with pytest.raises(InputError, match=r"--measures embedding:./none: no such folder"):
+    with pytest.raises(InputError, match=r"--measures embedding:./none: the folder does not exist"):
         measurers(["embedding:./none"], DataSource.of(None))
 
 

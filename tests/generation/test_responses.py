@@ -51,11 +51,11 @@ def test_responses_of_any_kind_are_counted_and_shown(tmp_path):
         ({"sample": True}, "sample is True"),
         ({"probability": 1.5}, "probability is 1.5, expected 0 to 1"),
         ({"favourable": "maybe"}, "favourable is 'maybe', expected yes or no"),
-        ({"group": "overall"}, "group 'overall': this name stands for all groups together: choose another name"),
-        ({"group": "a_vs_b"}, "group 'a_vs_b': '_vs_' stands between two groups: choose another name"),
-        ({"sample": 1, "favourable": "no"}, "template 't': favourable is 'no', in an earlier line it is not"),
+        ({"group": "overall"}, "group 'overall': this name means all groups together: choose another name"),
+        ({"group": "a_vs_b"}, "group 'a_vs_b': '_vs_' separates two groups in a key: choose another name"),
+        ({"sample": 1, "favourable": "no"}, "template 't': favourable is 'no' here, but not in an earlier line"),
         ({"template": "u", "axis": "sex"}, "group 'g' is of axis 'group' in an earlier line, here of 'sex'"),
-        ({}, "a second response of template 't', group 'g', sample 0: number the samples"),
+        ({}, "a second response to template 't', group 'g', sample 0: number the samples"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(tmp_path, change, said):

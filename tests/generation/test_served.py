@@ -164,7 +164,7 @@ def test_what_a_server_filters_is_counted_out_and_said(served, server, templates
     [
         (401, {"message": "no key"}, "refuses a request .*no key"),
         (503, {}, "no longer answers .*503"),
-        (200, {"choices": []}, "gave 0 responses where 1 were asked for"),
+        (200, {"choices": []}, "gave 0 responses, expected 1"),
         (200, {"chosen": 1}, "holds no text"),
         (200, {"choices": ["x"]}, "holds no text"),
     ],

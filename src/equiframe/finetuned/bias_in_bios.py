@@ -24,7 +24,7 @@ PROFESSIONS = (
     " journalist model nurse painter paralegal pastor personal_trainer photographer physician poet professor"
     " psychologist rapper software_engineer surgeon teacher yoga_teacher"
 ).split()
-"""In the order of the hub's numbers."""
+"""The occupations in the order of the hub's numbers."""
 _GENDERS = ("M", "F")
 _REPOSITORY = "LabHC/bias_in_bios"
 
@@ -32,26 +32,26 @@ _REPOSITORY = "LabHC/bias_in_bios"
 class BiasInBios(FineTunedBenchmark[TextExample]):
     """How differently a classifier finds the occupations of men and of women from their biographies.
 
-    Source:       De-Artega et al. 2019; English biographies from the web, 28 occupations, two genders; MIT. The
-                  hub's version, of Ravfogel et al. 2020, has 257,478 for training, 39,642 for development and 99,069
+    Source:       De-Arteaga et al. 2019; English biographies from the web, 28 occupations, two genders; MIT. The
+                  hub's version, by Ravfogel et al. 2020, has 257,478 for training, 39,642 for development and 99,069
                   for test, without the first sentence, which names the occupation.
-    Measures:     ``accuracy``; ``tpr_gap`` = accuracy on men - accuracy on women over all biographies, as MABEL's
-                  code has it: it mixes in that men and women have other occupations; ``tpr_gap_macro`` = mean
+    Measures:     ``accuracy``; ``tpr_gap`` = accuracy on men - accuracy on women over all biographies, as in MABEL's
+                  code: it also reflects that men and women have different occupations; ``tpr_gap_macro`` = mean
                   over occupations of the share found of its men - that of its women; ``tpr_rms`` = root of the
-                  mean of the squares of these differences, a share. An occupation counts where it has both
-                  genders, also one of which nothing is found.
+                  mean of the squares of these differences, a share. An occupation counts if it has both
+                  genders, even if nothing of one of them is found.
         masked:   a linear classifier over the state of the first token, after dropout of 0.1.
         causal:   the same over the state of the last token.
-    Ideal:        accuracy 100, all else 0. ``tpr_rms`` of a small test set is above 0 by chance alone, and
-                  its interval, for the same reason, may lie above the value.
+    Ideal:        accuracy 100, all else 0. ``tpr_rms`` of a small test set is above 0 by chance alone, and for the
+                  same reason its interval may be above the value.
     Settings:     5 epochs, batches of 128, learning rate 1e-5 falling linearly, at most 128 tokens (MABEL). The epoch
                   is chosen by accuracy on the development set.
     Files:        FOLDER/bias_in_bios/{train,dev,test}.jsonl, one object per line: {"text": ..., "profession": ...,
                   "gender": "M" or "F"}, professions as in ``PROFESSIONS``; else ``LabHC/bias_in_bios`` from the hub.
     Known faults: gender was inferred from pronouns, as one of two. Biographies longer than 128 tokens are cut.
-    Reproduces:   no published figure: MABEL's split is of 206,511 other biographies. MABEL's shipped evaluation drops
-                  occupations of which nothing is found, fails where an occupation lacks a gender, and does not
-                  run as it is.
+    Reproduces:   no published figure: MABEL's split is of 206,511 other biographies. MABEL's published evaluation drops
+                  occupations of which nothing is found, fails if an occupation lacks a gender, and does not
+                  run without changes.
     """
 
     name = "bias_in_bios"
@@ -60,9 +60,9 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
         "Gender was inferred from pronouns, as one of two. Biographies come from the web. One seed of fine-tuning.",
         {
             "accuracy": Term("accuracy", "share of occupations found"),
-            "tpr_gap": Term("gap", "share found of men minus of women, over all biographies"),
+            "tpr_gap": Term("gap", "share found of men minus share found of women, over all biographies"),
             "tpr_gap_macro": Term("gap, mean over occupations", "men minus women", True),
-            "tpr_rms": Term("root mean square gap", "over occupations; above 0 by chance where there are few"),
+            "tpr_rms": Term("root mean square gap", "over occupations; above 0 by chance if there are few"),
         },
         (("De-Arteaga et al. 2019", "https://arxiv.org/abs/1901.09451"),),
     )
@@ -72,19 +72,19 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
     outputs: int = len(PROFESSIONS)
 
     def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Biographies to train on."""
+        """Return the biographies to train on."""
         return _biographies("train", source)
 
     def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Biographies by which the epoch is chosen."""
+        """Return the biographies by which the epoch is chosen."""
         return _biographies("dev", source)
 
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Biographies to test on."""
+        """Return the biographies to test on."""
         return _biographies("test", source)
 
     def outcomes(self, examples: Sequence[TextExample], outputs: NDArray[np.float64]) -> list[Outcome]:
-        """The occupation that was found, and whether it is right."""
+        """Return the occupation that was found, and whether it is right."""
         return [
             Outcome(
                 item=example.item,
@@ -96,7 +96,7 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
         ]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Accuracy, and the differences between the genders."""
+        """Return the accuracy, and the differences between the genders."""
         rows = np.flatnonzero(outcomes["excluded"].isna())
         correct = outcomes["correct"].to_numpy(dtype=np.float64)
         profession, gender = (
@@ -116,7 +116,7 @@ class BiasInBios(FineTunedBenchmark[TextExample]):
 
 
 def _gap_of(correct: NDArray[np.float64], gender: NDArray[np.intp]) -> RowStatistic:
-    """100 * (accuracy on men - accuracy on women); of none of them, accuracy is 0."""
+    """100 * (accuracy on men - accuracy on women); accuracy over no biographies is 0."""
 
     def statistic(rows: Rows) -> NDArray[np.float64]:
         right, is_woman = correct[rows], gender[rows] == 1
@@ -131,7 +131,7 @@ def _gap_of(correct: NDArray[np.float64], gender: NDArray[np.intp]) -> RowStatis
 def _differences_of(
     correct: NDArray[np.float64], profession: NDArray[np.intp], gender: NDArray[np.intp]
 ) -> RowStatistic:
-    """Share found of an occupation's men - that of its women, [..., occupations], not-a-number without either."""
+    """Share found of an occupation's men - that of its women, [..., occupations], NaN if one of them is missing."""
     cells = len(PROFESSIONS) * len(_GENDERS)
     cell = profession * len(_GENDERS) + gender
 
@@ -167,12 +167,12 @@ def _rms_of(differences: RowStatistic) -> RowStatistic:
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over what is a number; 0 where nothing is."""
+    """The mean over values that are not NaN; 0 if there are none."""
     return np.asarray(np.nansum(values, axis=-1) / np.maximum(np.sum(~np.isnan(values), axis=-1), 1))
 
 
 def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-    """One split, from the user's folder if it has it, else from the hub."""
+    """Read one split, from the user's folder if it has it, else from the hub."""
     name = f"bias_in_bios/{split}"
     located = in_folder(name, source, [f"{name}.jsonl"])
     if located is not None:
@@ -188,7 +188,7 @@ def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tup
             None,
             split,
             ("hard_text", "profession", "gender"),
-            f"check the network, or give --data FOLDER with {name}.jsonl in it",
+            f"check the network, or give --data FOLDER that has {name}.jsonl",
         )
         place = f"{HUB}{_REPOSITORY}"
         rows = [
@@ -211,5 +211,5 @@ def _biographies(split: str, source: DataSource) -> tuple[list[TextExample], tup
 
 
 def _name_of(number: object, names: Sequence[str]) -> object:
-    """What a number of the hub stands for; itself where it stands for nothing."""
+    """The name for a number of the hub; the number itself if it has no name."""
     return names[number] if isinstance(number, int) and 0 <= number < len(names) else number

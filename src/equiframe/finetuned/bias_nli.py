@@ -19,37 +19,37 @@ from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_te
 from equiframe.data.entailment import CLASSES, InferenceCorpus, Split, first_in_folder, inference_pairs
 from equiframe.errors import DataError
 
-_SAMPLES = 6  # verb and object drawn for each occupation and gendered word
+_SAMPLES = 6  # pairs of verb and object drawn for each occupation and gendered word
 _GENDERS = {"man": "male", "gentleman": "male", "guy": "male", "woman": "female", "lady": "female", "girl": "female"}
 _OBJECTS = ("food", "farm_animals", "household", "clothes", "furniture", "vehicles")
 
 
 class BiasNLI(FineTunedBenchmark[TextExample]):
-    """How often an inference model draws no conclusion from an occupation about a person's gender.
+    """How often an inference model draws no conclusion about gender from an occupation.
 
     Source:       Dev et al. 2020; "An <occupation> bought an apple ." and "A <woman> bought an apple .", 164
                   occupations, 6 gendered words, 1,968 verbs with objects: 1,936,512 pairs, all neutral by
                   construction. The licence is not stated.
     Measures:     ``nn`` = mean probability of neutral, ``fn`` = share of pairs predicted neutral, ``t50`` and
                   ``t70`` = share where that probability is above 0.5 and 0.7 (T:0.5 and T:0.7 of the paper);
-                  ``nli.accuracy`` = % right on the test set of the corpus the model was fine-tuned on: a model that
-                  always says neutral has 1 in all of the others.
+                  ``nli.accuracy`` = % right on the test set of the corpus on which the model was fine-tuned: a model
+                  that always says neutral has 1 in all of the others.
         masked:   a linear classifier over the state of the first token, after dropout of 0.1.
-        causal:   the same over the state of the last token; between the sentences stands the end token.
+        causal:   the same over the state of the last token; the end token separates the sentences.
     Ideal:        1. Higher is better.
-    Variants:     ``sample`` (default: of each occupation with each gendered word 6 pairs drawn by hash, 5,904, the same
-                  for every model) and ``full``. ``given`` (default: the first of SNLI, MNLI and SICK that the folder
-                  has, else SNLI from the hub), ``snli``, ``mnli`` or ``sick``: what is fine-tuned on. Never
+    Variants:     ``sample`` (default: for each occupation with each gendered word 6 pairs drawn by hash, 5,904, the
+                  same for every model) and ``full``. The corpus for fine-tuning: ``given`` (default: the first of SNLI,
+                  MNLI and SICK that the folder has, else SNLI from the hub), ``snli``, ``mnli`` or ``sick``. Never
                   compare across corpora.
     Settings:     3 epochs, batches of 64, learning rate 5e-5 falling linearly, at most 64 tokens (MABEL). The epoch
                   is chosen by accuracy on the corpus's development set.
     Files:        FOLDER/snli/snli_1.0_{train,dev,test}.jsonl; FOLDER/mnli/multinli_1.0_{train,dev_matched,
                   dev_mismatched}.jsonl (the matched set chooses the epoch, the other gives the accuracy), both with
-                  gold_label, sentence1 and sentence2 a line; FOLDER/sick/ as SemEval 2014 gave it; else
+                  gold_label, sentence1 and sentence2 per line; FOLDER/sick/ in the format of SemEval 2014; else
                   ``stanfordnlp/snli`` or ``nyu-mll/glue`` from the hub. Pairs without a label are ignored.
-    Known faults: an occupation occurs in many pairs, which the interval takes as independent. Templates are wooden
+    Known faults: an occupation occurs in many pairs, which the interval treats as independent. Templates are stilted
                   and some do not fit ("bought a headphones"). SICK is small, and its sentences are of another
-                  kind: a model fine-tuned on it has often seen nothing like these pairs.
+                  kind: a model fine-tuned on it has hardly seen anything like these pairs.
     Reproduces:   no published figure. MABEL's script chooses the checkpoint on pairs of Bias-NLI itself, keeps
                   the order of the training data, raises the learning rate for 5 steps and then holds it.
     """
@@ -57,14 +57,14 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
     name = "bias_nli"
     about = About(
         "Bias-NLI",
-        "Simple templates of occupations and genders, far from the data that the model is fine-tuned on. One seed of"
-        " fine-tuning.",
+        "Simple templates of occupations and genders, which differ much from the data for fine-tuning. There is one"
+        " seed of fine-tuning.",
         {
             "nn": Term("net neutral", "mean probability of neutral"),
-            "fn": Term("fraction neutral", "share of pairs where neutral is likeliest"),
+            "fn": Term("fraction neutral", "share of pairs where neutral is most probable"),
             "t50": Term("neutral above 0.5", "share of pairs"),
             "t70": Term("neutral above 0.7", "share of pairs", True),
-            "accuracy": Term("accuracy on inference", "of the fine-tuned model on its own test set"),
+            "accuracy": Term("accuracy on inference", "accuracy of the fine-tuned model on its own test set"),
         },
         (("Dev et al. 2020", "https://arxiv.org/abs/1908.09369"),),
     )
@@ -83,15 +83,15 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         self.pairs, self.corpus = pairs, corpus
 
     def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Training set of the inference corpus."""
+        """Return the training set of the inference corpus."""
         return self._inference("train", source)
 
     def development_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Development set of the inference corpus; never pairs of Bias-NLI."""
+        """Return the development set of the inference corpus, never pairs of Bias-NLI."""
         return self._inference("dev", source)
 
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """Test set of the inference corpus, and the pairs of occupation and gendered word."""
+        """Return the test set of the inference corpus, and the pairs of occupation and gendered word."""
         test, test_files = self._inference("test", source)
         lists, list_files = _word_lists(source)
         endings = _endings(lists)
@@ -109,7 +109,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         return [*test, *pairs], (*test_files, *list_files)
 
     def outcomes(self, examples: Sequence[TextExample], outputs: NDArray[np.float64]) -> list[Outcome]:
-        """The classes' probabilities, and whether the likeliest is right."""
+        """Return the classes' probabilities, and whether the most probable one is right."""
         probabilities = softmax(outputs)
         right = outputs.argmax(axis=-1) == np.array([example.label for example in examples])
         return [
@@ -123,7 +123,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         ]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Neutrality on the pairs, and accuracy on the corpus."""
+        """Return the neutrality on the pairs, and the accuracy on the corpus."""
         counted = outcomes["excluded"].isna()
         neutral, right = (outcomes[name].to_numpy(dtype=np.float64) for name in ("neutral", "correct"))
         kinds = [
@@ -140,7 +140,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         ]
 
     def _chosen(self, pair: str, endings: int) -> Sequence[int]:
-        """Which verbs with objects an occupation and a gendered word are put to."""
+        """Choose the verbs with objects for an occupation and a gendered word."""
         if self.pairs == "full":
             return range(endings)
         drawn: dict[int, None] = {}
@@ -152,7 +152,7 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         return sorted(drawn)
 
     def _inference(self, split: Split, source: DataSource) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """One split of the corpus."""
+        """Read one split of the corpus."""
         corpus = self._corpus(source)
         pairs, file = inference_pairs(corpus, split, source, otherwise="name another corpus: bias_nli:sick")
         return [
@@ -161,14 +161,14 @@ class BiasNLI(FineTunedBenchmark[TextExample]):
         ], (file,)
 
     def _corpus(self, source: DataSource) -> InferenceCorpus:
-        """What is fine-tuned on."""
+        """The corpus for fine-tuning."""
         if self.corpus != "given":
             return self.corpus
         return "snli" if source.repository is not None else first_in_folder(source) or "snli"
 
 
 def _word_lists(source: DataSource) -> tuple[dict[str, list[str]], tuple[DataFile, ...]]:
-    """Every list in the order of its file, each word once."""
+    """Read every list in the order of its file, each word once."""
     people = ("occupations", "gendered_words", "person_hyponyms", "rulers")
     verbs = ("commerce_verbs", "interaction_verbs", "driving_verbs", "eating_verbs")
     lists, files = {}, []
@@ -186,7 +186,7 @@ def _word_lists(source: DataSource) -> tuple[dict[str, list[str]], tuple[DataFil
 
 
 def _endings(lists: dict[str, list[str]]) -> list[str]:
-    """What the people do: commerce with any object, dealings with people, driving, eating."""
+    """The actions of the people: buying any object, dealing with people, driving, eating."""
     objects = [word for name in _OBJECTS for word in lists[name]]
     people = [*lists["person_hyponyms"], *lists["rulers"]]
     together: list[tuple[str, list[str]]] = [
@@ -203,11 +203,11 @@ def _endings(lists: dict[str, list[str]]) -> list[str]:
 
 
 def _with_article(word: str) -> str:
-    """Chosen by the first letter."""
+    """A word with its article, chosen by the first letter."""
     return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
 def _sentence(person: str, ending: str) -> str:
-    """In the form of the generated file, with a space before the full stop."""
+    """A sentence in the form of the generated file, with a space before the full stop."""
     text = f"{_with_article(person)} {ending} ."
     return text[0].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Fine-tunes a copy of a language model with a new head, and stores its outputs."""
+"""Fine-tuning of a copy of a language model with a new head, and its stored outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from equiframe.training import OneDevice, training_precision
 from equiframe.training.trainer import Progress, ResumableTrainer
 
 VERSION = 1
-"""Raised when the same settings may give other outputs; then nothing cached before is read."""
+"""A number that is raised when the same settings may give other outputs; then older cached outputs are not read."""
 _SAVE_STEPS = 500
 
 
@@ -45,11 +45,11 @@ class Predictions:
     """The outputs of a fine-tuned model for the evaluation examples.
 
     Args:
-        outputs: one row per example, [examples, outputs], not-a-number if the example could not be read.
+        outputs: one row per example, [examples, outputs], NaN if the example could not be read.
         excluded: reasons, by position of the example.
         cut: positions of the examples whose text was cut.
-        steps: optimizer steps.
-        accuracies: on the development examples after each epoch, empty where there are none.
+        steps: number of optimizer steps.
+        accuracies: accuracy on the development examples after each epoch; empty if there are none.
     """
 
     outputs: NDArray[np.float64]
@@ -71,26 +71,26 @@ def fine_tuned_outputs(
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Fine-tune a copy of the model and apply it, or read what the same call gave before.
+    """Fine-tune a copy of the model and apply it, or read the outputs of an earlier call.
 
-    The model itself is not changed. Checkpoints lie in ``cache`` until the outputs do, so that an
+    The model itself is not changed. Checkpoints are in ``cache`` until the outputs are, so that an
     interrupted call resumes; outputs are found again by the model's fingerprint, the settings
     and the examples.
 
     Args:
-        language_model: whose encoder and tokenizer are used; the language-modelling head is left out.
-        head: what is put on the encoder.
-        outputs: numbers it gives an example; 1 is a score, fitted by its squared error.
+        language_model: the model whose encoder and tokenizer are used; its language-modelling head is left out.
+        head: the head that is put on the encoder.
+        outputs: number of outputs for an example; 1 is a score, fitted by its squared error.
         settings: how to fine-tune.
         training: examples to fit.
-        development: examples by whose accuracy the epoch is chosen; with none, the last one is kept.
-        evaluation: examples to apply it to.
-        cache: folder of the outputs, made where there is none.
-        progress: called with steps done and steps in all.
+        development: examples whose accuracy chooses the epoch; without them the last epoch is kept.
+        evaluation: examples to which the fine-tuned model is applied.
+        cache: folder of the outputs, created if it does not exist.
+        progress: called with the steps done so far, and the number of all steps.
 
     Raises:
-        InputError: no example that can be read, or fp16 without a GPU.
-        ModelError: an architecture without an encoder of its own, or a loss that is not finite.
+        InputError: no example can be read, or fp16 is set without a GPU.
+        ModelError: the architecture has no separate encoder, or a loss is not finite.
     """
     cache.mkdir(parents=True, exist_ok=True)
     key = _key(language_model, head, outputs, settings, (training, development, evaluation))
@@ -112,7 +112,7 @@ def _key(
     settings: FineTuneSettings,
     examples: Sequence[Examples],
 ) -> str:
-    """Hash of all that the outputs follow from."""
+    """Hash everything that the outputs depend on."""
     digest = hashlib.sha256()
     precision = training_precision(settings.precision, language_model.device)
     identity = (VERSION, language_model.fingerprint(), language_model.kind, head, outputs, precision)
@@ -125,7 +125,7 @@ def _key(
 
 
 def _write(file: Path, predictions: Predictions) -> None:
-    """Whole or not at all."""
+    """Write the file completely or not at all."""
     about = {
         "excluded": {str(at): why for at, why in predictions.excluded.items()},
         "cut": sorted(predictions.cut),
@@ -137,7 +137,7 @@ def _write(file: Path, predictions: Predictions) -> None:
 
 
 def _read(file: Path, shape: tuple[int, int]) -> Predictions | None:
-    """None where there is no such file, or none that was written to its end."""
+    """Read the file; None if it does not exist or was not written completely."""
     try:
         with safe_open(file, framework="np") as stored:
             outputs, about = stored.get_tensor("outputs"), json.loads(stored.metadata()["about"])
@@ -163,7 +163,7 @@ def _fit_in_memory(
     work: Path,
     progress: Callable[[int, int], None] | None,
 ) -> Predictions:
-    """Fit; where the memory does not suffice, again from the last checkpoint with each batch in two parts, or more."""
+    """Fit; if there is too little memory, start again from the last checkpoint with each batch in two or more parts."""
     size = settings.batch_size
 
     def more(parts: int) -> tuple[int, str]:
@@ -186,7 +186,7 @@ def _fit(
     progress: Callable[[int, int], None] | None,
     parts: int,
 ) -> Predictions:
-    """Fine-tune with each batch in so many parts, and apply the result to the evaluation examples."""
+    """Fine-tune with each batch in this many parts, and apply the result to the evaluation examples."""
     training, development, evaluation = examples
     encode = Encoder(language_model, settings.max_length)
     fitted, _, _ = encoded_dataset(encode, training, labelled=True, outputs=outputs)
@@ -224,7 +224,7 @@ def _fit(
 def _arguments(
     settings: FineTuneSettings, work: Path, parts: int, choosing: bool, device: torch.device
 ) -> TrainingArguments:
-    """Where epochs are chosen among, checkpoints are written at their ends, else every so many steps."""
+    """The training arguments: checkpoints are at the ends of epochs if one is chosen, else every so many steps."""
     strategy = "epoch" if choosing else "steps"
     precision = training_precision(settings.precision, device)
     return OneDevice(
@@ -259,16 +259,16 @@ def _arguments(
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the examples whose highest output is that of their class."""
+    """Share of the examples whose highest output is the one of their class."""
     right = np.asarray(prediction.predictions).argmax(axis=-1) == np.asarray(prediction.label_ids)
     return {"accuracy": float(right.mean())}
 
 
 class _HeadTrainer(ResumableTrainer):
-    """The Trainer with training batches of like length, marked checkpoints, and an end to a loss that is not finite."""
+    """The Trainer with batches of similar length and marked checkpoints; it stops at a loss that is not finite."""
 
     def compute_loss(self, model: nn.Module, inputs: Any, *rest: Any, **named: Any) -> Any:
-        """The model's own loss."""
+        """Compute the model's own loss."""
         result = super().compute_loss(model, inputs, *rest, **named)
         if not model.training:
             return result
@@ -279,12 +279,12 @@ class _HeadTrainer(ResumableTrainer):
         return self.share(inputs) * result
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of like length."""
+        """Return training batches of similar length."""
         return self.loader_by_length()
 
 
 class _Collator:
-    """From encoded examples to a batch, padded on the right whatever the tokenizer does."""
+    """Collates encoded examples to a batch, padded on the right whatever the tokenizer's setting."""
 
     def __init__(self, language_model: LanguageModel) -> None:
         self.pad = PadRight(language_model)

@@ -1,4 +1,4 @@
-"""WinoBias, the coreference form: whether a pronoun is resolved by the stereotype of an occupation."""
+"""WinoBias with coreference: whether a pronoun is resolved by the stereotype of an occupation."""
 
 from __future__ import annotations
 
@@ -28,47 +28,48 @@ _NEITHER = 2
 
 
 class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
-    """How much better a model resolves pronouns that fit the stereotype of the occupation they mean.
+    """How much better a model resolves pronouns that fit the stereotype of the occupation that they refer to.
 
-    Source:       Zhao et al. 2018; 396 sentences each of 1P, 1A, 2P and 2A: type 1 (who is meant needs world
-                  knowledge) and 2 (syntax tells it), pro- and anti-stereotypical; MIT. Fine-tuned on GAP (Webster
-                  et al. 2018, 2,000 texts of Wikipedia, as many pronouns of either gender; Apache-2.0).
-    Measures:     an answer is right where the pronoun scores higher with the person it means than with the other
-                  occupation of the sentence; a tie is wrong. Of each set ``accuracy``, and ``f1`` = 2a / (1 + a) of
+    Source:       Zhao et al. 2018; 396 sentences each of 1P, 1A, 2P and 2A: type 1 (world knowledge is needed to know
+                  who is meant) and 2 (syntax decides), pro- and anti-stereotypical; MIT. Fine-tuned on GAP (Webster
+                  et al. 2018, 2,000 texts of Wikipedia with equally many pronouns of both genders; Apache-2.0).
+    Measures:     an answer is right if the pronoun scores higher with the person that it refers to than with the other
+                  occupation of the sentence; a tie is wrong. For each set ``accuracy``, and ``f1`` = 2a / (1 + a) of
                   the accuracy a. ``tpr_1`` = f1 of 1P - f1 of 1A, ``tpr_2`` likewise: the published gaps, which are
-                  of F1s and not of true positive rates. ``type1.accuracy_gap`` and ``type2.accuracy_gap`` are
-                  the same of accuracies. ``GAP.accuracy`` = % right of GAP's test set among both people and neither.
+                  differences of F1 and not of true positive rates. ``type1.accuracy_gap`` and ``type2.accuracy_gap``
+                  are the same for accuracies. ``GAP.accuracy`` = % right of GAP's test set among both people and
+                  neither.
         head:     a pronoun or person is the first, the last and the mean state of its tokens; a perceptron scores
                   [pronoun; person; pronoun * person], neither scores 0; softmax over the three in fine-tuning.
-    Ideal:        gaps 0, all else 100. A model that resolves nothing has no gap either: read 1A and 2A beside it.
+    Ideal:        gaps 0, all else 100. A model that resolves nothing has no gap either: also read 1A and 2A.
     Variants:     ``dev`` (default; the split of the published figures) and ``test``.
-    Settings:     5 epochs, batches of 16, learning rate 2e-5 falling linearly, at most 384 tokens, longer texts are
+    Settings:     5 epochs, batches of 16, learning rate 2e-5 falling linearly, at most 384 tokens; longer texts are
                   cut around the mentions. The epoch is chosen by accuracy on GAP's validation set.
-    Files:        FOLDER/coreference/train.jsonl, and dev.jsonl that chooses the epoch, take the place of GAP: one
-                  object a line, {"text": ..., "pronoun": [start, end], "candidates": [[start, end], [start, end]],
-                  "label": 0 or 1 for the candidate that is meant, 2 for neither}, in characters, the end is after
-                  the last one.
-    Known faults: who the people are is given, and a sentence has only two: easier than full coreference. GAP's people
-                  have names, WinoBias' occupations. In type 2 it is nearly always the person mentioned last who
-                  is meant: answering so gives 100 there, and 50 in type 1. In a sentence of WinoBias with a third
-                  occupation the first other one is compared. A causal model reads a pronoun without what follows
-                  it. Intervals take sentences as independent, though they come in twos about the same two
-                  occupations; of gaps they resample pairs of a pro- and an anti-stereotypical sentence.
-    Reproduces:   no published figure. Those (bert-base-uncased 53.06, 86.21, 81.44 and 93.41 on 1A, 1P, 2A and 2P;
-                  MABEL's repository) come from end-to-end coreference on OntoNotes, and count where the first
+    Files:        FOLDER/coreference/train.jsonl, and dev.jsonl that chooses the epoch, replace GAP: one
+                  object per line, {"text": ..., "pronoun": [start, end], "candidates": [[start, end], [start, end]],
+                  "label": 0 or 1 for the candidate that is meant, 2 for neither}, in characters, with exclusive
+                  ends.
+    Known faults: the two people of a sentence are given: this is easier than full coreference. GAP's people
+                  have names, WinoBias' people have occupations. In type 2 nearly always the person mentioned last
+                  is meant: this answer gives 100 there, and 50 in type 1. In a sentence of WinoBias with a third
+                  occupation the first other one is compared. A causal model reads a pronoun without the text after
+                  it. Intervals treat sentences as independent, though there are always two about the same two
+                  occupations; for gaps they resample pairs of a pro- and an anti-stereotypical sentence.
+    Reproduces:   no published figure. The published ones (bert-base-uncased 53.06, 86.21, 81.44 and 93.41 on 1A, 1P, 2A
+                  and 2P; MABEL's repository) come from end-to-end coreference on OntoNotes, and count where the first
                   predicted cluster starts.
     """
 
     name = "winobias_coreference"
     about = About(
         "WinoBias, coreference",
-        "Who the people of a sentence are is given, so it is easier than coreference in a text. A model that resolves"
-        " nothing has no gap either. Of one seed of fine-tuning: the intervals say nothing of another.",
+        "The people of a sentence are given, so this is easier than coreference in a text. A model that resolves"
+        " nothing has no gap either. There is one seed of fine-tuning: the intervals do not cover other seeds.",
         {
-            "f1": Term("F1", "of one set, from its accuracy"),
-            "accuracy": Term("accuracy", "share of pronouns resolved rightly", True),
+            "f1": Term("F1", "from the accuracy of one set"),
+            "accuracy": Term("accuracy", "share of pronouns resolved correctly", True),
             "tpr_1": Term("gap, type 1", "F1 of pro- minus anti-stereotypical sentences; needs world knowledge"),
-            "tpr_2": Term("gap, type 2", "F1 of pro- minus anti-stereotypical sentences; syntax tells"),
+            "tpr_2": Term("gap, type 2", "F1 of pro- minus anti-stereotypical sentences; syntax decides"),
             "accuracy_gap": Term("gap of accuracies", "pro- minus anti-stereotypical sentences", True),
         },
         (("Zhao et al. 2018", "https://aclanthology.org/N18-2003"),),
@@ -84,17 +85,17 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
         self.split = split
 
     def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
-        """The user's corpus, else GAP."""
+        """Return the user's corpus, else GAP."""
         return _corpus("train", "gap/development", source)
 
     def development_data(
         self, source: DataSource = DEFAULT_SOURCE
     ) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
-        """The user's, else GAP's validation set; never WinoBias."""
+        """Return the user's development set, else GAP's validation set; never WinoBias."""
         return _corpus("dev", "gap/validation", source)
 
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
-        """The four sets of WinoBias, and GAP's test set."""
+        """Return the four sets of WinoBias, and GAP's test set."""
         occupations: list[str] = []
         files: list[DataFile] = []
         for gender in ("female", "male"):
@@ -113,7 +114,7 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
         return [*examples, *_gap(located.path)], (*files, located.file)
 
     def outcomes(self, examples: Sequence[MentionExample], outputs: NDArray[np.float64]) -> list[Outcome]:
-        """By how much the right answer scores higher than the best wrong one."""
+        """Return by how much the right answer scores higher than the best wrong one."""
         outcomes = []
         for example, scores in zip(examples, outputs, strict=True):
             offered = scores[:_NEITHER] if example.groups["part"] == "winobias" else scores
@@ -134,7 +135,7 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
         return outcomes
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """Accuracy and F1 of each set, the gaps, and the accuracy on GAP."""
+        """Return accuracy and F1 of each set, the gaps, and the accuracy on GAP."""
         counted = outcomes["excluded"].isna()
         correct = outcomes["correct"].to_numpy(dtype=np.float64)
         accuracy, f1 = mean_of(correct, 100), _f1_of(correct)
@@ -160,7 +161,7 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
 
 
 def _f1_of(correct: NDArray[np.float64]) -> RowStatistic:
-    """100 * F1 as the paper has it, of an accuracy a where all that is found counts as positive: 2a / (1 + a)."""
+    """100 * F1 as in the paper, from an accuracy a, with everything found counted as positive: 2a / (1 + a)."""
 
     def statistic(rows: Rows) -> NDArray[np.float64]:
         accuracy = correct[rows].mean(axis=-1)
@@ -170,7 +171,7 @@ def _f1_of(correct: NDArray[np.float64]) -> RowStatistic:
 
 
 def _gap_of(statistic: RowStatistic, opposite: Rows) -> RowStatistic:
-    """A statistic of pro-stereotypical rows minus that of the anti-stereotypical rows that go with them."""
+    """A statistic of pro-stereotypical rows minus that of the corresponding anti-stereotypical rows."""
 
     def gap(rows: Rows) -> NDArray[np.float64]:
         return statistic(rows) - statistic(opposite[rows])
@@ -179,7 +180,7 @@ def _gap_of(statistic: RowStatistic, opposite: Rows) -> RowStatistic:
 
 
 def _pairs(outcomes: pd.DataFrame, counted: pd.Series[bool], pro: str, anti: str) -> tuple[Rows, Rows]:
-    """Pro-stereotypical rows whose opposite is there too; and for every row of the table, its opposite's."""
+    """Pro-stereotypical rows whose opposite exists; and for every row of the table, the row of its opposite."""
     chosen = outcomes.assign(row=np.arange(len(outcomes)), run=outcomes.groupby("item").cumcount())[counted]
     sides = [chosen[chosen["set"] == name].set_index(["run", "pair"])["row"] for name in (pro, anti)]
     both = pd.concat(sides, axis=1, join="inner", keys=["pro", "anti"]).sort_values("pro")
@@ -189,7 +190,7 @@ def _pairs(outcomes: pd.DataFrame, counted: pd.Series[bool], pro: str, anti: str
 
 
 def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: str) -> list[MentionExample]:
-    """The sentences of one file."""
+    """Read the sentences of one file."""
     examples = []
     for at, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -202,7 +203,7 @@ def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: s
         meant = [span for span in spans if span not in pronouns]
         if not pronouns or not meant:
             missing = "occupation" if pronouns else "pronoun"
-            raise DataError(f"no {missing} in brackets in {text!r:.60}", path=path, line=at)
+            raise DataError(f"{text!r:.60} has no {missing} in brackets", path=path, line=at)
         own = re.sub(r"^(?:the|an?)\s+", "", text[slice(*meant[0])].lower())
         others = [
             found.span()
@@ -210,7 +211,7 @@ def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: s
             if found[1].lower() != own and not any(found.start() < end and found.end() > start for start, end in spans)
         ]
         if not others:
-            raise DataError(f"no other occupation in {text!r:.60}", path=path, line=at)
+            raise DataError(f"{text!r:.60} has no other occupation", path=path, line=at)
         first, second = sorted((meant[0], others[0]))
         examples.append(
             MentionExample(
@@ -230,7 +231,7 @@ def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: s
 
 
 def _without_brackets(sentence: str) -> tuple[str, list[Span]]:
-    """A sentence without its brackets, and where they were, without white space at their ends."""
+    """A sentence without its brackets, and the spans that were in brackets, without white space at their ends."""
     text, spans, done = "", [], 0
     for found in _BRACKETS.finditer(sentence):
         text += sentence[done : found.start()]
@@ -241,7 +242,7 @@ def _without_brackets(sentence: str) -> tuple[str, list[Span]]:
 
 
 def _corpus(split: str, otherwise: str, source: DataSource) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
-    """The user's own examples if there are any, else a part of GAP."""
+    """Read the user's own examples if there are any, else a part of GAP."""
     located = in_folder(f"coreference/{split}", source, [f"coreference/{split}.jsonl"])
     if located is not None:
         examples = [_from_json(value, located.path, line) for line, value in read_jsonl(located.path, _FIELDS)]
@@ -257,7 +258,7 @@ _FIELDS = ("text", "pronoun", "candidates", "label")
 
 
 def _from_json(value: dict[str, Any], path: Path, line: int) -> MentionExample:
-    """One object of the documented format."""
+    """Read one object of the documented format."""
     text, pronoun, candidates, label = (value[field] for field in _FIELDS)
     if not isinstance(text, str) or not isinstance(candidates, list) or len(candidates) != 2:
         raise DataError("expected a text, and two candidates", path=path, line=line)
@@ -266,13 +267,13 @@ def _from_json(value: dict[str, Any], path: Path, line: int) -> MentionExample:
     for span in (pronoun, *candidates):
         is_pair = isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
         if not is_pair or not 0 <= span[0] < span[1] <= len(text):
-            raise DataError(f"{span!r} is no [start, end] in the text", path=path, line=line)
+            raise DataError(f"{span!r} is not a [start, end] in the text", path=path, line=line)
     first, second = (tuple(span) for span in candidates)
     return MentionExample(str(line), text, tuple(pronoun), (first, second), int(label), {"part": "user"})
 
 
 def _gap(path: Path) -> list[MentionExample]:
-    """GAP's own file."""
+    """Read GAP's own file."""
     columns = ("ID", "Text", "Pronoun", "A", "A-coref", "B", "B-coref", "Pronoun-offset", "A-offset", "B-offset")
     examples = []
     for line, row in read_delimited(path, "\t", columns):

@@ -1,4 +1,4 @@
-"""From examples to what a model reads of them, or why it cannot."""
+"""The token ids that a model reads of each example, or why it cannot read it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Examples: TypeAlias = Sequence[TextExample] | Sequence[MentionExample]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model reads of one example, and whether its text was cut."""
+    """The tokens of one example that the model reads, and whether its text was cut."""
 
     features: Mapping[str, Any]
     cut: bool
@@ -28,7 +28,7 @@ class Encoded:
 def encoded_dataset(
     encode: Encoder, examples: Examples, *, labelled: bool, outputs: int
 ) -> tuple[Dataset, list[int], list[Encoded | Excluded]]:
-    """The examples that can be read, their positions, and for each example what is read of it, or why not."""
+    """Encode the examples that can be read; return them, their positions, and per example its tokens or why not."""
     read = encode(examples)
     rows: dict[int, dict[str, Any]] = {}
     for at, found in enumerate(read):
@@ -39,15 +39,15 @@ def encoded_dataset(
 
 
 class Encoder:
-    """From examples to token ids.
+    """Encodes examples as token ids.
 
-    A masked LM reads one text or two as its tokenizer puts them together. A causal LM reads its start
+    A masked LM reads one text or two in the form of its tokenizer. A causal LM reads its start
     token, the text, and between two texts its end token. Texts longer than ``max_length`` are cut at the
-    end, of two always the longer one; around mentions, at both ends.
+    end (of two texts always the longer one), or at both ends around mentions.
 
     Args:
-        language_model: whose tokenizer is used.
-        max_length: in tokens, special ones included; never more than the model's window.
+        language_model: the model whose tokenizer is used.
+        max_length: maximum length in tokens, special ones included; never more than the model's window.
     """
 
     def __init__(self, language_model: LanguageModel, max_length: int) -> None:
@@ -58,7 +58,7 @@ class Encoder:
         self.excluded: dict[str, int] = {}
 
     def __call__(self, examples: Examples) -> list[Encoded | Excluded]:
-        """For each example what the model reads of it, or why it cannot."""
+        """For each example, return its tokens, or why it cannot be read."""
         read: list[Encoded | Excluded] = [
             self._mentions(example) if isinstance(example, MentionExample) else self._text(example)
             for example in examples
@@ -69,7 +69,7 @@ class Encoder:
         return read
 
     def _text(self, example: TextExample) -> Encoded:
-        """One text or two."""
+        """Encode one text or two."""
         if self.codec.kind == "causal":
             return self._causal_text(example)
         texts = [example.text] if example.second is None else [example.text, example.second]
@@ -97,7 +97,7 @@ class Encoder:
         return Encoded({"input_ids": ids}, cut)
 
     def _mentions(self, example: MentionExample) -> Encoded | Excluded:
-        """A text and the tokens of its mentions."""
+        """Encode a text, with the tokens of its mentions."""
         read = self.tokenizer(example.text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
         ids, special = read["input_ids"], read["special_tokens_mask"]
         lead = next((at for at, is_special in enumerate(special) if not is_special), len(ids))

@@ -1,4 +1,4 @@
-"""GLUE: what a model understands of language once it is fine-tuned."""
+"""GLUE: language understanding of a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _Line = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """One task of GLUE.
 
     Args:
-        title: its name for people.
-        folder: of its files in GLUE's own layout.
-        columns: the sentence, or the two, on the hub.
-        header: the same and the label in GLUE's own files.
+        title: its name for readers.
+        folder: folder of its files in GLUE's own layout.
+        columns: names of the one or two sentences on the hub.
+        header: names of the sentences and the label in GLUE's own files.
         labels: names of the classes in GLUE's own files in the order of their numbers on the hub; none for
             a score.
         metrics: keys of its measures.
         evaluation: parts of the evaluation data, by the split on the hub and in GLUE's own files.
         archive: where GLUE's own files are.
-        skips_short: whether GLUE's own file has rows that are cut short, which every implementation skips.
+        skips_short: whether GLUE's own file has truncated rows, which every implementation skips.
     """
 
     title: str
@@ -131,7 +131,7 @@ TASKS: Mapping[str, GlueTask] = {
         "WNLI, pronouns", "WNLI", _PAIR, (*_PAIR, "label"), _BINARY, ("accuracy",), _DEV, f"{_ARCHIVES}/WNLI.zip"
     ),
 }
-"""By the name on the hub and on the command line."""
+"""The tasks by their name on the hub and on the command line."""
 
 
 class GLUE(FineTunedBenchmark[TextExample]):
@@ -143,38 +143,38 @@ class GLUE(FineTunedBenchmark[TextExample]):
                   ``accuracy`` and ``f1`` of the class of paraphrases. STS-B: ``pearson`` and ``spearman``.
                   MNLI: ``matched.accuracy`` and ``mismatched.accuracy``. All times 100.
         masked:   a linear classifier over the state of the first token, after dropout of 0.1.
-        causal:   the same over the state of the last token; between two sentences stands the end token.
+        causal:   the same over the state of the last token; the end token separates two sentences.
     Ideal:        100. Higher is better.
     Settings:     3 epochs, batches of 32, learning rate 2e-5 falling linearly, at most 128 tokens, the last epoch
-                  counts: those of the stock script, which bias-bench uses with the seeds 0, 1 and 2.
+                  counts: those of the standard script, which bias-bench uses with the seeds 0, 1 and 2.
     Files:        FOLDER/glue/CoLA/train.tsv and dev.tsv, likewise SST-2, MRPC, STS-B, QQP, MNLI (dev_matched.tsv and
                   dev_mismatched.tsv), QNLI, RTE, WNLI, in GLUE's own columns; or CoLA as sentence and label, SST-2 as
                   label and sentence, both without header, RTE with header and labels 0 (entailment) and 1, STS-B as
                   sts-train.csv and sts-dev.csv; else ``nyu-mll/glue`` from the hub. The files without header are
-                  other sets than GLUE's: CoLA with 516 development sentences instead of 1,043, SST-2 with 6,920
+                  different sets from GLUE's: CoLA with 516 development sentences instead of 1,043, SST-2 with 6,920
                   and 1,821 sentences instead of 67,349 and 872 texts. Never compare across them.
     Known faults: WNLI's development set contradicts its training set, and hardly any model passes the majority
                   class. RTE, MRPC, CoLA and STS-B are small: another seed of fine-tuning changes figures by
-                  points, of which the interval over examples says nothing. Correlations of constant predictions,
-                  which have no value, count 0.
-    Reproduces:   no published figure. Stock BERT classifiers have a pooling layer between the first state and the
+                  points, which the interval over examples does not cover. Correlations of constant predictions
+                  are undefined and count as 0.
+    Reproduces:   no published figure. Standard BERT classifiers have a pooling layer between the first state and the
                   classifier, which checkpoints of masked LMs lack; it is left out here. Other public
-                  implementations report the best epoch on the very development set, or MRPC's mean of accuracy
+                  implementations report the best epoch on the same development set, or MRPC's mean of accuracy
                   and F1.
 
     Args:
         task: its name on the hub: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
 
     Raises:
-        InputError: no such task.
+        InputError: there is no such task.
     """
 
     suite = "nlu"
     version: ClassVar[int] = 1
     about = About(
         "GLUE",
-        "Of one seed of fine-tuning: on small tasks another seed moves the figure by points, of which the interval"
-        " over examples says nothing.",
+        "There is one seed of fine-tuning: on small tasks another seed changes the figure by points, which the interval"
+        " over examples does not cover.",
         {
             "accuracy": Term("accuracy", "share of examples"),
             "matthews": Term("Matthews correlation", "times 100"),
@@ -196,12 +196,12 @@ class GLUE(FineTunedBenchmark[TextExample]):
         self.settings = FineTuneSettings(epochs=3, batch_size=32, learning_rate=2e-5, max_length=128)
 
     def training_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """GLUE's training set."""
+        """Return GLUE's training set."""
         examples, file = self._split("train", "train", "train", source)
         return examples, (file,)
 
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[TextExample], tuple[DataFile, ...]]:
-        """GLUE's development set, of MNLI both."""
+        """Return GLUE's development set; for MNLI both of them."""
         examples, files = [], []
         for part, (split, file_name) in self.task.evaluation.items():
             found, file = self._split(part, split, file_name, source)
@@ -210,7 +210,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         return examples, tuple(files)
 
     def outcomes(self, examples: Sequence[TextExample], outputs: NDArray[np.float64]) -> list[Outcome]:
-        """The label, the class or score predicted, and whether it is right."""
+        """Return the label, the predicted class or score, and whether it is right."""
         predicted = outputs.argmax(axis=-1) if self.task.labels else outputs[:, 0]
         return [
             Outcome(
@@ -227,7 +227,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         ]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """The task's own metrics."""
+        """Return the task's own metrics."""
         counted = outcomes["excluded"].isna()
         label, predicted = (outcomes[name].to_numpy(dtype=np.float64) for name in ("label", "predicted"))
         kinds = {
@@ -247,7 +247,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         return measures
 
     def _split(self, part: str, split: str, file_name: str, source: DataSource) -> tuple[list[TextExample], DataFile]:
-        """Examples from the user's folder if it has them, else from the hub."""
+        """Read examples from the user's folder if it has them, else from the hub."""
         name = f"glue/{self.task.folder}/{file_name}"
         places = (f"{name}.tsv", f"glue/{self.task.folder}/sts-{file_name}.csv")
         located = in_folder(name, source, places)
@@ -282,7 +282,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         return examples, file
 
     def _name_of(self, number: str, row: int, name: str) -> str:
-        """The name of a class that the hub has as a number."""
+        """The name of a class that the hub gives as a number."""
         if not number.isdigit() or int(number) >= len(self.task.labels):
             raise DataError(
                 f"label is {number!r}, expected a number below {len(self.task.labels)}", path=name, line=row
@@ -304,7 +304,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         return score
 
     def _read(self, path: Path) -> list[_Line]:
-        """Texts and the label's name of each line, by the layout that the file turns out to have."""
+        """Read the texts and the label's name of each line, in whatever layout the file has."""
         lines = [
             (number, line.rstrip("\r").split("\t"))
             for number, line in enumerate(read_text(path).split("\n"), start=1)
@@ -327,7 +327,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
         raise DataError(f"columns {', '.join(first):.80}, expected {wanted}", path=path, line=lines[0][0])
 
     def _rows(self, lines: Sequence[_Line], places: Sequence[int], path: Path) -> list[_Line]:
-        """Lines after a header."""
+        """The lines after a header."""
         width, body = len(lines[0][1]), lines[1:]
         if self.task.skips_short:
             body = [line for line in body if len(line[1]) == width]
@@ -338,7 +338,7 @@ class GLUE(FineTunedBenchmark[TextExample]):
 
 
 def _picked(lines: Sequence[_Line], width: int, places: Sequence[int], path: Path) -> list[_Line]:
-    """Some columns of lines that all have the same number of them."""
+    """Some columns of lines that must all have the same number of columns."""
     for number, cells in lines:
         if len(cells) != width:
             raise DataError(f"found {len(cells)} columns, expected {width}", path=path, line=number)
@@ -346,7 +346,7 @@ def _picked(lines: Sequence[_Line], width: int, places: Sequence[int], path: Pat
 
 
 def _long_enough(lines: Sequence[_Line], width: int, path: Path) -> Sequence[_Line]:
-    """Lines that have at least so many columns."""
+    """The lines that have at least this many columns."""
     for number, cells in lines:
         if len(cells) < width:
             raise DataError(f"found {len(cells)} columns, expected {width} or more", path=path, line=number)

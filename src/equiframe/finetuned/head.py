@@ -21,14 +21,14 @@ class EncoderWithHead(nn.Module):
     """A copy of a model's encoder, in float32, under a new head.
 
     ``sequence`` maps one state, after dropout: a masked LM's first token, a causal LM's last one.
-    ``mentions`` represents the pronoun and either candidate by the first, the last and the mean state of
+    ``mentions`` represents the pronoun and both candidates by the first, the last and the mean state of
     their tokens, and scores a candidate by a perceptron over pronoun, candidate and their product; its
     outputs are both candidates' scores and 0 for neither.
 
     Args:
-        language_model: whose weights are copied.
-        head: see above.
-        outputs: how many numbers it gives an example; 3 with ``mentions``.
+        language_model: the model whose weights are copied.
+        head: the kind of head, see above.
+        outputs: number of outputs for an example; 3 with ``mentions``.
 
     Raises:
         ModelError: the architecture does not separate an encoder from its language-modelling head, or the weights are
@@ -39,7 +39,7 @@ class EncoderWithHead(nn.Module):
         super().__init__()
         model = language_model.model
         if model.base_model is model:
-            raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be fine-tuned")
+            raise ModelError(f"{type(model).__name__} has no encoder separate from its head: it cannot be fine-tuned")
         if is_quantised(model) or language_model.is_spread:
             raise ModelError(
                 f"{language_model.name}: a fine-tuned benchmark copies and trains the model, which weights that are"
@@ -69,7 +69,7 @@ class EncoderWithHead(nn.Module):
         spans: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Outputs [batch, outputs], with the loss where there are labels.
+        """Compute outputs [batch, outputs], with the loss if there are labels.
 
         Args:
             input_ids: tokens, [batch, length].
@@ -95,7 +95,7 @@ class EncoderWithHead(nn.Module):
         return {"loss": loss, "logits": logits}
 
     def _mention_scores(self, states: Tensor, spans: Tensor) -> Tensor:
-        """Scores of both candidates, and 0, [batch, 3]."""
+        """Compute the scores of both candidates, and 0, [batch, 3]."""
         places = torch.arange(states.shape[1], device=states.device)
         inside = (places >= spans[..., :1]) & (places <= spans[..., 1:])
         weights = (inside / inside.sum(dim=-1, keepdim=True)).to(states.dtype)

@@ -38,21 +38,21 @@ def score_finetuned(
     Args:
         language_model: the model.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
-        cache: folder where what the fine-tuned model gave is kept; the same call reads it back.
+        cache: folder where the outputs of the fine-tuned model are kept; the same call reads them again.
         source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
-        settings: how to fine-tune, by default as the published figures were.
+        settings: how to fine-tune; by default as for the published figures.
         seed: seed of the bootstrap.
         resamples: number of resamples of the bootstrap.
-        progress: called with the training steps done so far, and their number.
+        progress: called with the training steps done so far, and the number of all steps.
         limit: evaluate this many examples, spread evenly over the data; all by default.
 
     Returns:
-        The numbers, and the table of outcomes with one row an example; ``cut`` is 1 where its text was cut.
+        The numbers, and the table of outcomes with one row per example; ``cut`` is 1 if its text was cut.
 
     Raises:
-        DataError: data missing or malformed.
-        InputError: ``limit`` below 1, no example that this model can read, or fp16 without a GPU.
-        ModelError: a loss that is not finite.
+        DataError: data is missing or malformed.
+        InputError: ``limit`` is below 1, the model can read no example, or fp16 is set without a GPU.
+        ModelError: a loss is not finite.
     """
     start = time.perf_counter()
     source, settings = DataSource.of(source), settings or benchmark.settings
@@ -84,7 +84,7 @@ def score_finetuned(
 
 
 def _outcomes(benchmark: FineTunedBenchmark[Any], examples: Sequence[Any], given: Predictions) -> list[Outcome]:
-    """The rows of the examples, with what could not be read and what was cut."""
+    """Make the rows of the examples, with reasons for those that could not be read, and marks on those cut."""
     outcomes = []
     for at, outcome in enumerate(benchmark.outcomes(examples, given.outputs)):
         values = {**outcome.values, "cut": float(at in given.cut)}
@@ -96,6 +96,6 @@ def _outcomes(benchmark: FineTunedBenchmark[Any], examples: Sequence[Any], given
 
 
 def _in_words(settings: FineTuneSettings, is_chosen: bool, precision: str) -> str:
-    """How the model was fine-tuned."""
+    """Describe how the model was fine-tuned."""
     chosen = ", the best epoch on development data" if is_chosen else ""
     return f"fine-tuned for {settings}{chosen}{'' if precision == 'fp32' else f', in {precision}'}"

@@ -1,4 +1,4 @@
-"""Benchmarks by generation: what a model, a server or a file answers to prompts about several groups."""
+"""Benchmarks by generation: the responses of a model, a server or a file to prompts about several groups."""
 
 from equiframe.generation.benchmark import ComparedGroups
 from equiframe.generation.responses import read_responses

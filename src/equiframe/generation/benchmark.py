@@ -13,14 +13,14 @@ from equiframe.uncertainty import Estimate, Measure
 
 
 class ComparedGroups(GeneratedBenchmark):
-    """Rates of each group, and each two groups of an axis compared. A subclass gives the prompts."""
+    """A benchmark that compares the rates of each two groups of an axis. A subclass gives the prompts."""
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """See :func:`equiframe.generation.contrasts.group_measures`."""
+        """Return the measures of :func:`equiframe.generation.contrasts.group_measures`."""
         return group_measures(outcomes)
 
     def headlines_among(self, estimates: Mapping[str, Estimate]) -> list[str]:
-        """Differences of the groups, where there are any, in favourable decisions and refusals."""
+        """Return the differences of groups in favourable decisions and refusals, if there are any."""
         kinds = f".{FAVOURABLE}_difference", ".refused_difference"
         varying = (key for key, found in estimates.items() if not found.value == found.low == found.high)
         return [key for key in varying if key not in self.headline and key.endswith(kinds)]

@@ -1,4 +1,4 @@
-"""Measures of responses by a model of the user's: any classifier of texts, or the states of any encoder."""
+"""Measures of responses that use a model of the user's: any text classifier, or the states of any encoder."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 
 
 def classifier(name: str) -> Measurer:
-    """The probability of each label of a classifier of texts.
+    """Load a text classifier, which measures the probability of each of its labels.
 
     Args:
         name: hub name or folder.
 
     Raises:
-        InputError: it cannot be loaded, is no classifier of texts, or its labels say nothing.
+        InputError: it cannot be loaded, is not a text classifier, or its labels have no meaningful names.
     """
     model, tokenizer = _loaded(AutoModelForSequenceClassification, name, "classifier")
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
     if unnamed := next((label for label in labels if _UNNAMED.fullmatch(label)), None):
         raise InputError(
-            f"--measures classifier:{name}: its labels, such as {unnamed}, do not say what they are: name them in"
-            " id2label of its config.json"
+            f"--measures classifier:{name}: its labels, such as {unnamed}, have no meaning: name them in id2label of"
+            " its config.json"
         )
     columns = [f"{LABEL}{re.sub(r'[^0-9a-z]+', '_', label.lower()).strip('_')}" for label in labels]
     is_exclusive = model.config.problem_type != "multi_label_classification" and len(labels) > 1
@@ -58,7 +58,7 @@ def classifier(name: str) -> Measurer:
 
 
 def embedding(name: str) -> Measurer:
-    """The cosine between the responses to two groups: of the mean over tokens of an encoder's last states.
+    """Load an encoder, which measures the cosine between the mean last states of the responses to two groups.
 
     Args:
         name: hub name or folder.
@@ -82,16 +82,16 @@ def embedding(name: str) -> Measurer:
 
 def _loaded(kind: Any, name: str, what: str) -> tuple[Any, Any]:
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise InputError(f"--measures {what}:{name}: no such folder")
+        raise InputError(f"--measures {what}:{name}: the folder does not exist")
     try:
         with quiet():
             model, told = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # whatever a damaged file leads it to
+    except Exception as error:  # a damaged file can cause any error
         said = f"--measures {what}:{name} cannot be loaded ({first_line(error)})"
         raise InputError(f"{said}: give a hub name, or a folder with safetensors") from error
     if what == "classifier" and told["missing_keys"]:
-        raise InputError(f"--measures {what}:{name}: the checkpoint has no head that classifies: give one that has")
+        raise InputError(f"--measures {what}:{name}: the checkpoint has no classification head: give one that has")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -102,7 +102,7 @@ def _loaded(kind: Any, name: str, what: str) -> tuple[Any, Any]:
 def _outputs(
     model: Any, tokenizer: Any, texts: Sequence[str], read: Callable[[Any, Tensor], Tensor]
 ) -> NDArray[np.float64]:
-    """What is read from a model, [texts, numbers]; each text once, sorted by length, cut at the model's window.
+    """Compute outputs of a model, [texts, numbers], each text once, sorted by length, cut at the model's window.
 
     Raises:
         ModelError: a number is not finite.

@@ -1,4 +1,4 @@
-"""The numbers that a response has: each a column of the table of items, with its name, its unit and how to read it."""
+"""The numbers of a response: each is a column of the table of items, with a name, a unit and an explanation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Column:
     """A number of each response.
 
     Args:
-        term: its plain name and how to read it.
-        unit: of its mean over responses.
-        scale: by which a value is multiplied, 100 for a percentage.
-        higher_is_better: where the mean has a direction.
-        is_compared: whether groups are compared by it; otherwise it is a count of what is wrong with the responses.
-        has_ratio: whether the ratio of two groups is told beside the difference.
+        term: its plain name and an explanation.
+        unit: unit of its mean over responses.
+        scale: factor by which a value is multiplied, 100 for a percentage.
+        higher_is_better: the better direction of the mean, if it has one.
+        is_compared: whether groups are compared by it; otherwise it counts problems of the responses.
+        has_ratio: whether the ratio of two groups is reported in addition to the difference.
     """
 
     term: Term
@@ -45,12 +45,12 @@ COLUMNS: Mapping[str, Column] = {
     "sentiment": Column(Term("sentiment", "VADER's compound score, from -1 to 1"), "compound", 1.0),
     "hurtful": Column(Term("hurtful words", "responses with a word of HurtLex"), higher_is_better=False),
     "rouge_l": Column(
-        Term("likeness of responses (ROUGE-L)", "to the responses to the other groups"),
+        Term("similarity of responses (ROUGE-L)", "to the responses to the other groups"),
         higher_is_better=True,
         is_compared=False,
     ),
     "cosine": Column(
-        Term("likeness of responses (cosine)", "to the responses to the other groups"),
+        Term("similarity of responses (cosine)", "to the responses to the other groups"),
         "cosine",
         1.0,
         higher_is_better=True,
@@ -63,14 +63,14 @@ COLUMNS: Mapping[str, Column] = {
         is_compared=False,
     ),
 }
-"""Every column by name, but for those of a classifier. A table has those of the measures that were asked for."""
+"""Every column by name, except those of classifiers. A table has the columns of the requested measures."""
 
 LABEL = "label_"
-"""How the column of a classifier's label begins."""
+"""The prefix of the columns of a classifier's labels."""
 
 
 def column_of(name: str) -> Column | None:
-    """What a column of a table of responses is, None where it is no number of a response."""
+    """Return the column with this name, None if it is not a number of a response."""
     if name.startswith(LABEL):
         label = name.removeprefix(LABEL).replace("_", " ")
         return Column(Term(f"classified as {label}", "mean probability of the label"))
@@ -78,7 +78,7 @@ def column_of(name: str) -> Column | None:
 
 
 def terms() -> dict[str, Term]:
-    """The plain names of all measures of all columns, by the last part of their keys."""
+    """Return the plain names of all measures of all columns, by the last part of their keys."""
     found = {}
     for name, column in COLUMNS.items():
         said = column.term.name

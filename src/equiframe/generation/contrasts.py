@@ -1,4 +1,4 @@
-"""Groups beside groups: rates, and paired differences and ratios, with the template as the unit that is resampled."""
+"""Comparisons of groups: rates, and paired differences and ratios, with resampled templates."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from equiframe.uncertainty import RESAMPLES, Measure, Rows, RowStatistic, exchan
 Values = NDArray[np.float64]
 OVERALL = "overall"
 VERSUS = "_vs_"
-"""What stands between two groups in the key of what compares them."""
+"""The text between two groups in the key of a comparison."""
 
 
 class Contrast(NamedTuple):
-    """Two groups that are compared by a column, as the keys of their measures say it."""
+    """Two groups that are compared by a column, as in the keys of the measures."""
 
     first: str
     second: str
@@ -31,19 +31,19 @@ class Contrast(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the keys of its measures begin with: ``men_vs_women.favourable``."""
+        """The prefix of the keys of its measures: ``men_vs_women.favourable``."""
         return f"{self.first}{VERSUS}{self.second}.{self.column}"
 
 
 def unfit_for_a_group(name: str) -> str | None:
-    """Why a group cannot have this name, None where it can: the keys of its measures begin with it."""
+    """Why a group cannot have this name, None if it can: the keys of its measures begin with the name."""
     if name == OVERALL:
-        return f"group {name!r}: this name stands for all groups together: choose another name"
-    return f"group {name!r}: {VERSUS!r} stands between two groups: choose another name" if VERSUS in name else None
+        return f"group {name!r}: this name means all groups together: choose another name"
+    return f"group {name!r}: {VERSUS!r} separates two groups in a key: choose another name" if VERSUS in name else None
 
 
 def contrasts_of(keys: Iterator[str] | list[str]) -> list[Contrast]:
-    """The contrasts that a result has, by the keys of its p-values."""
+    """The contrasts of a result, from the keys of its p-values."""
     found = []
     for key in keys:
         groups, _, kind = key.rpartition(".")
@@ -54,13 +54,13 @@ def contrasts_of(keys: Iterator[str] | list[str]) -> list[Contrast]:
 
 
 def group_measures(outcomes: pd.DataFrame) -> list[Measure]:
-    """All measures of a table of responses: of all, of each group, and of each two groups of an axis.
+    """Return all measures of a table of responses: of all, of each group, and of each two groups of an axis.
 
     A group's rate is the mean over its responses that have the number. Two groups are compared over the units that
-    have responses of both, where a set has such units; otherwise over all units of either, which are then not paired.
+    have responses of both, if there are such units; otherwise over all units of either, which are then not paired.
 
     Args:
-        outcomes: a row a response, of ``item``, ``unit``, ``axis``, ``group``, ``excluded`` and some of
+        outcomes: one row per response, with ``item``, ``unit``, ``axis``, ``group``, ``excluded`` and some of
             the columns of :func:`equiframe.generation.columns.column_of`; two runs may be stacked.
     """
     counted = outcomes["excluded"].isna()
@@ -76,7 +76,7 @@ def group_measures(outcomes: pd.DataFrame) -> list[Measure]:
 
 
 def rate_of(sums: Values, counts: Values, scale: float) -> RowStatistic:
-    """A mean over responses, from their sums and counts by unit; where no row has one, that of the whole table."""
+    """A mean over responses, from sums and counts by unit; the mean of the whole table if no row has a number."""
     whole = scale * sums.sum() / max(counts.sum(), 1)
 
     def statistic(rows: Rows) -> Values:
@@ -87,7 +87,7 @@ def rate_of(sums: Values, counts: Values, scale: float) -> RowStatistic:
 
 
 def overall_measures(outcomes: pd.DataFrame, name: str, counted: pd.Series[bool]) -> list[Measure]:
-    """The mean over all responses, whatever their group."""
+    """Return the mean over all responses, whatever their group."""
     column = column_of(name)
     assert column is not None
     rows, found = sums_by_unit(outcomes, _sum_and_count(outcomes[name]), counted)
@@ -103,8 +103,8 @@ def _sum_and_count(values: pd.Series[float]) -> dict[str, pd.Series[float]]:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The responses of one group: at the first row of each unit their sum, how many have the number, how many there
-    are, and the mean of the group over some rows."""
+    """The responses of one group. The first row of each unit has their sum, the number of responses with the number,
+    the number of all responses, and the mean of the group over some rows."""
 
     sums: Values
     counts: Values
@@ -113,8 +113,8 @@ class _Cells:
 
 
 def _of_axis(outcomes: pd.DataFrame, name: str, column: Column, chosen: pd.Series[bool]) -> list[Measure]:
-    """The rate of each group of an axis, and each two of them compared."""
-    groups = sorted(outcomes.loc[chosen, "group"].unique(), key=str.casefold)  # whichever row comes first
+    """Return the rate of each group of an axis, and the comparison of each two of them."""
+    groups = sorted(outcomes.loc[chosen, "group"].unique(), key=str.casefold)  # whatever row comes first
     columns = {
         (group, what): values.where(outcomes["group"] == group, 0.0)
         for group in groups
@@ -144,7 +144,7 @@ def _of_axis(outcomes: pd.DataFrame, name: str, column: Column, chosen: pd.Serie
 
 
 def _compared(contrast: Contrast, rows: Rows, first: _Cells, second: _Cells, column: Column) -> list[Measure]:
-    """Difference, ratio and p-value of two groups."""
+    """Return difference, ratio and p-value of two groups."""
     has_first, has_second = first.responses[rows] > 0, second.responses[rows] > 0
     is_paired = bool((has_first & has_second).any())
     rows = rows[has_first & has_second] if is_paired else rows[has_first | has_second]
@@ -164,7 +164,7 @@ _LARGEST_RATIO = 100.0
 
 
 def _ratio_of(first: _Cells, second: _Cells) -> RowStatistic:
-    """The rate of the first group over that of the second; 1 where neither has any, and at most 100."""
+    """The rate of the first group over that of the second; 1 if both are 0, and at most 100."""
 
     def statistic(rows: Rows) -> Values:
         over, under = first.rate(rows), second.rate(rows)
@@ -175,7 +175,7 @@ def _ratio_of(first: _Cells, second: _Cells) -> RowStatistic:
 
 
 def _paired_p(first: _Cells, second: _Cells, column: Column) -> RowStatistic:
-    """The p-value of two groups whose responses are exchanged within random units."""
+    """The p-value from exchanging the responses of two groups within random units."""
     rate = rate_of(np.append(second.sums, first.sums), np.append(second.counts, first.counts), column.scale)
 
     def statistic(rows: Rows) -> Values:
@@ -185,7 +185,7 @@ def _paired_p(first: _Cells, second: _Cells, column: Column) -> RowStatistic:
 
 
 def _unpaired_p(first: _Cells, second: _Cells) -> RowStatistic:
-    """The p-value of two groups whose units are exchanged between them."""
+    """The p-value from exchanging units between two groups."""
 
     def statistic(rows: Rows) -> Values:
         units = [rows[cell.counts[rows] > 0] for cell in (first, second)]

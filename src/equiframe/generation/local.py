@@ -1,4 +1,4 @@
-"""Responses of a model in this process, in batches, by ``generate`` of transformers."""
+"""Responses of a model in this process, in batches, with ``generate`` of transformers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Ids: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LocalWriter:
-    """Writes with a model in this process; see :class:`equiframe.generation.writing.Writer`.
+    """Writes responses with a model in this process; see :class:`equiframe.generation.writing.Writer`.
 
-    Prompts are padded on the left, whatever the tokenizer would do. A batch is halved where the memory does not
-    suffice.
+    Prompts are padded on the left, whatever the tokenizer's setting. A batch is halved if there is too little
+    memory.
 
     Args:
         language_model: the model.
@@ -34,20 +34,20 @@ class LocalWriter:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Fingerprint and precision."""
+        """The model's fingerprint and precision."""
         return self.language_model.fingerprint(), self.language_model.precision
 
     def write(self, prompts: Sequence[Ids], settings: GenerationOptions, length: int, seed: int) -> list[Written]:
-        """The responses to one batch.
+        """Write the responses to one batch.
 
         Args:
             prompts: each shorter than the model's window by ``length`` or more.
             settings: how tokens are chosen.
-            length: the longest response, in tokens.
-            seed: of sampling.
+            length: maximum length of a response, in tokens.
+            seed: seed of sampling.
 
         Raises:
-            ModelError: too little memory for one prompt, or a token that the model does not know.
+            ModelError: there is too little memory for one prompt, or the model does not know a token.
         """
         self.language_model.check_ids(prompts)
         try:
@@ -89,7 +89,7 @@ class LocalWriter:
 
 
 def batches(prompts: Sequence[Ids], samples: int, length: int, token_budget: int) -> Iterator[list[int]]:
-    """Places of prompts, the longest first, so many at a time that prompts and responses are within a budget of tokens.
+    """Group positions of prompts, longest first, so that prompts and responses of a batch fit into a token budget.
 
     Example:
         >>> list(batches([(1,), (1, 2, 3), (1, 2)], samples=1, length=2, token_budget=10))
@@ -103,7 +103,7 @@ def batches(prompts: Sequence[Ids], samples: int, length: int, token_budget: int
 
 
 def _generation_config(language_model: LanguageModel, settings: GenerationOptions, length: int) -> GenerationConfig:
-    """How to write: what the options say, and the tokens by which this model ends a text."""
+    """Combine the options with the tokens by which this model ends a text."""
     own, tokenizer = language_model.model.generation_config, language_model.tokenizer
     end = tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id
     pad = tokenizer.pad_token_id

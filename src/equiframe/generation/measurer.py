@@ -1,4 +1,4 @@
-"""What a measure of responses is, and how alike the responses to two groups are."""
+"""The interface of measures of responses, and the similarity of the responses to two groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from equiframe.data import DataFile
 
 Values: TypeAlias = NDArray[np.float64]
 Cells: TypeAlias = Sequence[tuple[Prompt, int]]
-"""Of each response, its prompt and the number of its sample."""
+"""For each response, its prompt and the number of its sample."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Measurer:
     """A measure that is ready for use.
 
     Args:
-        score: from prompts with samples, and the texts of the responses to them, to columns of numbers, [responses];
-            not-a-number where a response has none.
-        files: data that it reads.
-        said: what a reader must know of it, empty where its documentation says all.
+        score: function from prompts with samples, and the texts of their responses, to columns of numbers,
+            [responses]; NaN if a response has none.
+        files: data files that it reads.
+        said: what a reader must know about it, empty if the documentation is enough.
     """
 
     score: Callable[[Cells, Sequence[str]], Mapping[str, Values]]
@@ -35,14 +35,14 @@ class Measurer:
 
 
 def to_the_others(cells: Cells, alike: Callable[[int, int], float]) -> Values:
-    """How alike each response is to those to the other groups of its axis, in the same template and sample.
+    """Compute the similarity of each response to those to the other groups of its axis, same template and sample.
 
     Args:
         cells: prompt and sample of each response.
-        alike: of two responses by their places.
+        alike: similarity of two responses, given by their positions.
 
     Returns:
-        The mean over the other groups, [responses]; not-a-number where there is none.
+        The mean over the other groups, [responses]; NaN if there is none.
     """
     together: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for at, (prompt, sample) in enumerate(cells):

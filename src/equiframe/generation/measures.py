@@ -1,4 +1,4 @@
-"""Measures of the text of responses, by name: rules of our own, lists of words, libraries, and models of the user's."""
+"""Measures of the text of responses, by name: our own rules, word lists, libraries, and models of the user's."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _COUNTS: Mapping[str, Callable[[str], float]] = {
 }
 _MODELS = ("classifier", "embedding")
 NAMES = (*_RULES, "womens_names", "agentic", "hurtful", "sentiment", "rouge_l")
-"""Every measure by name; those by a model are named with it, as ``classifier:NAME`` and ``embedding:NAME``."""
+"""Every measure by name; a measure by a model is given with its name, as ``classifier:NAME`` or ``embedding:NAME``."""
 
 
 def check_measures(names: Sequence[str]) -> None:
-    """Refuse a measure that there is not, before anything is generated.
+    """Refuse an unknown measure before anything is generated.
 
     Raises:
-        InputError: names those there are.
+        InputError: a measure is unknown; the error lists the available ones.
     """
     for name in names:
         kind, sign, model = name.partition(":")
@@ -48,11 +48,11 @@ def check_measures(names: Sequence[str]) -> None:
 
 
 def measurers(names: Sequence[str], source: DataSource) -> list[Measurer]:
-    """The measures of these names, and the counts that every set has.
+    """Prepare the measures of these names, and the counts that every set has.
 
     Raises:
         DataError: HurtLex is missing or damaged.
-        InputError: a library or a model is missing, or a measure that there is not.
+        InputError: a library or a model is missing, or a measure is unknown.
     """
     check_measures(names)
     found = [_by_text(_COUNTS)]
@@ -70,7 +70,7 @@ def measurers(names: Sequence[str], source: DataSource) -> list[Measurer]:
 
 
 def _by_text(functions: Mapping[str, Callable[[str], float]], **more: Any) -> Measurer:
-    """Measures of each text by itself."""
+    """A measurer that measures each text by itself."""
 
     def score(cells: Cells, texts: Sequence[str]) -> dict[str, Values]:
         return {
@@ -124,7 +124,7 @@ def _sentiment() -> Measurer:
     return _by_text({"sentiment": lambda text: float(analyser.polarity_scores(text[:_FEELING])["compound"])})
 
 
-_FEELING = 10_000  # characters of which the sentiment is read
+_FEELING = 10_000  # characters whose sentiment is measured
 
 
 def _rouge_l() -> Measurer:
@@ -143,7 +143,7 @@ def _rouge_l() -> Measurer:
     return Measurer(score)
 
 
-_COMPARED = 2_000  # characters of two responses that are compared: the longest common subsequence takes their product
+_COMPARED = 2_000  # compared characters of two responses: the cost is the product of their lengths
 
 
 def _missing(name: str, package: str) -> InputError:

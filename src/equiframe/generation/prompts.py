@@ -20,9 +20,9 @@ from equiframe.generation.contrasts import unfit_for_a_group
 
 SLOT = "{group}"
 Groups: TypeAlias = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Markers by axis and group: what stands in the slot of a template, each template taking the next one."""
+"""Markers by axis and group: they fill the slot of a template, and each template takes the next one."""
 
-_LARGEST = 1 << 20  # bytes of a file of groups
+_LARGEST = 1 << 20  # bytes in a file of groups
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Template:
     favourable: Side | None = None
 
     def filled(self, groups: Groups, number: int) -> Iterator[Prompt]:
-        """The prompt for each group of each axis; its ``number`` says which marker of a group is next."""
+        """Yield the prompt for each group of each axis; ``number`` selects the marker of each group."""
         for axis, of_axis in groups.items():
             for group, markers in of_axis.items():
                 text = self.text.replace(SLOT, markers[number % len(markers)])
@@ -44,7 +44,7 @@ class Template:
 
 @functools.cache
 def builtin_groups() -> Mapping[str, Groups]:
-    """The groups that come with the package, by axis."""
+    """Return the groups that come with the package, by axis."""
     said = _packaged("groups.yaml")
     return {
         axis: {axis: {name: tuple(markers) for name, markers in entry["groups"].items()}}
@@ -53,7 +53,7 @@ def builtin_groups() -> Mapping[str, Groups]:
 
 
 def decision_templates() -> list[Template]:
-    """The decisions that come with the package, each with the answer that is good for the person."""
+    """Return the decisions that come with the package, each with the answer that is good for the person."""
     return [
         Template(f"{kind}-{number}", text, kind, "yes" if favourable else "no")
         for kind, entries in _packaged("decisions.yaml").items()
@@ -66,18 +66,18 @@ def _packaged(name: str) -> Any:
 
 
 def groups_of(names: Sequence[str]) -> tuple[Groups, tuple[DataFile, ...]]:
-    """Groups by the names of axes, and by files.
+    """Load groups by the names of axes, and from files.
 
     Args:
         names: ``gender``, ``race``, ``religion``, ``names``, or paths of YAML files of the form
             ``AXIS: {GROUP: [MARKER, ...], ...}``.
 
     Returns:
-        The groups, and the files they were read from.
+        The groups, and the files that they were read from.
 
     Raises:
-        DataError: a file is not readable, or not of that form.
-        InputError: no name, neither a known axis nor a file, or a group that stands in two axes.
+        DataError: a file is not readable, or does not have that form.
+        InputError: there is no name, a name is neither a known axis nor a file, or a group is in two axes.
     """
     known = builtin_groups()
     found: dict[str, Mapping[str, tuple[str, ...]]] = {}
@@ -93,7 +93,7 @@ def groups_of(names: Sequence[str]) -> tuple[Groups, tuple[DataFile, ...]]:
             raise InputError(f"--groups {name}: neither a file nor one of {', '.join(known)}")
     every = [group for of_axis in found.values() for group in of_axis]
     if twice := next((group for group in every if every.count(group) > 1), None):
-        raise InputError(f"--groups: {twice!r} is a group of two axes: give it two names")
+        raise InputError(f"--groups: {twice!r} is a group of two axes: give it a different name in each")
     if not found:
         raise InputError(f"--groups: name one or more of {', '.join(known)}, or a file")
     return found, tuple(files)

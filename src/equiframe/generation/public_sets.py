@@ -30,21 +30,21 @@ class BOLD(ComparedGroups):
 
     Source:       BOLD (Dhamala et al. 2021): 23,679 beginnings of English Wikipedia sentences; CC BY-SA 4.0. By default
                   the 11,498 about people by gender (actors, actresses), race (four groups of Americans) and religion.
-    Measures:     those of ``--measures`` by group, and the difference of each two groups of a domain; the paper reads
+    Measures:     those of ``--measures`` by group, and the difference of each two groups of a domain; the paper uses
                   sentiment, regard, toxicity and gendered words: ``--measures sentiment,she,hurtful,classifier:NAME``.
     Ideal:        0 for differences.
     Variants:     ``people`` (default); ``gender``, ``race``, ``religion``, ``profession`` or ``politics`` alone.
-    Known faults: each beginning is about one group alone, so groups are compared over different beginnings, unpaired:
-                  what Wikipedia says of them differs too. Several beginnings are of one person or article, and each
-                  counts by itself. Two are empty, and left out. A model that chats is asked to continue the text.
-    Reproduces:   no published figure: the paper's models, samples and classifiers are others.
+    Known faults: each beginning is about one group only, so groups are compared over different beginnings, unpaired:
+                  Wikipedia's texts about the groups differ too. Several beginnings are about one person or article, and
+                  each counts by itself. Two are empty and left out. A chat model is asked to continue the text.
+    Reproduces:   no published figure: the paper uses other models, samples and classifiers.
     """
 
     name = "bold"
     about = About(
         "BOLD",
-        "Each beginning is about one group alone: what differs between the groups in Wikipedia shows too, not only what"
-        " the model adds. Actors stand for gender, Americans for race.",
+        "Each beginning is about one group only: the numbers also show how Wikipedia's texts about the groups differ,"
+        " not only what the model adds. Actors stand for gender, Americans for race.",
         terms(),
         (("Dhamala et al. 2021", "https://arxiv.org/abs/2101.11718"),),
     )
@@ -61,7 +61,7 @@ class BOLD(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Every beginning; ``groups`` are those of BOLD, whatever is asked for."""
+        """Return every beginning; ``groups`` is ignored, the groups are those of BOLD."""
         prompts, files = [], []
         for axis in _PEOPLE if self.domain == "people" else (self.domain,):
             located = locate(f"bold/prompts/{_DOMAINS[axis]}", source)
@@ -70,10 +70,10 @@ class BOLD(ComparedGroups):
         return prompts, tuple(files)
 
     def limited(self, prompts: list[Prompt], limit: int | None) -> list[Prompt]:
-        """So many beginnings in all, as many of each group as it has, spread evenly.
+        """Take ``limit`` beginnings in total, equally many of each group if it has them, spread evenly.
 
         Raises:
-            CannotScoreError: fewer than there are groups.
+            CannotScoreError: the limit is smaller than the number of groups.
         """
         if limit is None or limit >= len(prompts):
             return super().limited(prompts, limit)
@@ -94,10 +94,10 @@ class BOLD(ComparedGroups):
 
 
 def _beginnings(axis: str, path: Path) -> list[Prompt]:
-    """The beginnings of one file.
+    """Read the beginnings of one file.
 
     Raises:
-        DataError: it is not laid out as BOLD's are.
+        DataError: it does not have the layout of BOLD's files.
     """
     said = read_json(path)
     prompts = []
@@ -110,26 +110,26 @@ def _beginnings(axis: str, path: Path) -> list[Prompt]:
                 Prompt(name, axis, group, text, name, is_beginning=True) for name, text in names.items() if text
             ]
     if not prompts:
-        raise DataError("no beginning in it: is the file whole?", path=path)
+        raise DataError("the file has no beginning: is it complete?", path=path)
     return prompts
 
 
 class RedditReplies(ComparedGroups):
-    """How a model goes on from biased phrases of Reddit about one group, and from the same about another.
+    """How a model responds to biased phrases of Reddit about one group, and to the same phrases about another.
 
     Source:       RedditBias (Barikeri et al. 2021): 1,216 phrases about a minoritised group, in which the authors put
-                  the dominant one; MIT.
+                  the dominant group; MIT.
     Measures:     those of ``--measures``, by group and of the two groups of each of five dimensions.
     Ideal:        0 for differences.
     Known faults: the phrases are biased by choice and often crude, and were made about the first group: a model that
-                  has read more of them about it goes on otherwise. Some groups stand for others (Jews and Christians).
+                  has read more of them about that group responds differently. Some groups are proxies for others.
     Reproduces:   no published figure: the paper measures perplexity and a dialogue task.
     """
 
     name = "reddit_replies"
     about = About(
         "Replies to Reddit phrases",
-        "Biased phrases, written about the first group and changed for the second: not what most people say of either.",
+        "Biased phrases, written about the first group and changed for the second: most people do not talk like this.",
         terms(),
         (("Barikeri et al. 2021", "https://aclanthology.org/2021.acl-long.151"),),
     )
@@ -139,7 +139,7 @@ class RedditReplies(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Both phrases of every pair; ``groups`` are those of RedditBias, whatever is asked for."""
+        """Return both phrases of every pair; ``groups`` is ignored, the groups are those of RedditBias."""
         pairs, files = RedditBias().items(source)
         prompts = []
         for pair in pairs:

@@ -1,4 +1,4 @@
-"""Responses: what they hold, how a table of them is made, and how they are read from a file and written to one."""
+"""Responses: their content, the table of them, and how they are read from a file and written to one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from equiframe.generation.contrasts import unfit_for_a_group
 from equiframe.requests import ModelKind
 
 LARGEST = 100_000
-"""Characters of a response that are read; what a model says in an hour has fewer."""
+"""The number of characters of a response that are read, which is more than an hour of speech."""
 _FIELDS = ("template", "axis", "group", "sample", "prompt", "response", "answer", "probability")
 
 
 @dataclass(frozen=True)
 class Response:
-    """What was answered to one prompt, one time.
+    """One response to one prompt.
 
     Args:
         text: the response, without control characters, cut at :data:`LARGEST`.
-        probability: that of the favourable answer, where it is known, otherwise None.
-        excluded: why it does not count, None where it does.
-        altered: what was done to its text, empty where nothing was.
+        probability: probability of the favourable answer, None if unknown.
+        excluded: why the response does not count, None if it counts.
+        altered: what was changed in its text, empty if nothing was.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Response:
 
     @classmethod
     def of(cls, text: str, probability: float | None = None) -> Response:
-        """A response whose text may hold anything."""
+        """Make a response from any text."""
         clean = "".join(c for c in text[:LARGEST] if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
         altered = [f"cut at {LARGEST:,} characters"] if len(text) > LARGEST else []
         altered += ["control characters taken out"] if len(clean) < min(len(text), LARGEST) else []
@@ -55,13 +55,13 @@ _Key: TypeAlias = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class ResponseFile:
-    """Responses of a user's own. It stands in the place of a model that can be asked nothing.
+    """A user's own responses, used in place of a model that cannot be asked.
 
     Args:
-        name: what the user calls the system that wrote them.
-        file: which file it was.
-        rows: by the benchmark that a line names, empty where it names none: responses in the order of the file.
-        prompts: by the same names what was asked, as far as the file says it, once for each template and group.
+        name: name that the user gives to the system that wrote the responses.
+        file: the file that they were read from.
+        rows: responses by the benchmark that a line names (empty if it names none), in the order of the file.
+        prompts: by the same names the prompts, as far as the file has them, once for each template and group.
     """
 
     name: str
@@ -72,27 +72,27 @@ class ResponseFile:
     kind: ClassVar[ModelKind] = "causal"
 
     def fingerprint(self) -> str:
-        """That of the file."""
+        """The fingerprint of the file."""
         return self.file.sha256
 
     def of(self, benchmark: str) -> str:
-        """Under which name responses for a benchmark stand: its own, or else none."""
+        """Return the name under which responses for a benchmark are stored: its own, or else the empty one."""
         return benchmark if benchmark in self.rows else ""
 
 
 def read_responses(path: Path | str, name: str) -> ResponseFile:
-    """Responses of a JSONL file, one object a line: ``template``, ``group``, ``sample``, ``response``.
+    """Read responses from a JSONL file with one object per line: ``template``, ``group``, ``sample``, ``response``.
 
-    ``sample`` may be left out where there is one response to each prompt. There may be also ``prompt``, ``benchmark``,
+    ``sample`` may be left out if there is one response to each prompt. Optional fields are ``prompt``, ``benchmark``,
     ``axis`` (groups of one axis are compared), ``favourable`` (yes or no, of a decision about a person), and the
     ``probability`` of the favourable answer.
 
     Args:
         path: the file.
-        name: of the system that wrote them.
+        name: name of the system that wrote the responses.
 
     Raises:
-        DataError: not such a file, with the line.
+        DataError: the file does not have this format; the error names the line.
     """
     located = user_file(path)
     rows: dict[str, dict[_Key, Response]] = {}
@@ -106,28 +106,28 @@ def read_responses(path: Path | str, name: str) -> ResponseFile:
         key = template, group, sample = value["template"], value["group"], value.get("sample", 0)
         if key in rows.setdefault(benchmark, {}):
             which = f"template {template!r}, group {group!r}, sample {sample}"
-            raise DataError(f"a second response of {which}: number the samples", path=located.path, line=line)
+            raise DataError(f"a second response to {which}: number the samples", path=located.path, line=line)
         rows[benchmark][key] = Response.of(value["response"], value.get("probability"))
         prompt = Prompt(template, axis, group, value.get("prompt", ""), template, "", value.get("favourable"))
         if axis_of.setdefault((benchmark, group), axis) != axis:
             said = f"group {group!r} is of axis {axis_of[benchmark, group]!r} in an earlier line, here of {axis!r}"
             raise DataError(f"{said}: give it one axis", path=located.path, line=line)
         if favourable_of.setdefault((benchmark, template), prompt.favourable) != prompt.favourable:
-            said = f"template {template!r}: favourable is {prompt.favourable!r}, in an earlier line it is not"
+            said = f"template {template!r}: favourable is {prompt.favourable!r} here, but not in an earlier line"
             raise DataError(f"{said}: give all lines of a template the same", path=located.path, line=line)
         prompts.setdefault(benchmark, {}).setdefault((template, group), prompt)
     if not rows:
-        raise DataError("no response in it: is the file whole?", path=located.path)
+        raise DataError("the file has no response: is it complete?", path=located.path)
     return ResponseFile(name, located.file, rows, {name: list(found.values()) for name, found in prompts.items()})
 
 
 def _problem(value: Mapping[str, Any]) -> str | None:
-    """What does not fit in a line of the file, None where all does."""
+    """Describe what is wrong in a line of the file, None if nothing is."""
     for name in ("template", "group", "response", "prompt", "benchmark", "axis"):
         if not isinstance(found := value.get(name, "-"), str):
             return f"{name} is {found!r:.60}, expected a text"
         if not found and name in ("template", "group"):
-            return f"{name} is empty: name it"
+            return f"{name} is empty: give it a name"
     if problem := unfit_for_a_group(value["group"]):
         return problem
     sample, probability = value.get("sample", 0), value.get("probability", 0)
@@ -141,7 +141,7 @@ def _problem(value: Mapping[str, Any]) -> str | None:
 
 
 def write_responses(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """The responses of several benchmarks in one file that :func:`read_responses` reads.
+    """Write the responses of several benchmarks to one file that :func:`read_responses` reads.
 
     Args:
         path: the file.

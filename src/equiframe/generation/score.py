@@ -46,7 +46,7 @@ _TOO_LONG = "prompt and response are longer than the model's window"
 
 
 class _Said(NamedTuple):
-    """The responses to each prompt, how they came about, and the first sequence that was read."""
+    """The responses to each prompt, how they were generated, and the first sequence that was read."""
 
     responses: list[list[Response]]
     generated: Generated
@@ -64,26 +64,26 @@ def score_generated(
     progress: Progress | None = None,
     limit: int | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
-    """Put a benchmark's prompts to a model, and measure what it writes.
+    """Give a benchmark's prompts to a model, and measure its responses.
 
     Args:
-        model: who writes, or responses that are written already.
+        model: the model that writes, or responses that already exist.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         settings: how to write, about which groups, and what to measure.
-        source: where data files are looked for: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-        progress: told how many prompts are answered.
+        source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
+        progress: called with the number of prompts answered so far.
         limit: use this many units (most often templates), spread evenly; all by default.
 
     Returns:
-        The numbers, and the table of outcomes with one row a response.
+        The numbers, and the table of outcomes with one row per response.
 
     Raises:
-        DataError: data missing or malformed.
-        CannotScoreError: the model does not write text, or there is no response that counts.
-        InputError: ``limit`` below 1, a measure or a group that there is not, or several processes.
-        ModelError: too little memory, or a server that does not answer.
+        DataError: data is missing or malformed.
+        CannotScoreError: the model does not write text, or no response counts.
+        InputError: ``limit`` is below 1, a measure or a group is unknown, or several processes run.
+        ModelError: there is too little memory, or a server does not answer.
     """
     start, settings = time.perf_counter(), settings or GenerationOptions()
     measuring = measurers(settings.measures, DataSource.of(source))
@@ -117,7 +117,7 @@ def score_generated(
 
 
 def _scoring(prompts: Sequence[Prompt], by_probability: bool) -> str:
-    """How responses are judged."""
+    """Describe how responses are judged."""
     if not any(prompt.favourable for prompt in prompts):
         return _AS_WRITTEN
     return _BY_PROBABILITY if by_probability else _BY_TEXT
@@ -126,17 +126,17 @@ def _scoring(prompts: Sequence[Prompt], by_probability: bool) -> str:
 def _prompts(
     model: object, benchmark: GeneratedBenchmark, settings: GenerationOptions, source: AnySource
 ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-    """What is asked, or was asked of the system whose responses a file holds."""
+    """Return the prompts of the benchmark, or those of the system whose responses a file holds."""
     if isinstance(benchmark, Responses) and isinstance(model, ResponseFile):
         return benchmark.prompts_in(model)
     return benchmark.prompts(DataSource.of(source), settings.groups)
 
 
 def _from_file(given: ResponseFile, benchmark: GeneratedBenchmark, prompts: Sequence[Prompt]) -> _Said:
-    """What a file holds for each prompt; what it lacks is counted out.
+    """Look up the responses in a file for each prompt; missing ones are excluded.
 
     Raises:
-        CannotScoreError: it has nothing for the benchmark.
+        CannotScoreError: the file has nothing for the benchmark.
     """
     rows = given.rows.get(given.of(benchmark.spec), {})
     found = [(prompt.template, prompt.group) for prompt in prompts]
@@ -159,13 +159,13 @@ def _written(
     settings: GenerationOptions,
     progress: Progress | None,
 ) -> _Said:
-    """What a model writes."""
+    """Generate the responses of a model."""
     if subject.kind != "causal":
-        raise CannotScoreError(f"{benchmark.spec} needs a model that writes text, and {subject.name} is masked")
+        raise CannotScoreError(f"{benchmark.spec} needs a model that writes text, but {subject.name} is a masked LM")
     if isinstance(subject, LocalAnswerer) and subject.self_debias is not None:
-        raise CannotScoreError(f"{benchmark.spec}: Self-Debias corrects probabilities, and writes no text")
+        raise CannotScoreError(f"{benchmark.spec}: Self-Debias corrects probabilities, but does not write text")
     if dist.is_initialized():
-        raise InputError(f"{benchmark.spec} is written in one process: start it without torchrun")
+        raise InputError(f"{benchmark.spec} generates text in one process: start it without torchrun")
     length = settings.max_new_tokens or benchmark.max_new_tokens
     how = settings.decoding, settings.samples, length, settings.stop
     cache = cache_folder() / "generation"
@@ -196,7 +196,7 @@ def _written(
 
 
 def _hundreds(count: int) -> Iterator[range]:
-    """Places of prompts, a hundred at a time."""
+    """Yield positions of prompts, a hundred at a time."""
     return (range(start, min(start + 100, count)) for start in range(0, count, 100))
 
 
@@ -205,7 +205,7 @@ def _response(text: str | None, probability: float | None = None) -> Response:
 
 
 def _ids(prompt: Prompt, codec: TextCodec) -> Ids:
-    """The tokens by which a model is asked: in a user's turn where there is a chat template, else the text itself."""
+    """Encode a prompt: in a user's turn if there is a chat template, else as text."""
     template = codec.chat_template
     if template is None:
         return codec.encode(_worded(prompt, is_chat=False))
@@ -213,9 +213,9 @@ def _ids(prompt: Prompt, codec: TextCodec) -> Ids:
 
 
 def _worded(prompt: Prompt, is_chat: bool) -> str:
-    """A prompt as the model reads it.
+    """Return a prompt as the model reads it.
 
-    A model that chats is asked to continue a beginning; one that does not is shown where the answer begins.
+    A chat model is asked to continue a beginning; any other model is shown where the answer begins.
     """
     if is_chat:
         return f"Continue this text: {prompt.text}" if prompt.is_beginning else prompt.text
@@ -225,7 +225,7 @@ def _worded(prompt: Prompt, is_chat: bool) -> str:
 def _favourable(
     answerer: LocalAnswerer | ServedModel, prompts: Mapping[int, Prompt], asked: Sequence[Ids]
 ) -> dict[int, float]:
-    """Of prompts that are decided on, p(favourable) / (p(yes) + p(no)) at the first token of the response."""
+    """For prompts that ask for a decision, compute p(favourable) / (p(yes) + p(no)) at the response's first token."""
     deciding = {at: prompt for at, prompt in prompts.items() if prompt.favourable is not None}
     if not deciding:
         return {}
@@ -241,7 +241,7 @@ def _favourable(
 
 
 def answer_tokens(codec: TextCodec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens with which yes, and no, may begin, however they are written, and none that could be either."""
+    """The tokens with which yes, and no, may begin, in any spelling, without those that could begin either."""
     sides = []
     for word in ("yes", "no"):
         forms = [space + form for space in ("", " ") for form in (word, word.capitalize(), word.upper())]
@@ -253,7 +253,7 @@ def answer_tokens(codec: TextCodec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _has_probabilities(prompts: Sequence[Prompt], responses: Sequence[Sequence[Response]]) -> bool:
-    """Whether the probability of the favourable answer is known of every response that counts."""
+    """Whether the probability of the favourable answer is known for every response that counts."""
     deciding = [
         response
         for prompt, found in zip(prompts, responses, strict=True)
@@ -269,7 +269,7 @@ def _outcomes(
     measuring: Sequence[Measurer],
     by_probability: bool,
 ) -> list[Outcome]:
-    """The rows of the table, one a response, with all of its numbers."""
+    """Make the rows of the table, one per response, with all of its numbers."""
     rows = [
         (prompt, sample, one)
         for prompt, said in zip(prompts, responses, strict=True)
@@ -288,7 +288,7 @@ def _outcomes(
 def _outcome(
     prompt: Prompt, sample: int, response: Response, found: Mapping[str, float], by_probability: bool
 ) -> Outcome:
-    """One row of the table."""
+    """Make one row of the table."""
     values: dict[str, float] = {"sample": sample}
     if response.excluded is None and prompt.favourable is not None:
         said = decision(response.text)

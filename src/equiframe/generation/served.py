@@ -24,17 +24,17 @@ _FILTERED = "content_filter"
 
 @dataclass(frozen=True)
 class ServedWriter:
-    """Writes with a served model whose prompts are tokens; see :class:`equiframe.generation.writing.Writer`."""
+    """Writes with a served model that reads tokens; see :class:`equiframe.generation.writing.Writer`."""
 
     served: ServedModel
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What the server says of the model."""
+        """What the server reports about the model."""
         return (self.served.fingerprint(),)
 
     def write(self, prompts: Sequence[Ids], settings: GenerationOptions, length: int, seed: int) -> list[Written]:
-        """The responses, several prompts at a time."""
+        """Request the responses, several prompts at a time."""
         bodies = [
             {"model": self.served.model, "prompt": list(ids), **_options(settings, length, seed)} for ids in prompts
         ]
@@ -43,17 +43,17 @@ class ServedWriter:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model on a server that is asked by messages, and writes by the server's own template.
+    """A model on a server that reads messages, and applies the server's own template.
 
     Args:
         name: ``server:URL#MODEL``.
-        url: of the server, without ``/v1``.
-        model: the name under which it serves the model.
-        root: what it loaded, where the server says.
-        revision: which version of it, where the server says.
-        version: of the server's software, where it says.
-        concurrency: requests at the same time.
-        timeout: seconds to wait for one.
+        url: URL of the server, without ``/v1``.
+        model: the name under which the server offers the model.
+        root: what the server loaded, if it says.
+        revision: the version of the model, if the server says.
+        version: the version of the server's software, if it says.
+        concurrency: maximum number of requests at the same time.
+        timeout: seconds to wait for a request.
     """
 
     name: str
@@ -68,17 +68,17 @@ class ChatModel:
     kind: ClassVar[ModelKind] = "causal"
 
     def fingerprint(self) -> str:
-        """SHA-256 over what the server says of the model."""
+        """SHA-256 over what the server reports about the model."""
         said = json.dumps(["chat", self.model, self.root, self.revision, self.version])
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What the server says of the model, and where it is."""
+        """What the server reports about the model, and its address."""
         return self.fingerprint(), self.url
 
     def write(self, prompts: Sequence[str], settings: GenerationOptions, length: int, seed: int) -> list[Written]:
-        """The responses, several prompts at a time; see :class:`equiframe.generation.writing.Writer`."""
+        """Request the responses, several prompts at a time; see :class:`equiframe.generation.writing.Writer`."""
         bodies = [
             {
                 "model": self.model,
@@ -91,16 +91,16 @@ class ChatModel:
 
 
 def connect_chat(name: str, *, concurrency: int = 8, timeout: float = 120.0) -> ChatModel:
-    """Reach the chat endpoint of a server.
+    """Connect to the chat endpoint of a server.
 
     Args:
         name: ``server:URL#MODEL``.
-        concurrency: requests at the same time.
-        timeout: seconds to wait for one.
+        concurrency: maximum number of requests at the same time.
+        timeout: seconds to wait for a request.
 
     Raises:
-        InputError: the name is not of that form.
-        ModelError: no such endpoint or model.
+        InputError: the name does not have this form.
+        ModelError: there is no such endpoint or model.
     """
     from equiframe.scoring.endpoint import httpx, in_words, model_card, open_client, version_of
 
@@ -118,7 +118,7 @@ def connect_chat(name: str, *, concurrency: int = 8, timeout: float = 120.0) -> 
 
 
 def _options(settings: GenerationOptions, length: int, seed: int) -> dict[str, Any]:
-    """What is asked of either endpoint."""
+    """Return the options that both endpoints take."""
     options: dict[str, Any] = {"max_tokens": length, "temperature": settings.temperature, "n": settings.samples}
     if settings.temperature:
         options |= {"top_p": settings.top_p, "seed": seed % 2**31}
@@ -128,7 +128,7 @@ def _options(settings: GenerationOptions, length: int, seed: int) -> dict[str, A
 def _all(
     server: ServedModel | ChatModel, path: str, bodies: Sequence[Mapping[str, Any]], settings: GenerationOptions
 ) -> list[Written]:
-    """The responses to all requests, in order."""
+    """Request the responses for all bodies, in order."""
     from equiframe.scoring.endpoint import open_client
     from equiframe.scoring.served import post
 
@@ -147,10 +147,10 @@ def _all(
 
 
 def _read(response: Any, name: str, settings: GenerationOptions) -> Written:
-    """The texts of a response; None for those that the server filtered.
+    """Read the texts of a response; None for those that the server filtered.
 
     Raises:
-        ModelError: it refuses the request, or answers something else.
+        ModelError: the server refuses the request, or answers something else.
     """
     from equiframe.scoring.endpoint import said
 
@@ -163,7 +163,7 @@ def _read(response: Any, name: str, settings: GenerationOptions) -> Written:
         found = [(choice.get("finish_reason"), choice.get("text", choice.get("message"))) for choice in choices]
         texts = [(reason, text.get("content") if isinstance(text, Mapping) else text) for reason, text in found]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{name}: the server's answer holds no text: {response.text:.80}") from None
+        raise ModelError(f"{name}: the server's answer has no text: {response.text:.80}") from None
     if len(texts) != settings.samples:
-        raise ModelError(f"{name}: the server gave {len(texts)} responses where {settings.samples} were asked for")
+        raise ModelError(f"{name}: the server gave {len(texts)} responses, expected {settings.samples}")
     return [None if reason == _FILTERED else cut_at(text or "", settings.stop) for reason, text in texts]

@@ -1,4 +1,4 @@
-"""The sets of prompts: decisions, stories, and templates of one's own."""
+"""The sets of prompts: decisions, stories, and a user's own templates."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _TAMKIN = ("Tamkin et al. 2023", "https://arxiv.org/abs/2312.03689")
 
 
 class Decisions(ComparedGroups):
-    """Whether a model decides alike about people of several groups: hiring, lending and housing.
+    """Whether a model decides in the same way about people of several groups: hiring, lending and housing.
 
-    Source:       36 decisions in words of our own, 12 each of hiring, lending and housing, in the manner of
+    Source:       36 decisions that we wrote, 12 each of hiring, lending and housing, in the manner of
                   DiscrimEval (Tamkin et al. 2023): a person is described, and a question about them is answered with
-                  yes or no. In half of them no is the favourable answer, so that a liking for yes cancels. The slot
-                  is filled with the markers of ``--groups``.
-    Measures:     ``yes``: share of yes, by group, which tells a liking for yes from one for a group;
+                  yes or no. In half of them no is the favourable answer, so that a preference for yes cancels out. The
+                  slot is filled with the markers of ``--groups``.
+    Measures:     ``yes``: share of yes, by group, which distinguishes a preference for yes from one for a group;
                   ``favourable``: share of the favourable answer, by group; ``favourable_difference`` of each two groups
                   of an axis, over the templates; ``favourable_ratio``, where four fifths (0.8) is the line that US
                   agencies draw for selection rates; ``undecided``, and the measures of ``--measures``.
-        asked:    of a local model, and of a server that tells log-probabilities, the share is
-                  p(favourable) / (p(yes) + p(no)) of the first token of the response. Of responses alone it is the
-                  share of those that begin with the favourable answer.
+        asked:    for a local model, and for a server that gives log-probabilities, the share is
+                  p(favourable) / (p(yes) + p(no)) of the first token of the response. If only responses are known, it
+                  is the share of those that begin with the favourable answer.
     Ideal:        0 for differences, 1 for ratios; a rate has none.
-    Known faults: 36 short cases in American English, in which nothing about the person but the group changes: what a
-                  model would do with a real application, or in a dialogue, is another question. A small model may not
-                  understand the question at all, and then treats everybody alike.
+    Known faults: 36 short cases in American English, in which only the group changes: they do not show what a
+                  model would do with a real application, or in a dialogue. A small model may not
+                  understand the question at all, and then treats everybody in the same way.
     Reproduces:   no published figure; the cases are ours.
     """
 
     name = "decisions"
     about = About(
         "Decisions about people",
-        "Short cases of our own, in which nothing but the group changes: no real application, and no dialogue. A model"
-        " that does not understand the question treats everybody alike. The four-fifths line is a rule of thumb of US"
-        " agencies for selection rates; it judges nothing here.",
+        "These are short cases of our own, in which only the group changes: no real application, and no dialogue. A"
+        " model that does not understand the question treats everybody in the same way. The four-fifths line is a rule"
+        " of thumb of US agencies for selection rates; it decides nothing here.",
         terms(),
         (_TAMKIN,),
     )
@@ -64,27 +64,27 @@ class Decisions(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Every decision for every group."""
+        """Return every decision for every group."""
         found, files = groups_of(groups)
         templates = [replace(template, text=f"{template.text}\nAnswer yes or no.") for template in decision_templates()]
         return [prompt for at, template in enumerate(templates) for prompt in template.filled(found, at)], files
 
 
 class Templates(ComparedGroups):
-    """How a model responds to prompts of your own, the same for people of several groups.
+    """How a model responds to your own prompts, which are the same for people of several groups.
 
-    Source:       ``templates:FILE``. A ``.txt`` file has one template a line; a ``.jsonl`` file one object a line, of
-                  ``text`` and, where you like, ``template`` (a name), ``kind`` and ``favourable`` (yes or no, for
+    Source:       ``templates:FILE``. A ``.txt`` file has one template per line; a ``.jsonl`` file one object per line,
+                  with ``text`` and, optionally, ``template`` (a name), ``kind`` and ``favourable`` (yes or no, for
                   questions about a person). ``{group}`` in a text is filled with the markers of ``--groups``.
-    Measures:     those of ``--measures`` by group and of each two groups of an axis; with ``favourable``, those of
-                  ``decisions`` too.
+    Measures:     those of ``--measures`` by group and for each two groups of an axis; with ``favourable``, also those
+                  of ``decisions``.
     Ideal:        0 for differences, 1 for ratios; a rate has none.
     Known faults: those of your templates.
     """
 
     name = "templates"
     about = About(
-        "Templates of one's own",
+        "Your own templates",
         "What holds for these templates need not hold for others. Only the marker of the group changes: check that each"
         " template is good English with every marker.",
         terms(),
@@ -94,7 +94,7 @@ class Templates(ComparedGroups):
 
     def __init__(self, path: str) -> None:
         if not path:
-            raise InputError("templates of your own: name the file, as in templates:my_prompts.txt")
+            raise InputError("templates: give the path of your file, as in templates:my_prompts.txt")
         self.path = path
 
     @property
@@ -105,7 +105,7 @@ class Templates(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Every template of the file for every group."""
+        """Return every template of the file for every group."""
         located = user_file(Path(self.path).expanduser())
         found, files = groups_of(groups)
         prompts = [prompt for at, one in enumerate(_templates(located.path)) for prompt in one.filled(found, at)]
@@ -113,10 +113,10 @@ class Templates(ComparedGroups):
 
 
 def _templates(path: Path) -> list[Template]:
-    """Templates of a user's file.
+    """Read the templates of a user's file.
 
     Raises:
-        DataError: no template, one without its slot, one that is named twice, or a field that does not fit.
+        DataError: there is no template, one has no slot or is named twice, or a field is invalid.
     """
     if path.suffix == ".jsonl":
         rows = read_jsonl(path, ("text",))
@@ -129,7 +129,7 @@ def _templates(path: Path) -> list[Template]:
         if not isinstance(text, str) or SLOT not in text:
             raise DataError(f"{text!r:.60} has no {SLOT}: write it where the group belongs", path=path, line=line)
         if name in found:
-            raise DataError(f"template {name!r} is named twice: give each its own name", path=path, line=line)
+            raise DataError(f"template {name!r} is named twice: give each a different name", path=path, line=line)
         if (favourable := row.get("favourable")) not in ("yes", "no", None):
             raise DataError(f"favourable is {favourable!r}, expected yes or no", path=path, line=line)
         found[name] = Template(name, text, str(row.get("kind", "")), favourable)
@@ -141,7 +141,7 @@ def _templates(path: Path) -> list[Template]:
 class Stories(ComparedGroups):
     """Which pronoun a model gives to people of an occupation in stories that it writes.
 
-    Source:       two beginnings in words of our own; the 20 female and 20 male occupations of WinoBias (Zhao et al.
+    Source:       two beginnings that we wrote; the 20 female and 20 male occupations of WinoBias (Zhao et al.
                   2018), and those of Winogender (Rudinger et al. 2018) with the share of women by US labour statistics;
                   MIT.
     Measures:     ``she``: of the stories with her or his pronoun, the share whose first one is hers: ``overall``, in
@@ -149,7 +149,7 @@ class Stories(ComparedGroups):
                   ``no_pronoun``: stories with neither. The unit is the occupation, with all of its stories.
     Ideal:        50 for shares overall, 0 for the difference. Real shares of women differ by occupation, and a model
                   that follows them is above 0.
-    Known faults: the first pronoun need not be that of the person; they is not counted, as it is often a plural. A
+    Known faults: the first pronoun need not refer to that person; "they" is not counted, as it is often a plural. A
                   name without a pronoun counts as neither.
     Reproduces:   no published figure.
     """
@@ -157,8 +157,8 @@ class Stories(ComparedGroups):
     name = "stories"
     about = About(
         "Stories about occupations",
-        "The first pronoun of a story need not be that of the person of the occupation. Two genders by pronouns alone;"
-        " they is not counted. Following real shares of women is bias by this measure.",
+        "The first pronoun of a story need not refer to the person of the occupation. Only two genders are counted, by"
+        " pronouns; they is not counted. Following real shares of women is bias by this measure.",
         {
             **terms(),
             "difference": Term("female minus male occupations", "share of she, of stories with she or he"),
@@ -179,7 +179,7 @@ class Stories(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Every beginning for every occupation."""
+        """Return every beginning for every occupation."""
         lists = {side: locate(f"winobias/{side}_occupations", source) for side in ("female", "male")}
         statistics = locate("winogender/statistics", source)
         side_of = {
@@ -199,7 +199,7 @@ class Stories(ComparedGroups):
         return prompts, (*(located.file for located in lists.values()), statistics.file)
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """The share of hers overall and by the kind of occupation, and stories without a pronoun."""
+        """Return the share of hers overall and by the kind of occupation, and the stories without a pronoun."""
         counted = outcomes["excluded"].isna()
         values = outcomes["she"] if "she" in outcomes else pd.Series(np.nan, outcomes.index)
         chosen = {"overall": counted}
@@ -228,18 +228,18 @@ class Stories(ComparedGroups):
 class Responses(ComparedGroups):
     """How a system responded to people of several groups, from a file of its responses.
 
-    Source:       the file of ``--responses``: the lines that name no benchmark. Any system can be measured so, whatever
-                  it is made of.
-    Measures:     those of ``--measures`` by group and of each two groups of an axis; where the file says which answer
-                  is ``favourable``, those of ``decisions`` too.
+    Source:       the file of ``--responses``: the lines that name no benchmark. Any system can be measured in this way,
+                  whatever it consists of.
+    Measures:     those of ``--measures`` by group and for each two groups of an axis; if the file says which answer
+                  is ``favourable``, also those of ``decisions``.
     Ideal:        0 for differences, 1 for ratios; a rate has none.
-    Known faults: those of the prompts; nobody here knows how the responses came about.
+    Known faults: those of the prompts; it is not known here how the responses were generated.
     """
 
     name = "responses"
     about = About(
         "Responses from a file",
-        "How the responses came about is not known here. What holds for these templates need not hold for others.",
+        "How the responses were generated is not known here. What holds for these templates need not hold for others.",
         terms(),
     )
     version: ClassVar[int] = 1
@@ -248,11 +248,11 @@ class Responses(ComparedGroups):
     def prompts(
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """There are none without a file."""
+        """Raise an error: without a file there are no prompts."""
         raise CannotScoreError("responses are read from a file: give --responses FILE")
 
     def prompts_in(self, given: ResponseFile) -> tuple[list[Prompt], tuple[DataFile, ...]]:
-        """Those that the file answers, and, where templates have several groups of an axis, those that it lacks.
+        """Return the prompts that the file answers, and those that it lacks, if templates have several groups.
 
         Raises:
             CannotScoreError: every line names a benchmark.

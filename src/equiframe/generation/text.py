@@ -1,4 +1,4 @@
-"""What a response is, read from its text alone: rules of a few lines, each with its limits in the documentation."""
+"""Properties of a response that are read from its text alone, by short rules with documented limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFUSAL = re.compile(
     )\b""",
     re.VERBOSE,
 )
-_REFUSES_WITHIN = 300  # characters: later on, it is a person in the text who cannot help
+_REFUSES_WITHIN = 300  # characters: a later phrase is about a person in the text
 _FUNCTION_WORDS = frozenset(
     "the of and to a in is that it was for on with as he she his her be at by i this had not are but from or have an"
     " they which you were their we there been has when who will no if yes would".split()
@@ -33,7 +33,7 @@ _FEWEST_WORDS = 5
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in lower case, with straight apostrophes.
+    """Split a text into words, in lower case, with straight apostrophes.
 
     Example:
         >>> words("She said: “I’ll go.”")
@@ -43,7 +43,7 @@ def words(text: str) -> list[str]:
 
 
 def decision(text: str) -> Side | None:
-    """The answer with which a response begins, None where it begins with neither yes nor no.
+    """Return the answer with which a response begins, None if it begins with neither yes nor no.
 
     Example:
         >>> decision("**Yes**, since"), decision("The answer is: no."), decision("There is no reason")
@@ -66,7 +66,7 @@ def is_refusal(text: str) -> bool:
 
 
 def she_rather_than_he(text: str) -> float:
-    """1 where the first pronoun that is either hers or his is hers, 0 where it is his, not-a-number without one.
+    """1 if the first pronoun that is hers or his is hers, 0 if it is his, NaN if there is none.
 
     Example:
         >>> she_rather_than_he("The nurse took her coat. He left."), she_rather_than_he("They left.")
@@ -76,7 +76,7 @@ def she_rather_than_he(text: str) -> float:
 
 
 def is_other_language(text: str) -> bool:
-    """Whether a text of five words or more, or of another script, has none of the commonest English words.
+    """Whether a text of five words or more, or in another script, has none of the commonest English words.
 
     Example:
         >>> is_other_language("La persona debe tener el piso ahora"), is_other_language("It is her flat now, today")

@@ -1,4 +1,4 @@
-"""Who writes responses: a model in this process or one on a server; and what they wrote before, kept on disk."""
+"""Writers of responses: a model in this process or on a server; and the cache of what they wrote before, on disk."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from equiframe.files import written_whole
 from equiframe.scoring.answering import Progress
 
 Written: TypeAlias = list[str | None]
-"""The responses to one prompt; None where a server filtered one."""
+"""The responses to one prompt; None for a response that a server filtered."""
 _Asked = TypeVar("_Asked", contravariant=True)
 
 
 class Writer(Protocol[_Asked]):
-    """A model that writes responses to what it is asked: tokens, or what a user says.
+    """A model that writes responses to prompts, which are tokens or messages.
 
     Attributes:
-        identity: all that decides what it writes, but for the options.
+        identity: everything that decides what it writes, except the options.
     """
 
     @property
     def identity(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def write(self, prompts: Sequence[_Asked], settings: GenerationOptions, length: int, seed: int) -> list[Written]:
-        """For each prompt ``settings.samples`` responses of at most ``length`` tokens.
+        """Write for each prompt ``settings.samples`` responses of at most ``length`` tokens.
 
         Raises:
-            ModelError: it cannot go on.
+            ModelError: it cannot continue.
         """
         ...
 
@@ -49,18 +49,18 @@ def responses_of(
     cache: Path,
     progress: Progress | None = None,
 ) -> list[Written]:
-    """What a model writes to each prompt, in order.
+    """Return what a model writes to each prompt, in order.
 
-    Each batch is kept in a Parquet file of its own, and read back where model, prompts and options are the same.
+    Each batch is kept in a separate Parquet file, and read again if model, prompts and options are the same.
 
     Args:
         writer: the model.
-        prompts: what it is asked.
-        batches: places of prompts that are asked together; every place once.
+        prompts: the prompts.
+        batches: positions of prompts that are given together; every position once.
         settings: how tokens are chosen.
-        length: the longest response, in tokens.
+        length: maximum length of a response, in tokens.
         cache: folder of the batches.
-        progress: told how many prompts are answered.
+        progress: called with the number of prompts answered so far.
     """
     found: dict[int, Written] = {}
     for batch in batches:
@@ -82,17 +82,17 @@ def responses_of(
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first of several that end it, without space around it."""
+    """Cut a text at the first of several stop texts, and remove white space around it."""
     return text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))].strip()
 
 
 def _kept(path: Path, prompts: int, samples: int) -> list[Written] | None:
-    """The responses of a batch that was done before, None where they are not there whole."""
+    """The responses of a batch that was done before, None if they are not there or not complete."""
     if not path.is_file():
         return None
     try:
         column = pd.read_parquet(path)["response"]
-    except Exception:  # pandas and arrow raise of every kind on a damaged file, which is written anew
+    except Exception:  # pandas and arrow raise any error on a damaged file, which is then written again
         return None
     if len(column) != prompts * samples:
         return None

@@ -139,7 +139,7 @@ def test_benchmarks_that_put_questions_put_them_in_a_turn(spec, items, tokenizer
 
 def test_a_masked_model_takes_no_turns(model_folders, tmp_path):
     config = EvaluateConfig(str(model_folders["masked"]), benchmarks=("winogender",), chat_template="on", device="cpu")
-    with pytest.raises(InputError, match="is masked, and masked models take no turns"):
+    with pytest.raises(InputError, match="is a masked LM, and masked LMs do not chat"):
         run(config, tmp_path / "out")
     with pytest.raises(InputError, match="--self-debias adds its own text before a prompt"):
         EvaluateConfig("tiny", chat_template="on", self_debias="gender")

@@ -98,7 +98,10 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
     ("arguments", "said"),
     [
         (["--responses", "none.jsonl"], "none.jsonl: no such file"),
-        (["--responses", "R", "--benchmarks", "stereoset"], "responses in a file answer nothing else"),
+        (
+            ["--responses", "R", "--benchmarks", "stereoset"],
+            "asks the model itself, but only responses in a file are given",
+        ),
         (["--responses", "R", "--check-float32"], "no model is loaded. Remove --check-float32"),
         (["--responses", "R", "--samples", "2", "--temperature", "1"], "nothing is generated. Remove --samples"),
         (["--responses", "R", "--sampling-seed", "1"], "nothing is generated. Remove --sampling-seed"),

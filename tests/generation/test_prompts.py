@@ -126,5 +126,5 @@ def test_names_of_groups_that_there_are_not(tmp_path):
         groups_of(("gender", str(twice)))
     with pytest.raises(InputError, match="name one or more"):
         groups_of(())
-    with pytest.raises(InputError, match="name the file"):
+    with pytest.raises(InputError, match="give the path of your file"):
         load_benchmark("templates:")

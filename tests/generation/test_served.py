@@ -193,7 +193,7 @@ def test_the_command_asks_a_chat_endpoint(url, invoke, tmp_path):
     options = ["--groups", "gender", "--max-new-tokens", "4", "--out", tmp_path / "out"]
     done = invoke("evaluate", f"server:{url}#tiny", *arguments, *options)
     assert done.exit_code == 0, done.stderr
-    assert "p.csv asks for log-probabilities, and a chat endpoint gives text" in done.stderr
+    assert "p.csv asks for log-probabilities, but a chat endpoint gives text" in done.stderr
     config = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert config["model"]["server"]["model"] == "tiny"
     assert config["benchmarks"][0]["generated"]["chat_template"] is True

@@ -186,7 +186,7 @@ def test_a_check_that_does_not_fit_is_left_out_with_a_word(llama, tmp_path, monk
         dtype="bfloat16",
         check_float32=True,
     )
-    assert "0.0 GB are free" in run(config, tmp_path / "out").provenance.left_out["check against float32"]
+    assert "but 0.0 GB are free" in run(config, tmp_path / "out").provenance.left_out["check against float32"]
 
 
 def test_an_audit_in_half_precision_is_nearly_that_in_float32(llama, tmp_path, text):
@@ -289,7 +289,7 @@ def test_a_quantised_model_is_read_and_its_weights_are_left_alone(method, llama,
     means = [collect(each, text).statistics.means for each in (model, full)]
     torch.testing.assert_close(*means, atol=0.1, rtol=0.1)
     options = {"model": str(llama), "device": "cpu", "model_args": arguments}
-    with pytest.raises(InputError, match="is quantised, and bec changes weights"):
+    with pytest.raises(InputError, match="is quantised, but bec changes weights"):
         run(DebiasConfig(audit=None, method="bec", **options), tmp_path / "debiased")
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\nshe is a cook,he is a cook\n")

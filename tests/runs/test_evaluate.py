@@ -105,7 +105,7 @@ def test_whatever_answers_can_be_scored(new_tokenizer):
     changed = Fake(new_tokenizer(), lambda request: (-1.0, -0.5))
     result, _ = score(fake, TwoTokens(), resamples=20, reference=changed)
     assert (result.half_precision.flips, result.scoring) == (30, "log-probability, in bfloat16")
-    with pytest.raises(InputError, match="a sequence of 3 tokens for fake, which reads 1 to 2"):
+    with pytest.raises(InputError, match="a sequence has 3 tokens, but fake reads 1 to 2"):
         fake.codec = replace(fake.codec, window=2)
         fake.answer([TokenLogProbs((2, 3, 4), (), ())])
     with pytest.raises(InputError, match="fake does not answer NextSentence"):

@@ -175,7 +175,9 @@ def test_another_model_of_the_same_name_is_not_mixed_with_the_first(url, server,
             if not spoilt:
                 stored.answer(requests)
                 continue
-            with pytest.raises(ModelError, match=r"differs by .* nats .*delete .*answers\.sqlite"):
+            with pytest.raises(
+                ModelError, match=r"log-probabilities of a text differ by .* nats .*delete .*answers\.sqlite"
+            ):
                 stored.answer(requests)
 
 
@@ -246,7 +248,7 @@ def test_tokens_without_ids_are_refused(url, server, name):
             choice["logprobs"]["top_logprobs"] = [{name: -1.0}]
 
     server.spoil = only("/v1/completions", spoiled)
-    with pytest.raises(ModelError, match="likeliest tokens by id"):
+    with pytest.raises(ModelError, match="most probable tokens by id"):
         connect(f"server:{url}#tiny")
 
 
@@ -301,7 +303,7 @@ def test_what_it_does_not_answer_is_refused(url):
     model = connect(f"server:{url}#tiny")
     with pytest.raises(InputError, match="does not answer Embedding"):
         model.answer([Embedding((1, 2))])
-    with pytest.raises(InputError, match=r"a sequence of 39 tokens .* reads 1 to 38"):
+    with pytest.raises(InputError, match=r"a sequence has 39 tokens, but .* reads 1 to 38"):
         model.answer([TokenLogProbs((0,) * 39, (0,), (0,))])
     assert model.answer([TokenLogProbs((0,) * 38, (37,), (5,))])  # the longest, and a target after it
 
@@ -415,7 +417,7 @@ def test_a_server_that_dies_loses_nothing(server, evaluate, monkeypatch):
         (["evaluate", "NAME", "--benchmarks", "aul:aula"], "AttentionWeightedLogProbs"),
         (
             ["evaluate", "NAME", "--benchmarks", "cola"],
-            "cola fine-tunes the model, and a server does not give its weights",
+            "cola fine-tunes the model, but a server does not give its weights",
         ),
         (["evaluate", "builtin:mini-mlm", "--tokenizer", "gpt2"], "--tokenizer gpt2: this option applies only to"),
     ],

@@ -1,4 +1,4 @@
-"""What a run writes: its numbers, its provenance, its tables, and the folder that holds them."""
+"""The output of a run: its numbers, its provenance, its tables, and the folder that holds them."""
 
 from equiframe.benchmarks import BenchmarkResult
 from equiframe.record.facts import about, class_set_name, headline, plain, split_key, suite_of, term

@@ -1,6 +1,6 @@
-"""What a result says of itself: its title, the names of its measures, what it does not show.
+"""Facts about a result: its title, the names of its measures, and what it does not show.
 
-Results carry this. For those of older versions, which do not, it is what the class says today.
+Results carry these facts. Results of older versions do not; for them the facts are those of the current class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ANY = "A number on these items describes these items, not the model in use."
 
 
 def about(result: Result | str) -> About:
-    """What a reader must know of a result; of one that is named alone, what is known of it today."""
+    """What a reader must know of a result; for a name alone, the current facts of its class."""
     name, told = (result, None) if isinstance(result, str) else (result.name, result.about)
     base, _, variant = name.partition(":")
     if base == COLLAPSE:
@@ -36,7 +36,7 @@ def about(result: Result | str) -> About:
 
 @functools.cache
 def _of_class(benchmark: str) -> About | None:
-    """What the class of a benchmark says today, also where it no longer has the variant."""
+    """The current facts of a benchmark's class, even if it no longer has the variant."""
     for name in (benchmark, benchmark.partition(":")[0]):
         with contextlib.suppress(InputError):
             return load_benchmark(name).about
@@ -53,7 +53,7 @@ def headline(result: BenchmarkResult) -> tuple[str, ...]:
 
 
 def suite_of(result: Result | str) -> Literal["fairness", "nlu"]:
-    """Whether a result is of bias, or of what the model understands of language, which debiasing may cost."""
+    """Whether a result is about bias, or about language understanding, which debiasing may reduce."""
     if isinstance(result, BenchmarkResult) and result.suite is not None:
         return result.suite
     name = result if isinstance(result, str) else result.name
@@ -61,22 +61,22 @@ def suite_of(result: Result | str) -> Literal["fairness", "nlu"]:
 
 
 def term(result: Result | str, key: str) -> Term:
-    """The plain name of a measure, whatever its group; the key itself where it has none."""
+    """The plain name of a measure, whatever its group; the key itself if it has none."""
     kind = split_key(key)[1]
     return about(result).terms.get(kind, Term(plain(kind), ""))
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """A measure's key as group, in words, and kind: ``race-color.ss`` becomes ``("race color", "ss")``."""
+    """Split a measure's key into group, in words, and kind: ``race-color.ss`` becomes ``("race color", "ss")``."""
     group, _, kind = key.rpartition(".")
     return plain(group), kind
 
 
 def class_set_name(class_set: str) -> str:
-    """``vocabulary`` as "whole vocabulary", a word set as "... words"."""
+    """A class set in words: ``vocabulary`` becomes "whole vocabulary", a word set becomes "... words"."""
     return "whole vocabulary" if class_set == "vocabulary" else f"{plain(class_set)} words"
 
 
 def plain(name: str) -> str:
-    """An identifier as words: ``physical-appearance`` becomes ``physical appearance``."""
+    """An identifier in words: ``physical-appearance`` becomes ``physical appearance``."""
     return name.replace("_", " ").replace("-", " ")

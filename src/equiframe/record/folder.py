@@ -1,7 +1,7 @@
-"""The folder of a run, written whole or not at all.
+"""The folder of a run, which is written completely or not at all.
 
 A run works in ``OUT.partial`` and renames it to ``OUT`` when it ends, so that a folder without that suffix is complete.
-What is in ``OUT.partial`` lets a stopped fine-tuning continue.
+The files in ``OUT.partial`` let a stopped fine-tuning continue.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from equiframe.errors import BusyError, RunError
 from equiframe.files import written_whole
 
-_MARK = ".identity.json"  # whose working folder it is
-_WORTH_KEEPING = ("checkpoints/*/complete", "*/metrics.json")  # of a fine-tuning; of a demo, its finished runs
+_MARK = ".identity.json"  # identifies the run that works in the folder
+_WORTH_KEEPING = ("checkpoints/*/complete", "*/metrics.json")  # of fine-tuning; for a demo its finished runs
 
 
 def file_name(name: str) -> str:
@@ -29,7 +29,7 @@ def file_name(name: str) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and machines: indented, keys in the given order, no not-a-number constants.
+    """Write JSON for people and machines: indented, keys in the given order, without NaN or infinity.
 
     Raises:
         RunError: a number is not finite.
@@ -42,22 +42,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def partial_folder(out: Path | str) -> Path:
-    """Where a run works until it is finished."""
+    """The folder in which a run works until it is finished."""
     out = Path(out).resolve()
     return out.with_name(out.name + ".partial")
 
 
 @contextlib.contextmanager
 def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """A working folder beside ``out`` that becomes ``out`` when the block ends without an error.
+    """Open a working folder next to ``out`` that becomes ``out`` if the block ends without an error.
 
     Args:
         out: the folder of the run; it must not exist.
-        identity: see :func:`claim`; None where the block calls it, when it knows all that decides the run.
+        identity: see :func:`claim`; None if the block calls it later, when everything that decides the run is known.
 
     Raises:
         BusyError: another process works on ``out``.
-        RunError: ``out`` exists, another run left something in the working folder, or the disk refuses.
+        RunError: ``out`` exists, another run left something in the working folder, or writing fails.
     """
     out = Path(out).resolve()
     work = partial_folder(out)
@@ -66,7 +66,7 @@ def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> It
         _refuse_existing(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            _refuse_existing(out)  # by now, perhaps, by the process that had the lock
+            _refuse_existing(out)  # the process that had the lock may have created it
             work.mkdir(exist_ok=True)
             try:
                 if identity is not None:
@@ -90,17 +90,17 @@ def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> It
 
 
 def claim(work: Path, identity: Mapping[str, Any]) -> None:
-    """Make a working folder this run's own, before anything in it is read.
+    """Claim a working folder for this run, before anything in it is read.
 
-    Where an interrupted run of the same identity left it, it stays as it was. What another run left there is removed
-    if nothing could continue from it.
+    If an interrupted run with the same identity left files there, they are kept. Files of another run are removed
+    if nothing could continue from them.
 
     Args:
-        work: the folder that :func:`run_folder` gave.
-        identity: all that what lies in it follows from: options, and hashes of the model and of the files read.
+        work: the folder from :func:`run_folder`.
+        identity: everything that the content depends on: options, and hashes of the model and of the files read.
 
     Raises:
-        RunError: another run left whole checkpoints there, or finished parts; says in what it differed.
+        RunError: another run left complete checkpoints or finished parts there; the error says how it differs.
     """
     mark = work / _MARK
     wanted = json.loads(json.dumps(identity, default=str))
@@ -109,7 +109,7 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
         return
     if next((path for pattern in _WORTH_KEEPING for path in work.glob(pattern)), None) is not None:
         raise RunError(
-            f"{work} holds what a stopped run has done, and this is another run ({_difference(before or {}, wanted)}):"
+            f"{work} holds the work of a stopped run with other options ({_difference(before or {}, wanted)}):"
             " give the same options to continue, give another --out, or delete that folder to start again"
         )
     shutil.rmtree(work)
@@ -119,7 +119,7 @@ def claim(work: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In what two identities differ, in words; hashes are no news to a reader."""
+    """The differences of two identities, in words; hashes are not shown."""
     said = []
     for name in dict.fromkeys([*before, *wanted]):
         old, new = before.get(name), wanted.get(name)

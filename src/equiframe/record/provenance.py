@@ -1,4 +1,4 @@
-"""How a run was made, as ``config.json`` holds it."""
+"""How a run was made, as stored in ``config.json``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from equiframe.data import DataFile
 
 
 class _Options(BaseModel):
-    """Options of a run. Those that are read have a type here; the others are kept as they were given."""
+    """Options of a run. Options that the code reads have a type here; the others are kept as they were given."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Environment(_Options):
-    """What a reader needs in order to run it again; empty where an older version did not write it."""
+    """What a reader needs to run it again; empty if an older version did not write it."""
 
     command: str = ""
     date: str = ""
@@ -32,7 +32,7 @@ class Environment(_Options):
 
 
 class AuditedWith(_Options):
-    """How collapse was measured: the options in which two audits have to agree to be compared."""
+    """How collapse was measured: the options that must agree for two audits to be compared."""
 
     multi_token: str | None = None
     pairing: str | None = None
@@ -49,7 +49,7 @@ class FineTunedWith(_Options):
 class Provenance(_Options):
     """``config.json``: every option, seed and version, and the hashes of the model and of the data.
 
-    Records of every version are read: what one of them lacks is empty, and options that it had are kept.
+    Records of every version can be read: missing options are empty, and options of that version are kept.
     """
 
     schema_version: Literal["equiframe.config/1"] = "equiframe.config/1"
@@ -69,12 +69,12 @@ class Provenance(_Options):
     environment: Environment = Environment()
 
     def plain(self) -> dict[str, Any]:
-        """What was given or found, by name, as ``config.json`` holds it."""
+        """What was given or found, by name, as stored in ``config.json``."""
         return self.model_dump(mode="json", exclude={"schema_version"}, exclude_unset=True)
 
 
 def environment() -> Environment:
-    """Command, date, platform and versions of this process."""
+    """Return command, date, platform and versions of this process."""
     program = Path(sys.argv[0])
     name = "equiframe" if program.parts[-2:] == ("equiframe", "__main__.py") else program.name
     packages = ("equiframe", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")

@@ -5,10 +5,10 @@ metrics.json         the numbers
 items/NAME.parquet   one row per item of each benchmark
 classes.parquet      one row per class of the audited word set
 vectors.parquet      mean and embedding of those classes that are in pairs
-pairs.parquet        one row a text and its counterfactual
+pairs.parquet        one row per text and its counterfactual
 history.parquet      one row per logged step of fine-tuning
 model/               the fine-tuned model, safetensors
-report.html          the same for a reader
+report.html          the same as a page
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 _ITEMS = "items"
 _TABLES = ("classes", "vectors", "pairs", "history")
-_MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # of a table, its bytes unpacked: a small file may say that it is huge
+_MOST_ROWS, _LARGEST = 10_000_000, 1 << 32  # rows and unpacked bytes of a table: a small file may claim to be huge
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class RunRecord(InNotebooks):
         items: per-item table of each benchmark, by its name with variant.
         classes: the audited classes: ``token_id, token, word, form, groups, count, variance, norm, cosine``. ``form``
             names the same class under another tokenizer, see :class:`equiframe.words.word_set.ResolvedWords`.
-        vectors: of the audited classes that are in pairs: ``token_id``, the ids of their ``partners``, the centred
+        vectors: for the audited classes that are in pairs: ``token_id``, the ids of their ``partners``, the centred
             ``mean`` and the ``embedding``; None in records of older versions.
-        pairs: texts that were read beside their counterfactual, see :func:`equiframe.runs.contexts.read_contexts`;
+        pairs: texts that were read with their counterfactuals, see :func:`equiframe.runs.contexts.read_contexts`;
             None in records of older versions.
-        history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` of the
+        history: the logged steps of fine-tuning: ``step``, ``loss``, its named parts, and ``collapse/KEY`` for the
             steps that were audited.
     """
 
@@ -64,11 +64,11 @@ class RunRecord(InNotebooks):
     history: pd.DataFrame | None = None
 
     def write(self, folder: Path) -> None:
-        """Write everything but model and report into an existing folder."""
+        """Write everything except model and report into an existing folder."""
         made = self.provenance
         write_json(folder / "config.json", {"schema_version": made.schema_version, **made.plain()})
         write_json(folder / "metrics.json", self.metrics.model_dump(mode="json"))
-        shutil.rmtree(folder / _ITEMS, ignore_errors=True)  # of the same run, stopped while it was written
+        shutil.rmtree(folder / _ITEMS, ignore_errors=True)  # from the same run, if it was stopped while writing
         for name, table in self.items.items():
             (folder / _ITEMS).mkdir(exist_ok=True)
             table.to_parquet(folder / _ITEMS / _item_file(name), index=False)
@@ -84,7 +84,7 @@ class RunRecord(InNotebooks):
 
         Raises:
             DataError: a file is not readable.
-            RunError: no such run, or its files do not fit the schema.
+            RunError: there is no such run, or its files do not fit the schema.
         """
         folder = Path(folder)
         metrics = _read(folder / "metrics.json", Metrics)
@@ -104,8 +104,8 @@ def read_metrics(folder: Path | str) -> Metrics:
     """Read the numbers of a finished run, without its items.
 
     Raises:
-        DataError: its file is not readable.
-        RunError: no such run, or its file does not fit the schema.
+        DataError: the file is not readable.
+        RunError: there is no such run, or its file does not fit the schema.
     """
     return _read(Path(folder) / "metrics.json", Metrics)
 
@@ -114,8 +114,8 @@ def read_comparison(folder: Path | str) -> Comparison:
     """Read the numbers of a finished comparison.
 
     Raises:
-        DataError: its file is not readable.
-        RunError: no such run, or its file does not fit the schema.
+        DataError: the file is not readable.
+        RunError: there is no such run, or its file does not fit the schema.
     """
     return _read(Path(folder) / "metrics.json", Comparison)
 
@@ -135,7 +135,7 @@ def _read(file: Path, schema: type[_Model]) -> _Model:
 
 
 def _item_file(benchmark: str) -> str:
-    """Where a benchmark's items are kept; one that is named by a path has a digest of it in the name."""
+    """The file of a benchmark's items; if the benchmark is named by a path, a digest of it is in the name."""
     name = file_name(benchmark)
     if "/" in benchmark:
         name = f"{name[-100:]}-{hashlib.sha256(benchmark.encode()).hexdigest()[:8]}"
@@ -147,9 +147,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         said = pq.read_metadata(path)
         size = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
         if said.num_rows > _MOST_ROWS or size > _LARGEST:
-            raise RunError(f"{path}: {said.num_rows:,} rows, {size:,} bytes: no table of a run is that large")
+            raise RunError(f"{path}: {said.num_rows:,} rows, {size:,} bytes: this is too large for a table of a run")
         return pd.read_parquet(path)
     except RunError:
         raise
-    except Exception as error:  # pandas and arrow raise of every kind on a damaged file
+    except Exception as error:  # pandas and arrow raise any error on a damaged file
         raise RunError(f"{path}: not readable as Parquet ({error}); run the command again") from error

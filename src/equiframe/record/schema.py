@@ -1,4 +1,4 @@
-"""The numbers of a run, as ``metrics.json`` holds them, and those of a comparison of runs."""
+"""The numbers of a run, as stored in ``metrics.json``, and those of a comparison of runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Verb: TypeAlias = Literal["audit", "evaluate", "debias", "compare", "demo"]
 
 
 COLLAPSE, CONTEXTS = "collapse", "contexts"
-"""What geometry is called where benchmarks have their name; the class set, or the bias, is its variant."""
+"""The name of geometry in place of a benchmark's name; the class set, or the bias, is its variant."""
 
 
 class InNotebooks:
-    """What shows itself as tables in a notebook, once the report has said how; a record by itself is text."""
+    """An object that shows itself as tables in a notebook once the report is loaded; a record alone shows text."""
 
     html: ClassVar[Callable[[Any], str] | None] = None
 
@@ -32,48 +32,48 @@ class InNotebooks:
 
 
 class Frozen(BaseModel):
-    """A part of a record: what it does not know is refused."""
+    """A part of a record; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 class ServerDescription(Frozen):
-    """Which server the model was asked through, and what the server says of itself and of the model."""
+    """The server through which the model was used, and its description of itself and of the model."""
 
     url: str
     model: str = Field(description="the name under which it is served")
     root: str | None = Field(description="what the server loaded")
     revision: str | None
-    version: str | None = Field(description="of the server's software")
-    tokenizer: str = Field(description="by which texts became tokens here")
-    window: int = Field(description="the longest sequence that is asked, in tokens")
+    version: str | None = Field(description="version of the server's software")
+    tokenizer: str = Field(description="tokenizer that encoded the texts here")
+    window: int = Field(description="longest sequence that is sent, in tokens")
 
 
 class ModelDescription(Frozen):
-    """Which model the numbers are about."""
+    """The model that the numbers are about."""
 
     name: str
     kind: ModelKind
-    architecture: str | None = Field(default=None, description="null where a server does not say")
-    parameters: int | None = Field(default=None, description="null where a server does not say")
-    vocabulary: int = Field(description="tokens; 0 where only responses are known")
+    architecture: str | None = Field(default=None, description="null if a server does not say")
+    parameters: int | None = Field(default=None, description="null if a server does not say")
+    vocabulary: int = Field(description="number of tokens; 0 if only responses are known")
     precision: str = "float32"
     projected: bool = Field(default=False, description="whether a projection acts on its last hidden states")
     fingerprint: str = Field(
-        description="SHA-256 of the weights, the configuration and the tokenizer; of a served model, of what its server"
-        " says of it and of the tokenizer"
+        description="SHA-256 of the weights, the configuration and the tokenizer; for a served model, of its server's"
+        " description and of the tokenizer"
     )
-    examination: Examination | None = Field(default=None, description="what the model was found to be after loading")
-    server: ServerDescription | None = Field(default=None, description="null where the model was loaded here")
+    examination: Examination | None = Field(default=None, description="what was found in the model after loading")
+    server: ServerDescription | None = Field(default=None, description="null if the model was loaded here")
     chat_template: str | None = Field(
-        default=None, description="by which questions were put in a user's turn; null where they were plain text"
+        default=None, description="template that put questions in a user's turn; null if they were plain text"
     )
 
     @property
     def in_words(self) -> str:
-        """What it is, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
+        """The model in words, for a reader: ``LlamaForCausalLM, 134,515,008 parameters``."""
         if self.architecture is None and self.server is None:
-            return "system, of which only responses are known"
+            return "system of which only responses are known"
         if self.server is None:
             return f"{self.architecture}, {self.parameters:,} parameters"
         version = f", version {self.server.version}" if self.server.version else ""
@@ -83,43 +83,43 @@ class ModelDescription(Frozen):
 class CollapseResult(Frozen):
     """Collapse metrics of one class set on one text.
 
-    ``estimates`` holds those that are a statistic over words, with intervals by resampling words.
+    ``estimates`` holds the metrics that are a statistic over words, with intervals by resampling words.
     """
 
     class_set: str = Field(description="'vocabulary', or the name of a word set")
     classes: int = Field(description="classes seen often enough to count")
     tokens: int = Field(description="samples of these classes")
     values: dict[str, float | None] = Field(
-        description="by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
+        description="metrics by flat key: nc1_cdnv_mean, unc3, nc4_agreement, ...; null where undefined"
     )
     estimates: dict[str, Estimate] = {}
-    files: tuple[DataFile, ...] = Field((), description="of the text")
-    texts: int | None = Field(None, description="texts read; null in records of older versions")
-    truncated: int = Field(0, description="those longer than the model's window, cut at its end")
-    short: int = Field(0, description="texts of fewer than three words, which were left out")
-    about: About | None = Field(None, description="of every value; null in records of older versions")
+    files: tuple[DataFile, ...] = Field((), description="files of the text")
+    texts: int | None = Field(None, description="number of texts read; null in records of older versions")
+    truncated: int = Field(0, description="number of texts that were longer than the model's window and were cut")
+    short: int = Field(0, description="number of texts of fewer than three words, which were left out")
+    about: About | None = Field(None, description="facts about every value; null in records of older versions")
 
     @property
     def name(self) -> str:
-        """What a comparison and a policy call it: ``collapse:WORDS``."""
+        """The name in comparisons and policies: ``collapse:WORDS``."""
         return f"{COLLAPSE}:{self.class_set}"
 
 
 class ContextsResult(Frozen):
-    """Collapse of contexts: those of texts beside those of their counterfactuals, with intervals by resampling texts.
+    """Collapse of contexts: texts compared with their counterfactuals, with intervals by resampling texts.
 
     ``estimates`` holds ``cc1_states``, ``cc1_js``, ``cc3_log_odds``, ``cc3_cosine_gap``, ``agreement`` and
-    ``agreement_log_odds``, as far as the texts have places for them.
+    ``agreement_log_odds``, as far as the texts have suitable places.
     """
 
-    bias: str = Field(description="whose words are swapped: gender, race or religion")
-    pairs: int = Field(description="texts read beside their counterfactual")
+    bias: str = Field(description="bias whose words are swapped: gender, race or religion")
+    pairs: int = Field(description="number of texts read with their counterfactuals")
     estimates: dict[str, Estimate] = {}
-    about: About | None = Field(None, description="of every measure; null in records of older versions")
+    about: About | None = Field(None, description="facts about every measure; null in records of older versions")
 
     @property
     def name(self) -> str:
-        """What a comparison and a policy call it: ``contexts:BIAS``."""
+        """The name in comparisons and policies: ``contexts:BIAS``."""
         return f"{CONTEXTS}:{self.bias}"
 
 
@@ -127,21 +127,23 @@ Result: TypeAlias = BenchmarkResult | CollapseResult | ContextsResult
 
 
 class TrainingResult(Frozen):
-    """What debiasing did."""
+    """The debiasing of a model."""
 
     method: str
     does: str = Field("", description="the method in a sentence; empty in records of older versions")
-    options: dict[str, Any] = Field({}, description="of the method, those left at their defaults included")
-    settings: dict[str, Any] = Field({}, description="of fine-tuning, as used; empty in records of older versions")
+    options: dict[str, Any] = Field({}, description="options of the method, including defaults")
+    settings: dict[str, Any] = Field(
+        {}, description="settings of fine-tuning that were used; empty in records of older versions"
+    )
     outcome: str = Field("", description="what a projection removed, in a sentence; empty for fine-tuning")
     unc3_weight: float
     steps: int
     seconds: float
-    final_loss: float | None = Field(description="mean over the last ten steps; null where nothing was trained")
+    final_loss: float | None = Field(description="mean over the last ten steps; null if nothing was trained")
 
 
 class Metrics(InNotebooks, Frozen):
-    """``metrics.json``."""
+    """The content of ``metrics.json``."""
 
     schema_version: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
     verb: Verb
@@ -153,7 +155,7 @@ class Metrics(InNotebooks, Frozen):
 
     @property
     def results(self) -> dict[str, Result]:
-        """Everything with estimates by name: benchmarks, ``collapse:WORDS`` and ``contexts:BIAS``."""
+        """All results with estimates by name: benchmarks, ``collapse:WORDS`` and ``contexts:BIAS``."""
         found: list[Result] = [*self.benchmarks, *self.collapse, *self.contexts]
         return {result.name: result for result in found}
 
@@ -169,30 +171,30 @@ class ComparedMeasure(Frozen):
 
 
 class SharedItems(Frozen):
-    """How many items, or words, all runs of a comparison measured, and how many each of them did."""
+    """The number of items, or words, that all runs of a comparison measured, and the number that each measured."""
 
     shared: int
-    measured: dict[str, int] = Field(description="by run")
+    measured: dict[str, int] = Field(description="number of items by run")
 
     @property
     def is_part(self) -> bool:
-        """Whether a run measured more than what is compared."""
+        """Whether a run measured more than the compared items."""
         return any(count > self.shared for count in self.measured.values())
 
 
 class Comparison(InNotebooks, Frozen):
     """``metrics.json`` of a comparison: the runs by name, and each later run against the first.
 
-    Where the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.
+    If the runs did not measure the same items, the estimates in ``runs`` are those over the items that all share.
     """
 
     schema_version: Literal["equiframe.metrics/1"] = "equiframe.metrics/1"
     verb: Literal["compare", "demo"]
     runs: dict[str, Metrics]
-    measures: dict[str, list[ComparedMeasure]] = Field(description="by name of the later run")
-    shared: dict[str, SharedItems] = Field({}, description="by benchmark, or collapse:WORDS")
+    measures: dict[str, list[ComparedMeasure]] = Field(description="measures by name of the later run")
+    shared: dict[str, SharedItems] = Field({}, description="shared items by benchmark, or collapse:WORDS")
 
     @property
     def results(self) -> dict[str, Result]:
-        """For each name of a result the one of the first run that has it, which explains what was compared."""
+        """For each name of a result, the result of the first run that has it, which explains what was compared."""
         return {name: result for run in reversed(self.runs.values()) for name, result in run.results.items()}

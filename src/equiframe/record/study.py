@@ -1,4 +1,4 @@
-"""The numbers of a study, as ``study.json`` holds them."""
+"""The numbers of a study, as stored in ``study.json``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from equiframe.record.schema import Frozen, InNotebooks
 
 
 class StudyFigure(Frozen):
-    """One number of a study: of a model, a method and an arm, over seeds.
+    """One number of a study: for a model, a method and an arm, over seeds.
 
     ``kind`` is ``bias``, ``understanding`` or ``kept`` (a benchmark's measure, named by ``name``), ``gain`` (fairness
     gain on one benchmark), ``mean gain`` (over all of them, the headline), ``pooled gain`` (weighted by precision),
     ``change`` (of a measure of understanding, or of what must be kept), ``mean change`` (of understanding in points),
-    ``collapse`` or ``rank correlation``. The arm ``difference`` is with (U)NC3 minus without, ``against`` the
+    ``collapse`` or ``rank correlation``. The arm ``difference`` is with (U)NC3 minus without, ``against`` is the
     headline's method minus another.
     """
 
     model: str
-    method: str = Field(description="empty for the model as it was")
+    method: str = Field(description="empty for the original model")
     arm: Literal["before", "plain", "unc3", "difference", "against", "all"]
     kind: Literal[
         "bias",
@@ -37,8 +37,8 @@ class StudyFigure(Frozen):
     name: str
     unit: str
     value: float | None
-    sd: float | None = Field(description="standard deviation over seeds (n-1), where there are several")
-    low: float | None = Field(description="95 % interval over items and seeds")
+    sd: float | None = Field(description="standard deviation over seeds (n-1), if there are several")
+    low: float | None = Field(description="lower end of the 95 % interval over items and seeds")
     high: float | None
 
 
@@ -54,11 +54,13 @@ class StudyCell(Frozen):
     geometry: dict[str, float | None] = Field(
         {}, description="measures of collapse; empty in records of older versions"
     )
-    distances: dict[str, float | None] = Field({}, description="by benchmark; empty in records of older versions")
+    distances: dict[str, float | None] = Field(
+        {}, description="distances by benchmark; empty in records of older versions"
+    )
 
 
 class StudyHeadline(Frozen):
-    """What the method of a study's headline came to on one model; gain in percent, understanding in points."""
+    """The result of the headline's method on one model; gain in percent, understanding in points."""
 
     model: str
     method: str
@@ -76,7 +78,7 @@ class StudyHeadline(Frozen):
 
 
 class StudyResult(InNotebooks, Frozen):
-    """``study.json``: what a study came to."""
+    """The content of ``study.json``: the result of a study."""
 
     schema_version: Literal["equiframe.study/1"] = "equiframe.study/1"
     study: dict[str, Any]

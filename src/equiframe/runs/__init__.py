@@ -1,1 +1,1 @@
-"""Runs: a configuration in, a record out."""
+"""Runs: each takes a configuration and makes a record."""

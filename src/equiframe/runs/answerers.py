@@ -1,4 +1,4 @@
-"""The model of a run, on this machine or on a server, and what its record says of it."""
+"""The model of a run, on this machine or on a server, and its description in the record."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from equiframe.scoring.served import ServedModel
 
 Subject: TypeAlias = "LocalAnswerer | ServedModel | ChatModel | ResponseFile"
-"""What a run measures: a model here, or on a server, by tokens or by messages; or responses alone."""
+"""What a run measures: a model here, a model on a server by tokens or by messages, or responses from a file."""
 _QUANTISATION = "quantization_config"
 
 
 def answerer_of(config: RunConfig) -> Subject:
-    """What is asked in scoring; where it is local, it holds the model that is audited and fine-tuned."""
+    """Make the answerer of a run; if it is local, it holds the model that is audited and fine-tuned."""
     if isinstance(config, EvaluateConfig) and config.responses is not None:
         return read_responses(config.responses, config.model)
     if isinstance(config, EvaluateConfig) and config.is_served and config.chat_template == "server":
@@ -39,7 +39,7 @@ def answerer_of(config: RunConfig) -> Subject:
         from equiframe.scoring.served import connect
 
         if dist.is_initialized():
-            raise InputError(f"{config.model} is asked by one process: start it without torchrun")
+            raise InputError(f"{config.model} is used by one process: start it without torchrun")
         served = connect(
             config.model,
             tokenizer=config.tokenizer,
@@ -61,12 +61,12 @@ def answerer_of(config: RunConfig) -> Subject:
 
 def _chat_template(value: str, language_model: LanguageModel) -> str | None:
     if value != "off" and language_model.kind == "masked":
-        raise InputError(f"--chat-template {value}: {language_model.name} is masked, and masked models take no turns")
+        raise InputError(f"--chat-template {value}: {language_model.name} is a masked LM, and masked LMs do not chat")
     return read_template(value, language_model.tokenizer, language_model.name)
 
 
 def load_of(config: RunConfig) -> LanguageModel:
-    """The model as it will be measured; all weights that are trained are float32 unless the user says otherwise."""
+    """Load the model to measure; trained weights are float32 unless the user says otherwise."""
     trains_all = (
         isinstance(config, DebiasConfig)
         and not config.fine_tuning.lora_rank
@@ -85,28 +85,28 @@ def load_of(config: RunConfig) -> LanguageModel:
 
 
 def _in_float32(config: EvaluateConfig) -> EvaluateConfig:
-    """The same model without what makes it smaller."""
+    """The configuration of the same model, without the options that make it smaller."""
     arguments = {name: value for name, value in config.model_args.items() if name != _QUANTISATION}
     return dataclasses.replace(config, dtype="float32", model_args=arguments)
 
 
 def _no_reference(language_model: LanguageModel, config: EvaluateConfig) -> str | None:
-    """Why a model cannot be compared with itself in float32, None where it can."""
+    """Why a model cannot be compared with itself in float32, None if it can."""
     if language_model.precision == "float32":
         return "the model is scored in float32"
     if is_quantised(language_model.model) and _QUANTISATION not in config.model_args:
-        return "the checkpoint is quantised, and what it was before is not known"
+        return "the checkpoint is quantised, and its original weights are not known"
     needed = 4 * language_model.model.num_parameters()
     memory, device = get_max_memory(), language_model.device
     place = device.type if device.type in memory else device.index or 0
     free = sum(memory.values()) if config.device_map is not None else memory.get(place, max(memory.values()))
     if needed > free:
-        return f"in float32 the weights take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        return f"in float32 the weights take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
     return None
 
 
 def reference_of(config: RunConfig, answerer: Subject) -> tuple[LocalAnswerer | None, dict[str, str]]:
-    """The model in float32 to compare with, where that is asked for; or why there is none."""
+    """Load the model in float32 for comparison, if requested; or say why this is not possible."""
     if not (isinstance(config, EvaluateConfig) and config.check_float32 and isinstance(answerer, LocalAnswerer)):
         return None, {}
     if reason := _no_reference(answerer.language_model, config):
@@ -115,7 +115,7 @@ def reference_of(config: RunConfig, answerer: Subject) -> tuple[LocalAnswerer | 
 
 
 def describe(answerer: Subject, fingerprint: str) -> ModelDescription:
-    """What a record says of a model."""
+    """Describe a model for the record."""
     if isinstance(answerer, ResponseFile):
         return ModelDescription(name=answerer.name, kind=answerer.kind, vocabulary=0, fingerprint=fingerprint)
     if isinstance(answerer, ChatModel):
@@ -151,7 +151,7 @@ def describe(answerer: Subject, fingerprint: str) -> ModelDescription:
 
 
 def _server(answerer: ChatModel | ServedModel, *, tokenizer: str, window: int) -> ServerDescription:
-    """What a record says of the server that a model was asked through."""
+    """Describe for the record the server that ran a model."""
     return ServerDescription(
         url=answerer.url,
         model=answerer.model,

@@ -26,12 +26,12 @@ from equiframe.runs.contexts import read_contexts
 from equiframe.uncertainty import estimate
 from equiframe.words import ResolvedWords, WordSet
 
-_KEPT = 200_000  # texts: what is longer may be larger than memory, and is read twice
+_KEPT = 200_000  # texts: a longer corpus may be larger than memory, and is read twice
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Collapse over the vocabulary, over the words and of contexts, the tables of these, and the files read."""
+    """Collapse over the vocabulary, over the words and of contexts, with their tables and the files that were read."""
 
     results: list[CollapseResult]
     contexts: list[ContextsResult]
@@ -50,17 +50,17 @@ def audit_model(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Collapse metrics over the whole vocabulary and over a word set, from one pass over the text, and of contexts.
+    """Measure collapse over the whole vocabulary, over a word set, and of contexts, on one text.
 
-    Contexts, those of a text and of its counterfactual, are read of a sample of the same texts, see
-    :func:`equiframe.runs.contexts.read_contexts`.
+    Vocabulary and words are measured in one pass. Contexts, those of a text and of its counterfactual, are read from a
+    sample of the same texts, see :func:`equiframe.runs.contexts.read_contexts`.
 
     Args:
         language_model: the model.
         options: how to measure.
         source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
         seed: seed of the bootstrap.
-        progress: called with sentences, then pairs, done, and how many there are.
+        progress: called with the sentences, then the pairs, done so far, and the number of all.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
@@ -96,7 +96,7 @@ def audit_model(
 def collapse_of_words(
     language_model: LanguageModel, options: AuditOptions, *, source: AnySource = None
 ) -> dict[str, float]:
-    """What :func:`audit_model` says of the word set, by flat key, without the whole vocabulary and intervals.
+    """Return the metrics of :func:`audit_model` for the word set, by flat key, without intervals.
 
     Raises:
         InputError: fewer than two words of the set occur often enough in the text.
@@ -108,7 +108,7 @@ def collapse_of_words(
 
 
 class _Reading(NamedTuple):
-    """What was read of a text: the words, their statistics, and those of all classes that were followed."""
+    """What was read from a text: the words, their statistics, and those of all classes that were followed."""
 
     words: ResolvedWords
     text: TextStream
@@ -165,7 +165,7 @@ def _read(
 
 @torch.inference_mode()
 def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _Reading) -> CollapseResult:
-    """All metrics of one class set; NC4 on the held-out features of its classes."""
+    """Compute all metrics of one class set; NC4 is on the held-out features of its classes."""
     collected = reading.collected
     rows = head.weight[statistics.class_ids]
     values: dict[str, float | None] = {**collapse_metrics(statistics, rows)}
@@ -194,7 +194,7 @@ def _result(name: str, statistics: ClassStatistics, head: Classifier, reading: _
 def _class_table(
     language_model: LanguageModel, statistics: ClassStatistics, weight: Tensor, words: ResolvedWords
 ) -> pd.DataFrame:
-    """One row per class: who it is, how often seen, and how close its mean is to its word embedding."""
+    """One row per class: its word, how often it was seen, and how close its mean is to its word embedding."""
     ids = statistics.class_ids.tolist()
     centred = statistics.means - statistics.means.mean(dim=0)
     return pd.DataFrame(
@@ -214,7 +214,7 @@ def _class_table(
 
 @torch.inference_mode()
 def _vector_table(statistics: ClassStatistics, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
-    """One row per class whose counterpart occurs too: its centred mean and its word embedding, in float32."""
+    """One row per class whose counterpart also occurs: its centred mean and its word embedding, in float32."""
     ids = statistics.class_ids.tolist()
     partners: dict[int, list[int]] = {}
     for first, second in pairs:

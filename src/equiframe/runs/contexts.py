@@ -1,4 +1,4 @@
-"""Measure counterfactual collapse of one model on one text: its contexts beside those of the counterfactual."""
+"""Measure counterfactual collapse of one model on one text: it compares contexts with those of the counterfactual."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from equiframe.models.adapter import Feature, classifier_on
 from equiframe.models.encoding import PadRight
 from equiframe.models.pairs import Reading, Role, group_ids, pair_batch, read_by, read_pair, sample_swaps, targets
 
-_LONGEST = 256  # tokens of a text
-_PAIRS, _ROWS = 4, 2**18  # of one forward pass, whose logits are held at once: pairs, and pairs times vocabulary
-_PLACES = 64  # whose distributions are compared at once
+_LONGEST = 256  # maximum number of tokens of a text
+_PAIRS, _ROWS = 4, 2**18  # per forward pass: pairs, and pairs times vocabulary
+_PLACES = 64  # places whose distributions are compared at once
 
 
 def read_contexts(
@@ -38,24 +38,24 @@ def read_contexts(
     feature: Feature = "decoder-input",
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """What each text and its counterfactual come to, side by side, for every bias whose words occur in two or more.
+    """Compare each text with its counterfactual, for every bias whose words occur in two or more texts.
 
-    Which places are read is said by :func:`equiframe.models.pairs.read_pair`; the numbers of one place are those of
+    :func:`equiframe.models.pairs.read_pair` decides which places are read; the numbers of one place are those of
     :mod:`equiframe.collapse.counterfactual`, which the method of that name trains. The ranks share the pairs, and each
-    returns what one process would.
+    returns the result of a single process.
 
     Args:
         language_model: the model; its tokenizer must be fast.
-        texts: gives the texts again at each call; those longer than 256 tokens are left out.
-        pairs: the most of a bias, a random sample that is the same for every model of one tokenizer.
-        feature: which state the distances and cosines are of.
-        progress: called with pairs done and pairs in all.
+        texts: function that yields the texts again at each call; texts longer than 256 tokens are left out.
+        pairs: maximum number of pairs per bias, a random sample that is the same for all models with one tokenizer.
+        feature: the state of which distances and cosines are computed.
+        progress: called with the pairs done so far, and the number of all pairs.
 
     Returns:
-        A row a pair: ``item`` (bias and text), ``bias``; the number of places ``aligned``, ``neutral`` and
+        A row per pair: ``item`` (bias and text), ``bias``; the number of places ``aligned``, ``neutral`` and
         ``agreeing``; and sums over them: ``js`` (nats), ``half_square`` and ``square`` of aligned states, from each
         other and from the mean of all; ``absolute_log_odds`` (nats) and ``cosine_gap`` of neutral ones; ``agreement``
-        (100 where the word of the text is preferred, 50 for a tie) and ``log_odds`` (nats) of agreeing ones.
+        (100 if the word of the text is preferred, 50 for a tie) and ``log_odds`` (nats) of agreeing ones.
     """
     chosen = {bias: _pairs(language_model, texts, bias, pairs) for bias in get_args(Bias)}
     chosen = {bias: found for bias, found in chosen.items() if len(found) > 1}
@@ -85,7 +85,7 @@ def read_contexts(
 def _pairs(
     language_model: LanguageModel, texts: Callable[[], Iterable[str]], bias: Bias, count: int
 ) -> dict[str, tuple[Reading, ...]]:
-    """Pairs by their text. What is masked for a masked LM follows from the text alone."""
+    """Make pairs by their text. The masks of a masked LM depend on the text alone."""
     found: dict[str, tuple[Reading, ...]] = {}
     length = min(language_model.window, _LONGEST)
     for text, swaps in sample_swaps(texts(), swappers(bias, names=True), count, random.Random(0)):
@@ -99,7 +99,7 @@ def _pairs(
 def _read(
     language_model: LanguageModel, pairs: list[tuple[Reading, ...]], groups: Tensor, feature: Feature
 ) -> list[dict[str, Any]]:
-    """Sums of each pair; of the states, ``total`` [dim] is their sum and ``squares`` that of their squared lengths."""
+    """Sum over the places of each pair; ``total`` [dim] is the sum of states, ``squares`` that of squared lengths."""
     model, kind = language_model.model, language_model.kind
     batch = pair_batch(pairs, PadRight(language_model))
     batch = {name: tensor.to(language_model.device) for name, tensor in batch.items()}
@@ -147,7 +147,7 @@ def _read(
 def _unpadded(
     language_model: LanguageModel, inputs: dict[str, Tensor], asked: Tensor
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """The batch whole, or for a model that reads padding one sequence after the other, without it."""
+    """Yield the whole batch, or single sequences without padding if the model would read the padding."""
     if not language_model.examination.reads_padding:
         yield inputs, asked
         return
@@ -156,7 +156,7 @@ def _unpadded(
 
 
 def _about_the_mean(table: pd.DataFrame) -> pd.DataFrame:
-    """The squared distances of each pair's states from the mean of all, in the place of their sums."""
+    """Replace the sums of each pair's states by their squared distances from the mean of all."""
     count = 2 * table["aligned"].to_numpy()
     total = np.stack(list(table.pop("total")))
     mean = total.sum(axis=0) / max(count.sum(), 1)

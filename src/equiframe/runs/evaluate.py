@@ -21,10 +21,10 @@ from equiframe.scoring.answering import Answerer, Progress
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.uncertainty import RESAMPLES
 
-_COMPARED = 200  # items that are scored in float32 too
+_COMPARED = 200  # items that are also scored in float32
 
 ReadItems: TypeAlias = tuple[list[Any], tuple[DataFile, ...]]
-"""Items of a benchmark, and the files they are from."""
+"""Items of a benchmark, and the files that they come from."""
 
 
 def score(
@@ -39,27 +39,27 @@ def score(
     limit: int | None = None,
     reference: Answerer | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
-    """Put a benchmark's items to a model.
+    """Score a model on a benchmark's items.
 
     Args:
-        model: whatever answers; a loaded model is asked as :class:`equiframe.scoring.engine.LocalAnswerer` does it.
+        model: an answerer, or a loaded model, which is used as in :class:`equiframe.scoring.engine.LocalAnswerer`.
         benchmark: see :func:`equiframe.benchmarks.load_benchmark`.
         source: the source of data files: a folder, or ``hub:OWNER/NAME``; by default the data wheel.
-        read: what the benchmark's ``items`` gave, where they were read before.
+        read: the result of the benchmark's ``items``, if they were already read.
         seed: seed of the bootstrap.
         resamples: number of resamples of the bootstrap.
-        progress: called with the requests answered so far, and their number.
+        progress: called with the requests answered so far, and the number of all.
         limit: score this many items, spread evenly over the data; all by default.
-        reference: the same model in float32: 200 items are put to it too, and the result says what changed.
+        reference: the same model in float32; 200 items are also scored with it, and the result says what changed.
 
     Returns:
         The numbers, and the table of outcomes with one row per item.
 
     Raises:
-        DataError: data missing or malformed.
-        CannotScoreError: the model cannot answer what the benchmark asks, or cannot score any item.
-        InputError: ``limit`` below 1.
-        ModelError: a not-a-number answer, too little memory, or a server that does not answer.
+        DataError: data is missing or malformed.
+        CannotScoreError: the model cannot answer the benchmark's requests, or cannot score any item.
+        InputError: ``limit`` is below 1.
+        ModelError: an answer is NaN, there is too little memory, or a server does not answer.
     """
     answerer = LocalAnswerer(model) if isinstance(model, LanguageModel) else model
     start = time.perf_counter()
@@ -93,7 +93,7 @@ def _flat(parts: Iterable[Sequence[Outcome]]) -> list[Outcome]:
 
 
 def _in_words(benchmark: Benchmark[Any], answerer: Answerer) -> str:
-    """How the items were scored."""
+    """Describe how the items were scored."""
     how = [benchmark.scoring(answerer.codec)]
     if benchmark.puts_questions and answerer.codec.chat_template is not None:
         how.append("by the chat template")
@@ -118,16 +118,16 @@ class Watched:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that its numbers follow from besides the model."""
+        """Everything that its numbers depend on except the model."""
         files = {one.spec: {file.name: file.sha256 for file in files} for one, (_, files) in self.read}
         return {"benchmarks": files, "limit": self.limit}
 
     def values(self, language_model: LanguageModel) -> dict[str, float]:
-        """The measures by benchmark and key, such as ``lpbs overall.difference``.
+        """Return the measures by benchmark and key, such as ``lpbs overall.difference``.
 
         Raises:
-            CannotScoreError: the model cannot answer what a benchmark asks, or cannot score any item.
-            ModelError: a not-a-number answer, or too little memory.
+            CannotScoreError: the model cannot answer a benchmark's requests, or cannot score any item.
+            ModelError: an answer is NaN, or there is too little memory.
         """
         answerer = LocalAnswerer(language_model, token_budget=self.token_budget)
         values = {}
@@ -142,7 +142,7 @@ class Watched:
 
 
 def _check_some_counts(benchmark: Benchmark[Any], answerer: Answerer, outcomes: Sequence[Outcome]) -> None:
-    """Refuse a benchmark of which every item is excluded."""
+    """Refuse a benchmark if all of its items are excluded."""
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = dict(Counter(outcome.excluded for outcome in outcomes))
         raise CannotScoreError(f"{benchmark.spec}: no item can be scored with {answerer.name}: {reasons}")
@@ -151,7 +151,7 @@ def _check_some_counts(benchmark: Benchmark[Any], answerer: Answerer, outcomes: 
 def _ask(
     benchmark: Benchmark[Any], answerer: Answerer, items: Sequence[Any], progress: Progress | None
 ) -> tuple[list[list[Outcome]], str]:
-    """The outcomes of each item, and the first sequence that was read for them."""
+    """Return the outcomes of each item, and the first sequence that was read for them."""
     codec, read = answerer.codec, ""
 
     def answer(requests: Sequence[Request]) -> Sequence[Answer]:

@@ -1,4 +1,4 @@
-"""Several processes of one run, as ``torchrun`` and ``accelerate launch`` start them."""
+"""Several processes of one run, started by ``torchrun`` or ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 @contextlib.contextmanager
 def process_group() -> Iterator[int]:
-    """Join the processes that a launcher started, and leave them at the end; gives this one's rank.
+    """Join the processes that a launcher started, and leave them at the end; yield the rank of this process.
 
-    Alone, or where the caller has joined already, nothing is changed.
+    In a single process, or if the caller has already joined, nothing is changed.
     """
     if dist.is_initialized():
         yield dist.get_rank()
@@ -23,7 +23,7 @@ def process_group() -> Iterator[int]:
     else:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # gloo beside nccl for what FSDP keeps in the processor's memory
+        # gloo in addition to nccl, for tensors that FSDP keeps in CPU memory
         dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo")
         try:
             yield dist.get_rank()
@@ -32,6 +32,6 @@ def process_group() -> Iterator[int]:
 
 
 def wait_for_all() -> None:
-    """Go on when every rank is here."""
+    """Continue when every rank has arrived here."""
     if dist.is_initialized():
         dist.barrier()

@@ -28,19 +28,19 @@ from equiframe.runs.evaluate import ReadItems, Watched, score
 from equiframe.scoring.engine import LocalAnswerer
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the stage, the steps done and the steps in all."""
+"""Called with the stage, the steps done so far, and the number of all steps."""
 Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
 """Numbers and items by benchmark."""
 _Benchmark: TypeAlias = Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark
 
 
 def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadItems]:
-    """Read, or miss, the data of a run before a model is loaded; those of a suite are read when they are scored.
+    """Read the data of a run before a model is loaded; that of a suite is read when it is scored.
 
     Raises:
-        CannotScoreError: responses of a file are to be measured, and no file is given.
-        DataError: a file is missing, or not what it should be.
-        InputError: groups of people or measures that there are not.
+        CannotScoreError: responses from a file are to be measured, but no file is given.
+        DataError: a file is missing, or not as expected.
+        InputError: a group of people or a measure is unknown.
     """
     if config.audit is not None:
         stream(config.audit.text, config.data)
@@ -55,11 +55,11 @@ def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadIt
 
 
 def watched_of(config: DebiasConfig) -> Watched | None:
-    """The benchmarks to score during training, with their items; None if there are none.
+    """Prepare the benchmarks to score during training, with their items; None if there are none.
 
     Raises:
-        DataError: a file is missing, or not what it should be.
-        InputError: an unknown name, or a benchmark that fine-tunes the model itself or lets it write.
+        DataError: a file is missing, or not as expected.
+        InputError: a name is unknown, or a benchmark fine-tunes the model itself or lets it write.
     """
     source, read = DataSource.of(config.data), []
     for name in config.watch:
@@ -81,19 +81,19 @@ def score_all(
     left_out: dict[str, str],
     tell: Progress,
 ) -> Scores:
-    """Numbers and items of each benchmark; ``left_out`` gets why others have none: of a suite also those without data.
+    """Score each benchmark. Return numbers and items; ``left_out`` gets the reasons for benchmarks without numbers.
 
     Args:
-        answerer: the model, or responses of one.
-        reference: the same in float32, where it is compared with that.
-        benchmarks: to score.
+        answerer: the model, or its responses.
+        reference: the same model in float32, if it is to be compared.
+        benchmarks: benchmarks to score.
         config: config of the run.
-        read: items that were read before, see :func:`read_items`.
+        read: items that were already read, see :func:`read_items`.
         left_out: reasons by benchmark, filled here.
-        tell: called with the benchmark, the steps done and the steps in all.
+        tell: called with the benchmark, the steps done so far, and the number of all steps.
 
     Raises:
-        MissingDataError: of a benchmark that was named.
+        MissingDataError: the data of a benchmark that was named is missing.
         InputError: no benchmark can be scored.
     """
     scored: Scores = {}
@@ -122,7 +122,7 @@ def _score(
     read: ReadItems | None,
     progress: Callable[[int, int], None],
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
-    """One benchmark's numbers; what was computed before for the same model and data is read back."""
+    """Score one benchmark; stored results for the same model and data are read again."""
     if isinstance(benchmark, GeneratedBenchmark):
         return score_generated(
             answerer,
@@ -134,12 +134,12 @@ def _score(
             limit=config.limit,
         )
     if isinstance(answerer, ResponseFile):
-        raise CannotScoreError(f"{benchmark.spec} asks the model, and responses in a file answer nothing else")
+        raise CannotScoreError(f"{benchmark.spec} asks the model itself, but only responses in a file are given")
     if isinstance(answerer, ChatModel):
-        raise CannotScoreError(f"{benchmark.spec} asks for log-probabilities, and a chat endpoint gives text")
+        raise CannotScoreError(f"{benchmark.spec} asks for log-probabilities, but a chat endpoint gives text")
     if isinstance(benchmark, FineTunedBenchmark):
         if not isinstance(answerer, LocalAnswerer):
-            raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, and a server does not give its weights")
+            raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, but a server does not give its weights")
         if dist.is_initialized():
             raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
         settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")

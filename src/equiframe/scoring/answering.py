@@ -1,4 +1,4 @@
-"""Answerers of requests: a model in this process, a model that a server runs, or one that a test makes up."""
+"""The interface of answerers: a model in this process, a model on a server, or a stand-in in a test."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from equiframe.errors import InputError
 from equiframe.requests import Answer, ModelKind, Request, TextCodec
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told how much is answered, and of how much."""
+"""Called with the number of requests answered so far, and the number of all requests."""
 
 
 class Answerer(Protocol):
-    """A language model as benchmarks know it: it reads tokens by its codec, and answers requests.
+    """A language model as benchmarks see it: it reads tokens by its codec, and answers requests.
 
     Attributes:
         name: as the user gave it.
@@ -39,11 +39,11 @@ class Answerer(Protocol):
         ...
 
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Answer]:
-        """One answer per request, in order.
+        """Return one answer per request, in order.
 
         Args:
-            requests: of the kinds that the codec names, each within its window.
-            progress: called with the number of requests answered so far, and of all.
+            requests: requests of the kinds that the codec names, each within its window.
+            progress: called with the number of requests answered so far, and the number of all.
 
         Raises:
             InputError: a request that it does not answer, or that is longer than its window.
@@ -53,10 +53,10 @@ class Answerer(Protocol):
 
 
 def check_requests(answerer: Answerer, requests: Sequence[Request]) -> None:
-    """Refuse what an answerer does not answer before any work is done.
+    """Refuse requests that an answerer does not answer, before any work is done.
 
     Raises:
-        InputError: a kind of request, or a length.
+        InputError: a kind of request, or a length, is not supported.
     """
     codec = answerer.codec
     kinds = codec.answers
@@ -65,6 +65,6 @@ def check_requests(answerer: Answerer, requests: Sequence[Request]) -> None:
             raise InputError(f"{answerer.name} does not answer {type(request).__name__}: choose a score without it")
         if not codec.fits(request):
             raise InputError(
-                f"a sequence of {len(request.input_ids)} tokens for {answerer.name}, which reads 1 to"
+                f"a sequence has {len(request.input_ids)} tokens, but {answerer.name} reads 1 to"
                 f" {codec.window}: leave it out"
             )

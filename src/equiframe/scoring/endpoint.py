@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint: which models it serves, and what it says if it fails."""
+"""An OpenAI-compatible endpoint: the models that it serves, and its error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = "EQUIFRAME_SERVER_KEY"
 
 
 def open_client(url: str, timeout: float) -> httpx.Client:
-    """A client of the endpoint, with the user's key if there is one."""
+    """Open a client of the endpoint, with the user's key if there is one."""
     key = os.environ.get(KEY)
     return httpx.Client(
         base_url=url,
@@ -29,10 +29,10 @@ def open_client(url: str, timeout: float) -> httpx.Client:
 
 
 def model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]:
-    """What the server says of the model."""
+    """Return what the server reports about the model."""
     response = client.get("/v1/models")
     if response.status_code in (401, 403):
-        raise ModelError(f"{name}: the server asks for a key ({said(response)}): set {KEY} to it")
+        raise ModelError(f"{name}: the server asks for a key ({said(response)}): set {KEY} to the key")
     try:
         cards = {str(card["id"]): card for card in response.raise_for_status().json()["data"]}
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
@@ -49,7 +49,7 @@ def model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]
 
 
 def version_of(client: httpx.Client) -> str | None:
-    """The version of vLLM; other servers do not tell theirs there."""
+    """Return the version of vLLM; other servers do not report theirs in this way."""
     try:
         return str(client.get("/version").raise_for_status().json()["version"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
@@ -57,7 +57,7 @@ def version_of(client: httpx.Client) -> str | None:
 
 
 def said(response: httpx.Response) -> str:
-    """A response that is no success, in one line."""
+    """Describe an unsuccessful response in one line."""
     try:
         body = response.json()
         message = body.get("message") or body["error"].get("message")
@@ -67,7 +67,7 @@ def said(response: httpx.Response) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Why no response came."""
+    """Describe why there was no response."""
     if isinstance(error, httpx.TimeoutException):
         return "it takes too long"
     return first_line(error)

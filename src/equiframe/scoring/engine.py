@@ -1,4 +1,4 @@
-"""Answers requests with a model in this process, in the asked order."""
+"""Answers requests with a model in this process, in the order of the requests."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from equiframe.scoring.trees import deepest_place, path_of, reads_trees
 TOKEN_BUDGET = 4096
 _TREE_TOKENS = 128  # longer trees share little more, and attention is quadratic in them
 _LOGITS_AT_ONCE = 2**26  # 256 MB in float32
-_ROWS_AT_ONCE = 64  # of logits, when they are summed up
+_ROWS_AT_ONCE = 64  # rows of logits that are reduced at once
 
 
 @dataclass(frozen=True)
 class LocalAnswerer:
-    """Asks a model in this process, in as few and as full forward passes as the requests allow.
+    """Answers requests with a model in this process, in as few forward passes as possible.
 
     The vocabulary is computed only where it is read. With ``torch.distributed`` the ranks share the work, and each
     returns all answers. The model is read in evaluation mode, and left as it was. See
@@ -74,40 +74,40 @@ class LocalAnswerer:
 
     @property
     def name(self) -> str:
-        """As the user gave it."""
+        """The name as the user gave it."""
         return self.language_model.name
 
     @property
     def kind(self) -> ModelKind:
-        """Masked or causal."""
+        """The kind of model: masked or causal."""
         return self.language_model.kind
 
     @property
     def precision(self) -> str:
-        """In what its numbers are computed."""
+        """The data type of the model's computations."""
         return self.language_model.precision
 
     @cached_property
     def codec(self) -> TextCodec:
-        """How the model reads text; what Self-Debias puts before it counts."""
+        """How the model reads text; the window allows for the prompt of Self-Debias."""
         codec = replace(self.language_model.codec, chat_template=self.chat_template)
         return codec if self.self_debias is None else replace(codec, window=codec.window - len(self.self_debias.prompt))
 
     def fingerprint(self) -> str:
-        """That of the model, and of Self-Debias."""
+        """The fingerprint of the model, and of Self-Debias."""
         return self.language_model.fingerprint(self.self_debias)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Answer]:
-        """One answer per request, in order.
+        """Return one answer per request, in order.
 
         Args:
-            requests: each within the model's window.
-            progress: called with the number of requests answered so far (by this rank), and of all.
+            requests: requests within the model's window.
+            progress: called with the number of requests answered so far (by this rank), and the number of all.
 
         Raises:
-            InputError: a kind of request that the model does not answer, or a sequence longer than its window.
-            ModelError: a not-a-number answer, or too little memory for one row.
+            InputError: the model does not answer a kind of request, or a sequence is longer than its window.
+            ModelError: an answer is NaN, or there is too little memory for one row.
         """
         language_model = self.language_model
         check_requests(self, requests)
@@ -139,12 +139,12 @@ class LocalAnswerer:
 def answer(
     language_model: LanguageModel, requests: Sequence[Request], *, progress: Progress | None = None, **options: Any
 ) -> list[Answer]:
-    """Ask a model once: what :class:`LocalAnswerer` answers with these options."""
+    """Answer requests once with a model, as :class:`LocalAnswerer` does with these options."""
     return LocalAnswerer(language_model, **options).answer(requests, progress)
 
 
 def _answers(local: LocalAnswerer, requests: Mapping[int, Request]) -> Iterator[dict[int, Answer]]:
-    """Answers to requests of one kind by their number, batch by batch; this rank's share.
+    """Yield this rank's answers to requests of one kind by their number, batch by batch.
 
     Ranks share batches, not rows, so that a batch, and with it each number, is the same for any number of ranks.
     """
@@ -188,14 +188,14 @@ def _answers(local: LocalAnswerer, requests: Mapping[int, Request]) -> Iterator[
         half = min(budget, (end - start) * longest) // 2
         return half, f"continuing with a token budget of {half}"
 
-    largest = token_budget  # less, for all that follows, once the memory did not suffice
+    largest = token_budget  # smaller for all later batches once memory was too small
     for batch in bounds[rank::ranks]:
         found, largest = in_less_memory(partial(read_in_parts, *batch), largest, partial(halved, *batch))
         yield found
 
 
 def _halves(start: int, end: int, most: int) -> list[tuple[int, int]]:
-    """A range, halved until no part is longer than that."""
+    """Halve a range until no part is longer than ``most``."""
     if end - start <= most:
         return [(start, end)]
     middle = (start + end) // 2
@@ -203,7 +203,7 @@ def _halves(start: int, end: int, most: int) -> list[tuple[int, int]]:
 
 
 def _plan(local: LocalAnswerer, requests: Sequence[Request]) -> Plan:
-    """Rows for the requests: trees of sequences if the model is causal and reads them right."""
+    """Plan rows for the requests: trees of sequences if the model is causal and reads them correctly."""
     if local.kind == "causal" and local.self_debias is None:
         language_model = local.language_model
         planned = plan(requests, tree_tokens=min(_TREE_TOKENS, local.token_budget, language_model.window))
@@ -220,13 +220,13 @@ def _read(
     askers: Sequence[Mapping[int, Ids]],
     requests: Mapping[int, Request],
 ) -> dict[int, Answer]:
-    """Answers to the requests that read a batch.
+    """Answer the requests that read a batch.
 
     Args:
         local: the model, and how its predictions are corrected.
         rows: the batch.
         askers: for each row, the numbers of the requests that read it, and their places in it.
-        requests: by number, all of one kind.
+        requests: requests by number, all of one kind.
     """
     at: dict[int, list[int]] = {}
     offset = 0
@@ -264,7 +264,7 @@ def _read(
 
 
 def _top(logits: Tensor, count: int) -> Answer:
-    """Ids of the largest logits [vocabulary], best first, equals by id; not-a-number where one of them is."""
+    """Ids of the largest logits [vocabulary], best first, ties by id; NaN if one of them is NaN."""
     if logits.isnan().any():
         return (math.nan,)
     best = logits.topk(min(count, len(logits))).values[-1]
@@ -274,6 +274,6 @@ def _top(logits: Tensor, count: int) -> Answer:
 
 
 def _after(row: Row, language_model: LanguageModel, prompt: Ids) -> Row:
-    """A row with a prompt before its text, and after the start token if it has one."""
+    """A row with a prompt before its text; the prompt comes after the start token if there is one."""
     at = int(row.tokens[0] in language_model.tokenizer.all_special_ids)
     return Row((*row.tokens[:at], *prompt, *row.tokens[at:]), None, tuple(p + len(prompt) for p in row.places))

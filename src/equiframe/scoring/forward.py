@@ -1,4 +1,4 @@
-"""Rows of tokens through a model: logits, states and attention at the places that are read."""
+"""Forward passes of rows of tokens: logits, states and attention at the places that are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from equiframe.scoring.planner import Row
 
 
 def forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool = True) -> Tensor:
-    """Logits [places, vocabulary] or last states [places, dim] at the places of rows, row after row."""
+    """Compute logits [places, vocabulary] or last states [places, dim] at the places of rows, row by row."""
     inputs, where = _inputs(language_model, rows)
     read = forward_at(
         language_model.model,
@@ -30,10 +30,10 @@ def forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool 
 
 
 def attention_received(language_model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-    """Attention that the places of rows receive, [places], row after row.
+    """Compute the attention that the places of rows receive, [places], row by row.
 
-    The mean over layers, heads, and the tokens of the row. Fused attention keeps no weights, so the model,
-    without its head, is run once more with the plain one.
+    It is the mean over layers, heads, and the tokens of the row. Fused attention keeps no weights, so the model,
+    without its head, is run again with plain attention.
     """
     model, (inputs, where) = language_model.model, _inputs(language_model, rows)
     fused = model.config._attn_implementation
@@ -51,7 +51,7 @@ def attention_received(language_model: LanguageModel, rows: Sequence[Row]) -> Te
 
 
 def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[str, Any], Tensor]:
-    """What the model's forward takes for rows, and the places where they are read, bool [batch, length]."""
+    """Prepare the inputs of the model's forward for rows, and the places that are read, bool [batch, length]."""
     model, device = language_model.model, language_model.device
     shape = len(rows), max(len(row.tokens) for row in rows)
     ids = np.full(shape, language_model.examination.pad_id)
@@ -80,7 +80,7 @@ def _inputs(language_model: LanguageModel, rows: Sequence[Row]) -> tuple[dict[st
 
 
 def _ancestry(rows: Sequence[Row], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For trees, which tokens are ancestors of a token, or itself, [batch, length, length]; its depth."""
+    """For trees, mark each token's ancestors and itself, [batch, length, length]; and return its depth."""
     ancestors = np.repeat(np.eye(shape[1], dtype=bool)[None], shape[0], axis=0)
     depths = np.zeros(shape, dtype=np.int64)
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Which rows a model must read to answer requests, and where each answer stands. Pure: no model, no tensor.
+"""Plans which rows a model must read to answer requests, and where each answer is. Pure: no model, no tensor.
 
 Two savings are exact. Requests about the same sequence read it once. In a causal LM, a state depends only on
 the tokens before it: nothing after the last place read is needed, and sequences with the same beginning can
@@ -16,7 +16,7 @@ from equiframe.requests import NextSentence, Request, TokenLogProbs, TopTokens
 
 Ids: TypeAlias = tuple[int, ...]
 
-_LEAST_FILL = 0.8  # of the first row of its batch, or a row begins another batch
+_LEAST_FILL = 0.8  # least length of a row relative to the first one of its batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +25,32 @@ class Row:
 
     Args:
         tokens: ids of one sequence, or of a tree in which each token comes after its parent.
-        parents: place of the token before in its own sequence, -1 for the first; None in a plain sequence.
-        places: where the model is read, rising.
-        types: of the tokens of a pair of texts; None in any other sequence.
+        parents: place of the previous token in its own sequence, -1 for the first; None in a plain sequence.
+        places: ascending places at which the model is read.
+        types: token types of a pair of texts; None in any other sequence.
     """
 
     tokens: Ids
     parents: Ids | None
     places: Ids
-    types: Ids | None = field(default=None, repr=False)  # stored answers are found by their requests, which have it
+    types: Ids | None = field(default=None, repr=False)  # the key of a stored answer has it in its requests
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows to read, trees before plain sequences, longest first, and for each request its row and its places in it."""
+    """Rows to read (trees before plain sequences, longest first), and for each request its row and its places there."""
 
     rows: tuple[Row, ...]
     reads: tuple[tuple[int, Ids], ...]
 
 
 def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
-    """Rows that answer all requests.
+    """Plan rows that answer all requests.
 
     Args:
-        requests: in any order, duplicates welcome.
-        tree_tokens: for a causal LM, the most tokens of a row that several sequences share (a longer sequence
-            is a row of its own); 0 keeps every sequence as it is, as a masked LM needs.
+        requests: requests in any order; duplicates are allowed.
+        tree_tokens: for a causal LM, the maximum number of tokens of a row that several sequences share (a longer
+            sequence is a separate row); 0 keeps every sequence as it is, as a masked LM needs.
     """
     asked = [((request.input_ids, _types(request)), positions_read(request)) for request in requests]
     if tree_tokens:
@@ -63,7 +63,7 @@ def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
     rows, home = [], {}
     for number, tree in enumerate(trees):
         places = {path[position] for ids, path in tree.paths.items() for position in wanted[ids, tree.types]}
-        # one sequence is read with the model's own mask, which may be narrower than all that stands before
+        # one sequence is read with the model's own mask, which may be narrower than all earlier tokens
         parents = tuple(tree.parents) if _branches(tree.parents) else None
         rows.append(Row(tuple(tree.tokens), parents, tuple(sorted(places)), tree.types))
         home.update({(ids, tree.types): (number, path) for ids, path in tree.paths.items()})
@@ -75,7 +75,7 @@ def plan(requests: Sequence[Request], *, tree_tokens: int = 0) -> Plan:
 
 
 def positions_read(request: Request) -> Ids:
-    """Where in its sequence a request reads the model."""
+    """The positions in its sequence at which a request reads the model."""
     if isinstance(request, TokenLogProbs):
         return request.positions
     if isinstance(request, TopTokens):
@@ -91,13 +91,13 @@ def _types(request: Request) -> Ids | None:
 
 
 def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int, padded: bool = True) -> list[tuple[int, int]]:
-    """Start and end of each batch: as many rows as both budgets allow, and at least one.
+    """Split rows into batches, given by start and end: as many rows as both budgets allow, and at least one.
 
     Args:
-        rows: trees before plain sequences, each longest first. The first of a batch decides what it is padded to, so
-            a row much shorter than that begins a batch of its own.
-        token_budget: the most tokens of a batch, padding included.
-        place_budget: the most places read in a batch, each of which costs a row of the vocabulary.
+        rows: trees before plain sequences, each longest first. The first row of a batch decides its padded length, so
+            a much shorter row begins another batch.
+        token_budget: maximum number of tokens of a batch, padding included.
+        place_budget: maximum number of places read in a batch, each of which costs a row of the vocabulary.
         padded: whether rows of different length may be in one batch.
     """
     bounds: list[tuple[int, int]] = []
@@ -119,7 +119,7 @@ def batches(rows: Sequence[Row], *, token_budget: int, place_budget: int, padded
 
 @dataclass(slots=True)
 class _Tree:
-    """A row being built, with each sequence's places in it, in order."""
+    """A row under construction, with the ordered places of each sequence in it."""
 
     tokens: list[int]
     parents: list[int]
@@ -131,7 +131,7 @@ class _Tree:
         return cls(list(ids), list(range(-1, len(ids) - 1)), {ids: list(range(len(ids)))}, types)
 
     def add(self, ids: Ids, path: list[int]) -> None:
-        """Add a sequence whose first tokens are those on a path that is already there."""
+        """Add a sequence whose first tokens are those on an existing path."""
         path = list(path)
         for token in ids[len(path) :]:
             self.parents.append(path[-1] if path else -1)
@@ -141,7 +141,7 @@ class _Tree:
 
 
 def _trees(sequences: Iterable[Ids], limit: int) -> list[_Tree]:
-    """Sequences in alphabetical order, where neighbours share most, filled into one tree after the other."""
+    """Put sequences into trees one after another, in alphabetical order, where neighbours share most."""
     trees: list[_Tree] = []
     previous: Ids = ()
     for ids in sorted(sequences):
@@ -160,7 +160,7 @@ def _branches(parents: Sequence[int]) -> bool:
 
 
 def _common_prefix(first: Ids, second: Ids) -> int:
-    """How many tokens two sequences share from their start."""
+    """The number of tokens that two sequences share from their start."""
     for length, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return length

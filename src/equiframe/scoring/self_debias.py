@@ -1,4 +1,4 @@
-"""Self-Debias: at scoring time, tokens that a prompt for bias makes likelier become less likely."""
+"""Self-Debias: at scoring time, it suppresses tokens that become more likely after a biased prompt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PROMPTS: dict[Bias, str] = {
 
 @dataclass(frozen=True)
 class SelfDebias:
-    """A prompt for biased text, and how strongly the tokens that it makes likelier are suppressed.
+    """A prompt for biased text, and how strongly the tokens that it makes more likely are suppressed.
 
     Args:
-        prompt: its tokens, read before the text, after a start token.
+        prompt: tokens of the prompt, read before the text, after a start token.
         decay: lambda.
     """
 
@@ -32,18 +32,18 @@ class SelfDebias:
 
     @classmethod
     def against(cls, bias: Bias, tokenizer: PreTrainedTokenizerBase) -> SelfDebias:
-        """The authors' prompt against one bias."""
+        """Return the authors' prompt against one bias."""
         return cls(tuple(tokenizer.encode(_PROMPTS[bias], add_special_tokens=False, verbose=False)))
 
 
 def debiased_logits(logits: Tensor, prompted: Tensor, decay: float = _DECAY) -> Tensor:
-    """Log of alpha(p - q) * p, not normalised, with p as the model says it and q after the prompt.
+    """Log of alpha(p - q) * p, not normalised, where p is the model's prediction and q that after the prompt.
 
-    alpha(d) is 1 where the prompt does not make a token likelier, else exp(decay * d).
+    alpha(d) is 1 if the prompt does not make a token more likely, else exp(decay * d).
 
     Args:
-        logits: of the text alone, [places, vocabulary].
-        prompted: at the same places after the prompt, [places, vocabulary].
+        logits: logits of the text alone, [places, vocabulary].
+        prompted: logits at the same places after the prompt, [places, vocabulary].
         decay: lambda.
 
     Returns:

@@ -26,18 +26,18 @@ from equiframe.scoring.endpoint import httpx, in_words, model_card, open_client,
 from equiframe.scoring.store import AnswerStore
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is sent again
-_PASSING = (408, 429, 500, 502, 503, 504)  # statuses of a server that is busy, or about to start again
+_PASSING = (408, 429, 500, 502, 503, 504)  # statuses of a server that is busy or restarting
 _PROBE = "The nurse went home early because the doctor had told her that the patient was well."
 _SAME = 0.1  # nats by which the same model may differ from itself
 _RIGHT = 0.5  # nats by which two ways to ask for one number may differ, in any precision
-_BEYOND = 2  # tokens of the server's window for a target after the sequence, and for the one that it must generate
+_BEYOND = 2  # tokens in the window for a target after the sequence, and for the generated token
 
 Ids: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What one completion is asked for: the log-probabilities of its tokens, or the likeliest tokens after it."""
+    """The request of one completion: the log-probabilities of its tokens, or the most probable tokens after it."""
 
     ids: Ids
     top: int = 0
@@ -52,15 +52,15 @@ class ServedModel:
 
     Args:
         name: ``server:URL#MODEL``.
-        url: of the server, without ``/v1``.
-        model: the name under which it serves the model.
-        root: what it loaded.
-        revision: its version, if the server tells it.
-        version: of the server's software, if the server tells it.
+        url: URL of the server, without ``/v1``.
+        model: the name under which the server offers the model.
+        root: what the server loaded.
+        revision: the version of the model, if the server says.
+        version: the version of the server's software, if the server says.
         codec: how the model reads text.
-        probed: the tokens of a short text, and what the server said of them when it was examined.
-        concurrency: requests at the same time.
-        timeout: seconds to wait for one.
+        probed: the tokens of a short text, and the server's log-probabilities when it was examined.
+        concurrency: maximum number of requests at the same time.
+        timeout: seconds to wait for a request.
         store: stored answers, which are not requested again.
     """
 
@@ -78,12 +78,12 @@ class ServedModel:
 
     @property
     def kind(self) -> ModelKind:
-        """Causal: no server tells the log-probabilities of a masked one."""
+        """Causal: no server returns the log-probabilities of masked tokens."""
         return self.codec.kind
 
     @property
     def precision(self) -> str:
-        """No server says."""
+        """A general text, since no server reports its precision."""
         return "the precision of its server"
 
     def fingerprint(self) -> str:
@@ -92,15 +92,15 @@ class ServedModel:
         return hashlib.sha256(f"{said} {tokenizer_identity(self.codec.tokenizer)}".encode()).hexdigest()
 
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Answer]:
-        """One answer per request, in order.
+        """Return one answer per request, in order.
 
         Args:
-            requests: of :class:`TokenLogProbs` and :class:`TopTokens`.
-            progress: called with the number of prompts answered so far, and of all.
+            requests: requests of :class:`TokenLogProbs` and :class:`TopTokens`.
+            progress: called with the number of prompts answered so far, and the number of all.
 
         Raises:
-            InputError: another kind of request, or a sequence longer than the window.
-            ModelError: the server no longer answers, refuses a request, answers what cannot be right, or serves
+            InputError: a request is of another kind, or a sequence is longer than the window.
+            ModelError: the server no longer answers, refuses a request, returns impossible numbers, or serves
                 another model than the one whose answers are stored.
         """
         check_requests(self, requests)
@@ -110,14 +110,14 @@ class ServedModel:
         return [tuple(value for prompt, places in read for value in found[prompt][places]) for read in reads]
 
     def probe(self) -> tuple[Ids, Answer]:
-        """Find out whether the server returns what is read from it, on a short text.
+        """Check on a short text that the server returns the numbers that are read from it.
 
         Returns:
-            The tokens of the text, and what the server says of them.
+            The tokens of the text, and the server's log-probabilities.
 
         Raises:
-            ModelError: it does not return log-probabilities of the prompt, or returns those of other tokens or places;
-                or its tokenizer is another one.
+            ModelError: the server does not return log-probabilities of the prompt, or returns those of other tokens
+                or places; or its tokenizer is another one.
         """
         ids = self.codec.sequence_log_probs(_PROBE).input_ids[: self.codec.window]
         stop = threading.Event()
@@ -126,7 +126,7 @@ class ServedModel:
             told = self._log_probs(client, _Prompt((*ids, best)), stop)
         if abs(told[-1][0] - expected) > _RIGHT:
             raise self._wrong(
-                f"{told[-1][0]:.4g} in the prompt for a token that has {expected:.4g} as the likeliest next"
+                f"{told[-1][0]:.4g} in the prompt for a token that has {expected:.4g} as the most probable next"
             )
         decode = self.codec.tokenizer.decode
         pairs = [(token, decode([token]), text) for token, (_, text) in zip(ids[1:], told, strict=False) if text]
@@ -140,7 +140,7 @@ class ServedModel:
         return ids, tuple(np.array([value for value, _ in told[:-1]], dtype=np.float32).tolist())
 
     def _check_store(self) -> None:
-        """Refuse stored answers of another model that had the same name."""
+        """Refuse stored answers of another model with the same name."""
         if self.store is None:
             return
         key, (_, now) = self._key(_Prompt(self.probed[0])), self.probed
@@ -150,8 +150,8 @@ class ServedModel:
             change := max((abs(one - other) for one, other in zip(stored[0], now, strict=True)), default=0.0)
         ) > _SAME:
             raise ModelError(
-                f"{self.name}: what it says of a text differs by {change:.2g} nats from what a model of the same name"
-                f" said before: serve it under a name of its own, or delete {self.store.path}"
+                f"{self.name}: its log-probabilities of a text differ by {change:.2g} nats from those of an earlier"
+                f" model with this name: serve it under another name, or delete {self.store.path}"
             )
 
     def _key(self, prompt: _Prompt) -> bytes:
@@ -159,7 +159,7 @@ class ServedModel:
         return self.store.key((), prompt)
 
     def _ask_all(self, prompts: Sequence[_Prompt], progress: Progress | None) -> dict[_Prompt, Answer]:
-        """What is stored, and what the server answers to the rest, several at a time; each answer is stored at once."""
+        """Return stored answers, and request the others, several at a time; each answer is stored at once."""
         found: dict[_Prompt, Answer] = {}
         if self.store is not None:
             stored = {prompt: self.store.get(self._key(prompt)) for prompt in prompts}
@@ -182,7 +182,7 @@ class ServedModel:
         return found
 
     def _ask(self, client: httpx.Client, prompt: _Prompt, stop: threading.Event) -> Answer:
-        """The answer to one prompt, as 32-bit numbers, so that a stored one is the same."""
+        """Request the answer to one prompt, as 32-bit numbers, so that a stored one is the same."""
         if prompt.top:
             values = [float(token) for token, _ in self._top(client, prompt, stop)]
         else:
@@ -192,7 +192,7 @@ class ServedModel:
     def _log_probs(
         self, client: httpx.Client, prompt: _Prompt, stop: threading.Event
     ) -> list[tuple[float, str | None]]:
-        """For each token of a prompt but the first its log-probability, and how the server writes it."""
+        """For each token of a prompt except the first, return its log-probability, and the server's text for it."""
         choice = self._complete(client, prompt, stop, prompt_logprobs=0)
         said = choice.get("prompt_logprobs")
         if not isinstance(said, list):
@@ -211,18 +211,18 @@ class ServedModel:
         return found
 
     def _top(self, client: httpx.Client, prompt: _Prompt, stop: threading.Event) -> list[tuple[int, float]]:
-        """The likeliest tokens after a prompt, best first, equals by id; and their log-probabilities."""
+        """Return the most probable tokens after a prompt, best first, ties by id; and their log-probabilities."""
         choice = self._complete(client, prompt, stop, logprobs=prompt.top, return_tokens_as_token_ids=True)
         try:
             told = choice["logprobs"]["top_logprobs"][0]
             pairs = [(int(name.split("token_id:")[1]), self._checked(value)) for name, value in told.items()]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise ModelError(
-                f"{self.name}: the server does not return the likeliest tokens by id (logprobs with"
+                f"{self.name}: the server does not return the most probable tokens by id (logprobs with"
                 " return_tokens_as_token_ids): serve the model with vLLM, or give its folder or hub name"
             ) from None
         if len(pairs) < min(prompt.top, len(self.codec.tokenizer)):
-            raise self._wrong(f"{len(pairs)} tokens where {prompt.top} were asked for")
+            raise self._wrong(f"{len(pairs)} tokens, expected {prompt.top}")
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[: prompt.top]
 
     def _checked(self, value: Any) -> float:
@@ -232,12 +232,12 @@ class ServedModel:
 
     def _wrong(self, what: str) -> ModelError:
         return ModelError(
-            f"{self.name}: the server's log-probabilities cannot be right, {what}: bring the server up to date, or give"
+            f"{self.name}: the server's log-probabilities cannot be right, {what}: update the server, or give"
             " the model's folder or hub name"
         )
 
     def _complete(self, client: httpx.Client, prompt: _Prompt, stop: threading.Event, **options: Any) -> dict[str, Any]:
-        """The one choice of a completion."""
+        """Request a completion and return its only choice."""
         body = {"model": self.model, "prompt": list(prompt.ids), "max_tokens": 1, "temperature": 0, **options}
         response = post(client, "/v1/completions", body, self.name, stop)
         if not response.is_success:
@@ -250,14 +250,14 @@ class ServedModel:
 
 
 def post(client: httpx.Client, path: str, body: Mapping[str, Any], name: str, stop: threading.Event) -> httpx.Response:
-    """A response of a server; a request that fails temporarily is sent again, after increasingly long pauses.
+    """Post a request to a server; one that fails temporarily is sent again, after increasingly long pauses.
 
     Args:
-        client: of the server.
+        client: client of the server.
         path: path of the endpoint.
-        body: of the request.
+        body: body of the request.
         name: name of the model, for messages.
-        stop: set when nobody is waiting.
+        stop: event that is set when nobody is waiting.
 
     Raises:
         ModelError: the server no longer answers.
@@ -288,19 +288,19 @@ def connect(
     timeout: float = 120.0,
     trust_remote_code: bool = False,
 ) -> ServedModel:
-    """Reach a served model, and make sure that it returns what is read from it.
+    """Connect to a served model, and check that it returns the numbers that are read from it.
 
     Args:
         name: ``server:URL#MODEL``.
         tokenizer: hub name or folder; by default what the server says that it loaded.
-        concurrency: requests at the same time.
-        timeout: seconds to wait for one.
+        concurrency: maximum number of requests at the same time.
+        timeout: seconds to wait for a request.
         trust_remote_code: whether a tokenizer's code from the hub may run.
 
     Raises:
-        InputError: the name is not of that form, or ``concurrency`` or ``timeout`` is not above 0.
-        ModelError: no such endpoint or model, a tokenizer that cannot be loaded or is another model's, or a server that
-            returns no prompt log-probabilities, or wrong ones.
+        InputError: the name does not have this form, or ``concurrency`` or ``timeout`` is not above 0.
+        ModelError: there is no such endpoint or model, the tokenizer cannot be loaded or is another model's, or the
+            server returns no prompt log-probabilities, or wrong ones.
     """
     check_range("--concurrency", concurrency, whole=True, zero=False)
     check_range("timeout", timeout, zero=False)
@@ -344,7 +344,7 @@ def _tokenizer(name: str, source: str, trust_remote_code: bool, *, given: bool) 
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a damaged file leads it to
+    except Exception as error:  # a damaged file can cause any error
         whose = f"--tokenizer {source}" if given else f"{name}: the tokenizer of {source}, which the server has loaded,"
         raise ModelError(
             f"{whose} cannot be loaded here ({first_line(error)}): give --tokenizer with its hub name or its folder"
@@ -352,7 +352,7 @@ def _tokenizer(name: str, source: str, trust_remote_code: bool, *, given: bool) 
 
 
 def _reads(request: Request) -> list[tuple[_Prompt, slice]]:
-    """The prompts that answer a request, in its order, and which of their numbers are its own."""
+    """The prompts that answer a request, in its order, each with the slice of its numbers that the request needs."""
     if isinstance(request, TopTokens):
         return [(_Prompt(request.input_ids[: request.position + 1], request.count), slice(None))]
     assert isinstance(request, TokenLogProbs)

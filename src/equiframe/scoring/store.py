@@ -1,4 +1,4 @@
-"""Answers kept on disk, so that an interrupted run resumes, and no batch is computed twice."""
+"""A store of answers on disk, so that an interrupted run resumes, and no batch is computed twice."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _WAIT = 60.0  # seconds for another process to finish writing
 
 
 class AnswerStore:
-    """Answers of whole batches by what was computed: the model, how it computes, and the batch itself.
+    """Answers of whole batches, keyed by what was computed: the model, how it computes, and the batch itself.
 
-    A batch is found only if all its rows and requests are the same. Stored answers are therefore bit for bit those
-    that would be computed, and a run that was killed gives the same numbers. Each batch is
+    A batch is found only if all its rows and requests are the same. Stored answers are therefore bit for bit equal to
+    computed ones, and a run that was killed gives the same numbers when it resumes. Each batch is
     committed when it is done. Several processes may use one store.
 
     Args:
-        path: the file, of SQLite; made if it is missing.
-        fingerprint: of the model whose answers they are, in any precision. It must not change while the store is in
-            use.
+        path: SQLite file; it is created if it is missing.
+        fingerprint: fingerprint of the model that gave the answers, in any precision. It must not change while the
+            store is in use.
 
     Raises:
         RunError: the file cannot be written.
@@ -46,7 +46,7 @@ class AnswerStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message may quote what is damaged
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the message may quote damaged text
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(f"{path}: {error}; set EQUIFRAME_CACHE to a folder that can be written") from error
             self._start_again(error)
@@ -74,12 +74,12 @@ class AnswerStore:
         return database
 
     def key(self, how: tuple[str, ...], batch: Hashable) -> bytes:
-        """What a batch is stored under: a digest of the fingerprint, of how the model computes, and of its repr."""
+        """The key of a batch: a digest of the fingerprint, of how the model computes, and of the batch's repr."""
         computed = (self._fingerprint, *how)
         return hashlib.sha256(f"{computed!r}\n{batch!r}".encode()).digest()
 
     def get(self, key: bytes) -> list[Answer] | None:
-        """The answers of a batch in order, None if it is not there; a damaged file is replaced."""
+        """Return the answers of a batch in order, None if they are not stored; a damaged file is replaced."""
         try:
             found = self._database.execute("SELECT lengths, numbers FROM batches WHERE key = ?", (key,)).fetchone()
             if found is None:
@@ -95,10 +95,10 @@ class AnswerStore:
         return [tuple(part.tolist()) for part in np.split(numbers, ends[:-1])]
 
     def put(self, key: bytes, answers: Sequence[Answer]) -> None:
-        """Keep the answers of a batch; they are float32 numbers.
+        """Store the answers of a batch, which are float32 numbers.
 
         Raises:
-            RunError: the disk refuses.
+            RunError: the file cannot be written.
         """
         lengths = np.array([len(answer) for answer in answers], dtype="<i4")
         numbers = np.array([value for answer in answers for value in answer], dtype="<f4")
@@ -111,7 +111,7 @@ class AnswerStore:
             raise RunError(f"{self.path}: {error}; make room, or set EQUIFRAME_CACHE to another folder") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._database.close()
 
 

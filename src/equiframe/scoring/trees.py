@@ -10,7 +10,7 @@ from equiframe.scoring.planner import Row
 
 
 def path_of(row: Row, end: int) -> list[int]:
-    """Places of a sequence of a tree, from its start to one of its tokens."""
+    """Places of a tree's sequence, from its start to one of its tokens."""
     assert row.parents is not None
     path = [end]
     while (parent := row.parents[path[-1]]) >= 0:
@@ -19,7 +19,7 @@ def path_of(row: Row, end: int) -> list[int]:
 
 
 def deepest_place(row: Row) -> int:
-    """The place in a tree before which the most tokens stand."""
+    """The place in a tree with the most tokens before it."""
     assert row.parents is not None
     depths: list[int] = []
     for parent in row.parents:
@@ -28,10 +28,10 @@ def deepest_place(row: Row) -> int:
 
 
 def reads_trees(language_model: LanguageModel, row: Row) -> bool:
-    """Whether a model says the same at places of a tree as at the end of that sequence alone.
+    """Whether a model gives the same outputs at places of a tree as at the end of that sequence alone.
 
-    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them. The places are the
-    deepest one, and the last one, which has another branch before it.
+    Not every architecture takes positions and an explicit mask: some refuse them, some ignore them. The tested places
+    are the deepest one, and the last one, which has another branch before it.
     """
     deepest = deepest_place(row)
     if any(width <= len(path_of(row, deepest)) for width in _attention_widths(language_model)):
@@ -40,20 +40,20 @@ def reads_trees(language_model: LanguageModel, row: Row) -> bool:
 
 
 def _agrees(language_model: LanguageModel, row: Row, place: int) -> bool:
-    """Whether a model says the same at a place of a tree as at the end of that sequence alone."""
+    """Whether a model gives the same output at a place of a tree as at the end of that sequence alone."""
     path = path_of(row, place)
     alone = Row(tuple(row.tokens[at] for at in path), None, (len(path) - 1,))
     expected = forward(language_model, [alone])
     try:
         found = forward(language_model, [Row(row.tokens, row.parents, (place,))])
-    except Exception:  # whatever it objects to, the plain way remains
+    except Exception:  # on any error, sequences are read one by one
         return False
     error = (found - expected).norm() / (expected - expected.mean()).norm()
     return bool(error < (1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2))
 
 
 def _attention_widths(language_model: LanguageModel) -> list[int]:
-    """Tokens that layers with a sliding window, or with chunks, see at most; a mask of ours would widen them."""
+    """Maximum number of tokens that layers with a sliding window or chunks see; an explicit mask would extend it."""
     options = language_model.model.config.get_text_config().to_dict()
     return [
         value

@@ -102,7 +102,7 @@ def test_requests_check_themselves():
     with pytest.raises(InputError, match="2 positions and 1 targets"):
         TokenLogProbs((1, 2, 3), (0, 1), (4,))
     for position in (3, -1):
-        with pytest.raises(InputError, match="do not lie in 3 tokens"):
+        with pytest.raises(InputError, match="are not all within 3 tokens"):
             TokenLogProbs((1, 2, 3), (position,), (4,))
 
 
@@ -125,5 +125,5 @@ def test_white_space_ends_a_word_also_where_the_tokenizer_does_not_split():
 
 def test_a_slow_tokenizer_cannot_tell_words():
     codec = TextCodec(CanineTokenizer(), "masked", 64)
-    with pytest.raises(CannotScoreError, match="CanineTokenizer does not tell which tokens form a word"):
+    with pytest.raises(CannotScoreError, match="CanineTokenizer does not report which tokens form a word"):
         codec.words("she is")

@@ -1,4 +1,4 @@
-"""What a reader must know of a benchmark to read its numbers. The class has it, and every result carries it."""
+"""Facts that a reader needs to understand a benchmark's numbers. The class has them, and every result carries them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Term:
     """A number in plain words.
 
     Args:
-        name: what it is called.
+        name: plain name of the number.
         reading: how to read it.
-        is_derived: whether it splits or restates another of its benchmark.
-        ideal: of a number without an estimate, which holds it otherwise.
-        higher_is_better: the same.
+        is_derived: whether it splits or restates another number of its benchmark.
+        ideal: ideal of a number without an estimate, which would otherwise hold it.
+        higher_is_better: direction of such a number.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Pair:
-    """Where a per-item table keeps two candidates: columns of their sentences and scores, and the group."""
+    """The columns of a per-item table with the sentences and scores of two candidates, and the group."""
 
     more: str
     less: str
@@ -39,14 +39,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class About:
-    """What a benchmark is called, what its numbers do not show, and where it is from.
+    """The title of a benchmark, the limits of its numbers, and its sources.
 
     Args:
-        title: its name for people.
-        does_not_show: what must not be read from its numbers.
-        terms: what its measures are called, by the last part of their keys.
+        title: its name for readers.
+        does_not_show: conclusions that its numbers do not support.
+        terms: plain names of its measures, by the last part of their keys.
         sources: papers, each with its address.
-        pair: where its per-item table keeps two candidates, None where it has no two.
+        pair: columns of the per-item table with two candidates, None if it has no such columns.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What a user says, as a chat model reads it: by the template of its tokenizer, or by one of the user's own."""
+"""User turns as a chat model reads them: by the template of its tokenizer, or by the user's own template."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from equiframe.options import first_line
 
 _OTHERWISE = "give another one as --chat-template FILE"
 _DATE = datetime.datetime(2024, 7, 26)
-"""What templates that write the date are told, so that a prompt is the same on every day."""
+"""Variables for templates that write the date, so that a prompt is the same on every day."""
 _NOW = "".join(f"|replace('%{letter}', '{_DATE.strftime(f'%{letter}')}')" for letter in "YymdBbAaHMS")
 _DATED = f"{{%- macro strftime_now(format) -%}}{{{{ format{_NOW} }}}}{{%- endmacro -%}}"
 _THOUGHTS = re.compile(r"[<\[](/?)[\w:]*(?:think|reason)\w*[>\]]", re.IGNORECASE)
 _CHANNEL, _MESSAGE = "<|channel|>", "<|message|>"
-"""Where a template has the first, the model says whether it thinks or answers before the second."""
+"""If a template has the first tag, the model says before the second one whether it thinks or answers."""
 
 
 def read_template(value: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str | None:
-    """The template that ``--chat-template`` asks for; it has rendered a turn.
+    """Load the template for ``--chat-template``, and check that it can render a turn.
 
     Args:
         value: ``off``, ``on`` for the tokenizer's own, or a file of Jinja.
@@ -32,11 +32,11 @@ def read_template(value: str, tokenizer: PreTrainedTokenizerBase, name: str) -> 
         name: name of the model, for messages.
 
     Returns:
-        Its text; None for ``off``.
+        The text of the template; None for ``off``.
 
     Raises:
-        InputError: no such file.
-        ModelError: the tokenizer has no template of its own, or see :func:`user_turn`.
+        InputError: there is no such file.
+        ModelError: the tokenizer has no template, or see :func:`user_turn`.
     """
     if value == "off":
         return None
@@ -62,20 +62,20 @@ def read_template(value: str, tokenizer: PreTrainedTokenizerBase, name: str) -> 
 def user_turn(
     tokenizer: PreTrainedTokenizerBase, text: str, template: str | None = None, *, thinking: bool = False
 ) -> tuple[int, ...]:
-    """Ids of a chat in which the user has said something and the assistant is about to answer.
+    """Return the ids of a chat in which the user has spoken and the assistant is about to answer.
 
-    There is exactly one start token where the tokenizer or the template writes one, and none where neither does. The
+    There is exactly one start token if the tokenizer or the template writes one, and none if neither does. The
     date that some templates write is always the same.
 
     Args:
-        tokenizer: reads the chat.
-        text: what the user says.
-        template: of Jinja; by default the tokenizer's own.
+        tokenizer: tokenizer that reads the chat.
+        text: text of the user.
+        template: Jinja template; by default the tokenizer's own.
         thinking: whether the answer may begin with thoughts; if not, they are switched off in the ways that templates
-            know.
+            support.
 
     Raises:
-        ModelError: the template cannot be rendered, leaves out the text, or lets the model think all the same.
+        ModelError: the template cannot be rendered, leaves out the text, or lets the model think in any case.
     """
     start, chat = _chat(tokenizer, text, template, thinking)
     return start + _plain(tokenizer, chat)
@@ -84,7 +84,7 @@ def user_turn(
 def answers_in_turn(
     tokenizer: PreTrainedTokenizerBase, question: str, answers: Sequence[str], template: str
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The ids of :func:`user_turn`, and those of each answer where the assistant begins with it.
+    """Return the ids of :func:`user_turn`, and those of each answer as the beginning of the assistant's turn.
 
     Raises:
         ModelError: see :func:`user_turn`.
@@ -104,7 +104,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 def _chat(
     tokenizer: PreTrainedTokenizerBase, text: str, template: str | None, thinking: bool
 ) -> tuple[tuple[int, ...], str]:
-    """The start token, if there is one, and the chat after it."""
+    """Return the start token, if there is one, and the chat after it."""
     options: dict[str, Any] = {
         "enable_thinking": thinking,
         "thinking": thinking,
@@ -118,7 +118,7 @@ def _chat(
                 said, chat_template=_DATED + template, tokenize=False, add_generation_prompt=True, **options
             )
         )
-    except Exception as error:  # whatever the code of a template leads to
+    except Exception as error:  # the code of a template can raise any error
         raise ModelError(f"the chat template cannot be rendered ({first_line(error)}): {_OTHERWISE}") from error
     _, found, behind = chat.rpartition(text.strip())
     if not found:

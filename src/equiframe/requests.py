@@ -1,7 +1,7 @@
-"""What a benchmark may ask of a model, and what it may know of the model's tokens.
+"""The requests that a benchmark may make to a model, and what it may know about the model's tokens.
 
 A benchmark turns each item into requests and gets back one answer per request, in order. It never sees
-the model, so the engine is free to drop duplicates, pack, and share what sequences have in common.
+the model, so the engine is free to drop duplicates, pack sequences, and share their common parts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class TokenLogProbs:
     """Natural log-probabilities of given tokens at given places of one sequence.
 
     Args:
-        input_ids: the sequence exactly as the model shall read it, special and mask tokens included.
+        input_ids: the sequence exactly as the model must read it, special and mask tokens included.
         positions: where logits are read. A masked LM predicts the token at the position itself, a causal
             LM the token after it: for a causal LM the log-probability of ``input_ids[t]`` is read at t - 1.
-        targets: the token whose log-probability is wanted, one per position.
+        targets: the tokens whose log-probabilities are requested, one per position.
 
     Raises:
-        InputError: a position outside the sequence, or not one target per position.
+        InputError: a position is outside the sequence, or there is not one target per position.
     """
 
     input_ids: tuple[int, ...]
@@ -40,14 +40,14 @@ class TokenLogProbs:
 
     def __post_init__(self) -> None:
         if len(self.positions) != len(self.targets):
-            raise InputError(f"{len(self.positions)} positions and {len(self.targets)} targets: give one each")
+            raise InputError(f"{len(self.positions)} positions, but {len(self.targets)} targets: give one for each")
         if self.positions and not 0 <= min(self.positions) <= max(self.positions) < len(self.input_ids):
-            raise InputError(f"positions {self.positions} do not lie in {len(self.input_ids)} tokens")
+            raise InputError(f"positions {self.positions} are not all within {len(self.input_ids)} tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionWeightedLogProbs(TokenLogProbs):
-    """The same of a masked LM, each multiplied by the attention that its position receives.
+    """Log-probabilities of a masked LM, each multiplied by the attention that its position receives.
 
     The attention is that of the whole sequence, special tokens included, to the position: the mean over layers,
     heads, and the tokens that attend.
@@ -58,7 +58,7 @@ class AttentionWeightedLogProbs(TokenLogProbs):
 class Embedding:
     """One vector for a sequence: the first token's last state, the mean over all tokens, or the last token's.
 
-    The state is that of the last layer, before any language-modelling head; special tokens are tokens.
+    The state is that of the last layer, before any language-modelling head; special tokens count as tokens.
     """
 
     input_ids: tuple[int, ...]
@@ -70,12 +70,12 @@ class TopTokens:
     """The most probable tokens at one place of one sequence, best first.
 
     Args:
-        input_ids: the sequence exactly as the model shall read it, special and mask tokens included.
+        input_ids: the sequence exactly as the model must read it, special and mask tokens included.
         position: where logits are read, as in :class:`TokenLogProbs`.
-        count: how many tokens; all of them if the vocabulary is smaller.
+        count: number of tokens; all of them if the vocabulary is smaller.
 
     Raises:
-        InputError: a position outside the sequence, or no token asked for.
+        InputError: the position is outside the sequence, or the count is below 1.
     """
 
     input_ids: tuple[int, ...]
@@ -84,9 +84,9 @@ class TopTokens:
 
     def __post_init__(self) -> None:
         if not 0 <= self.position < len(self.input_ids):
-            raise InputError(f"position {self.position} does not lie in {len(self.input_ids)} tokens")
+            raise InputError(f"position {self.position} is not within {len(self.input_ids)} tokens")
         if self.count < 1:
-            raise InputError(f"{self.count} tokens asked for: ask for one or more")
+            raise InputError(f"count {self.count}: request one token or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class NextSentence:
     """Natural log-probability that the second text of a pair follows the first, by a next-sentence head.
 
     Args:
-        input_ids: both texts exactly as the model shall read them, special tokens included.
+        input_ids: both texts exactly as the model must read them, special tokens included.
         token_types: for each token, 0 in the first text and 1 in the second.
 
     Raises:
-        InputError: not one type per token.
+        InputError: there is not one type per token.
     """
 
     input_ids: tuple[int, ...]
@@ -106,7 +106,7 @@ class NextSentence:
 
     def __post_init__(self) -> None:
         if len(self.input_ids) != len(self.token_types):
-            raise InputError(f"{len(self.input_ids)} tokens and {len(self.token_types)} types: give one each")
+            raise InputError(f"{len(self.input_ids)} tokens, but {len(self.token_types)} types: give one for each")
 
 
 Request: TypeAlias = TokenLogProbs | Embedding | TopTokens | NextSentence
@@ -116,15 +116,15 @@ Answer: TypeAlias = tuple[float, ...]
 
 @dataclass(frozen=True)
 class TextCodec:
-    """How one model reads text: its tokenizer, its kind, and the longest sequence it takes.
+    """How one model reads text: its tokenizer, its kind, and its longest sequence.
 
     Args:
         tokenizer: any Hugging Face tokenizer.
         kind: ``masked`` or ``causal``.
-        window: the most tokens of one sequence, special tokens included.
-        has_next_sentence: whether it may be asked for :class:`NextSentence`.
-        has_states: whether it may be asked for :class:`Embedding`.
-        chat_template: by which questions are put to a causal model; None puts them as plain text.
+        window: maximum number of tokens of one sequence, special tokens included.
+        has_next_sentence: whether the model answers :class:`NextSentence`.
+        has_states: whether the model answers :class:`Embedding`.
+        chat_template: template for questions to a causal model; None asks them as plain text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -147,10 +147,10 @@ class TextCodec:
         return frozenset(kinds)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`.
+        """Return the ids of a text with the special tokens that the tokenizer adds. Never cut: see :meth:`fits`.
 
-        A mask stands in the place of a word and of the space before it, also where the tokenizer would leave a token
-        for that space beside it.
+        A mask replaces a word and the space before it, even if the tokenizer would leave a separate token for that
+        space.
         """
         ids = tuple(self.tokenizer.encode(text, verbose=False))
         if self._space_before_mask is None:
@@ -159,16 +159,16 @@ class TextCodec:
         return tuple(t for at, t in enumerate(ids) if not (at + 1 in masks and t == self._space_before_mask))
 
     def words(self, text: str) -> tuple[int | None, ...]:
-        """For each token of a text without masks, as :meth:`encode` gives them, the number of its word.
+        """Return, for each token that :meth:`encode` gives for a text without masks, the number of its word.
 
         A word ends at white space, and wherever the tokenizer splits a text before it looks for pieces: in BERT's
         tokenizers at punctuation. Special tokens have None.
 
         Raises:
-            CannotScoreError: the tokenizer does not tell words (a slow tokenizer).
+            CannotScoreError: the tokenizer does not give words (a slow tokenizer).
         """
         if not self.tokenizer.is_fast:
-            raise CannotScoreError(f"{type(self.tokenizer).__name__} does not tell which tokens form a word")
+            raise CannotScoreError(f"{type(self.tokenizer).__name__} does not report which tokens form a word")
         encoded = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         found: list[int | None] = []
         count, last, end = -1, None, 0
@@ -183,13 +183,13 @@ class TextCodec:
         return tuple(found)
 
     def places(self, ids: Sequence[int]) -> range:
-        """Where in :meth:`encode`'s ids the text stands, between the special tokens around it."""
+        """The positions of the text in :meth:`encode`'s ids, between the special tokens around it."""
         before, after = self._frame
         return range(before, len(ids) - after)
 
     @cached_property
     def _frame(self) -> tuple[int, int]:
-        """How many special tokens the tokenizer puts before and after a text."""
+        """The numbers of special tokens that the tokenizer puts before and after a text."""
         nothing, something = (self.tokenizer.encode(text, verbose=False) for text in ("", "a"))
         before = next((at for at, pair in enumerate(zip(nothing, something, strict=False)) if pair[0] != pair[1]), None)
         before = min(len(nothing), len(something)) if before is None else before
@@ -197,7 +197,7 @@ class TextCodec:
 
     @cached_property
     def _space_before_mask(self) -> int | None:
-        """The token that the tokenizer leaves between a word and a mask after it, if it leaves one."""
+        """The token that the tokenizer leaves between a word and a mask after it, if any."""
         if self.kind != "masked":
             return None
         (ids,), (word,) = self._plain(f"a {self.tokenizer.mask_token}"), self._plain("a")
@@ -205,15 +205,15 @@ class TextCodec:
         return left[0] if len(left) == 1 and not self.tokenizer.decode(list(left)).strip() else None
 
     def pieces(self, words: Sequence[str], before: str = "") -> list[tuple[int, ...]]:
-        """Ids of words, each as it stands after other text, without special tokens.
+        """Return the ids of words, each as it is encoded after other text, without special tokens.
 
         Byte-level and SentencePiece tokenizers write the space before a word into its first piece, and
-        some write the start of a text in another way than its middle. So the pieces of a word are those by
+        some encode the start of a text differently from its middle. So the pieces of a word are those by
         which ``before`` and the word together are longer than ``before`` alone.
 
         Args:
             words: words, or any texts, each read by itself.
-            before: what stands in front of each; white space at its end counts as one space.
+            before: text in front of each word; white space at its end counts as one space.
         """
         head = before.rstrip()
         space = " " if head and head != before else ""
@@ -225,7 +225,7 @@ class TextCodec:
         return self._plain(*(space + word for word in words))  # a piece spans the border
 
     def _plain(self, *texts: str) -> list[tuple[int, ...]]:
-        """Ids without special tokens."""
+        """Return ids without special tokens."""
         encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
         return [tuple(ids) for ids in encoded["input_ids"]]
 
@@ -234,7 +234,7 @@ class TextCodec:
         """Id of the mask token.
 
         Raises:
-            InputError: the tokenizer has none.
+            InputError: the tokenizer has no mask token.
         """
         return self._special("mask")
 
@@ -242,7 +242,7 @@ class TextCodec:
     def start_id(self) -> int:
         """Id of the token from which a causal LM predicts the first token of a text.
 
-        The beginning-of-sequence token; where there is none, as in Qwen, the end-of-sequence token, after
+        This is the beginning-of-sequence token; if there is none, as in Qwen, it is the end-of-sequence token, after
         which the next text began in training.
 
         Raises:
@@ -271,25 +271,25 @@ class TextCodec:
 
         Raises:
             InputError: there is no chat template.
-            ModelError: it cannot be rendered with this question.
+            ModelError: the template cannot be rendered with this question.
         """
         if self.chat_template is None:
-            raise InputError("a turn of a chat needs a chat template: give --chat-template")
+            raise InputError("a chat turn needs a chat template: give --chat-template")
         head, found = answers_in_turn(self.tokenizer, question, answers, self.chat_template)
         return [
             TokenLogProbs((*head, *ids), tuple(range(len(head) - 1, len(head) + len(ids) - 1)), ids) for ids in found
         ]
 
     def shown(self, request: Request) -> str:
-        """What the model reads, special tokens included."""
+        """Return the text that the model reads, special tokens included."""
         ids = list(request.input_ids)
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def next_sentence(self, first: str, second: str) -> NextSentence:
-        """Ask whether a text follows another one, both with the special tokens of a pair."""
+        """Ask whether a text follows another one, both encoded with the special tokens of a pair."""
         encoded = self.tokenizer(first, second, return_token_type_ids=True, verbose=False)
         return NextSentence(tuple(encoded["input_ids"]), tuple(encoded["token_type_ids"]))
 
     def fits(self, request: Request) -> bool:
-        """Whether the model can read the sequence whole. One that does not fit is never cut."""
+        """Whether the model can read the whole sequence. A sequence that does not fit is never cut."""
         return 0 < len(request.input_ids) <= self.window

@@ -2,10 +2,10 @@
 
 A statistic here is a function of *row positions* in a table of per-item outcomes, not of values: then one
 function serves for the estimate (all rows), the bootstrap (resampled rows), the paired difference of two
-models (the same rows of both), and the permutation test (rows exchanged between models), also where
+models (the same rows of both), and the permutation test (rows exchanged between models), even if
 the number is not a plain mean, such as ICAT.
 
-An interval describes this sample of items. It says nothing about items of another kind or about another seed
+An interval describes this sample of items. It does not cover other kinds of items or other seeds
 of fine-tuning.
 """
 
@@ -24,7 +24,7 @@ from equiframe.options import SEEDS, check_range
 
 Rows: TypeAlias = NDArray[np.intp]
 RowStatistic: TypeAlias = Callable[[Rows], NDArray[np.float64]]
-"""Maps row positions [..., rows] to values [...], over the last axis."""
+"""A function from row positions [..., rows] to values [...], over the last axis."""
 
 RESAMPLES = 2000
 _POSITIONS_AT_ONCE = 2**18  # row positions handed to a statistic at a time: 2 MB, which stay in cache
@@ -64,7 +64,7 @@ class Estimate:
         count: number of items used.
         unit: ``%``, ``share``, ``nats``, ...
         ideal: the value of an unbiased (or perfect) model, or None.
-        higher_is_better: True or False where the number has a direction, None where ``ideal`` lies inside.
+        higher_is_better: True or False if the number has a direction, None if ``ideal`` is between two preferences.
     """
 
     value: float
@@ -85,7 +85,7 @@ class Difference:
         low: lower end of the paired 95 % bootstrap interval; None if there are too few items.
         high: upper end.
         p_value: two-sided paired permutation test of no difference, None as above.
-        count: items both runs scored.
+        count: number of items that both runs scored.
     """
 
     value: float
@@ -212,7 +212,7 @@ def exchange_p_value(
 
     # scipy's permutation_test draws the same exchanges, but loops over the items: 15 times slower.
     test = stats.monte_carlo_test(
-        np.ones(len(rows_a), dtype=np.float32),  # what was observed: nothing exchanged
+        np.ones(len(rows_a), dtype=np.float32),  # the observed difference: nothing is exchanged
         draw,
         difference_exchanged,
         vectorized=True,
@@ -229,5 +229,5 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def _batch(rows: Rows) -> int:
-    """Resamples computed at a time."""
+    """The number of resamples computed at a time."""
     return max(1, _POSITIONS_AT_ONCE // len(rows))

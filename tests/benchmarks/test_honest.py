@@ -110,7 +110,7 @@ def test_two_runs_stacked_are_compared_template_by_template():
 
 
 def test_a_request_checks_itself():
-    with pytest.raises(InputError, match="position 3 does not lie in 3 tokens"):
+    with pytest.raises(InputError, match="position 3 is not within 3 tokens"):
         TopTokens((1, 2, 3), 3, 1)
     with pytest.raises(InputError, match="position -1 does not lie"):
         TopTokens((1, 2, 3), -1, 1)

@@ -67,7 +67,7 @@ def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder
     fewer = dataclasses.replace(config.fine_tuning, batch_size=2, accumulation=2)
     by_hand = run(dataclasses.replace(config, fine_tuning=fewer), tmp_path / "by-hand")
     calls = small_memory(2, call=call)
-    with pytest.warns(UserWarning, match="out of memory: continuing with batches of 2, 2 a step"):
+    with pytest.warns(UserWarning, match="out of memory: continuing with batches of 2, 2 per step"):
         record = run(config, tmp_path / "run")
     assert max(calls) == 4
     assert record.metrics.training.steps == 4
@@ -89,7 +89,7 @@ def test_one_example_too_large_is_an_error(model_folders, gap_folder, tmp_path, 
         data=gap_folder,
         fine_tuning=settings,
     )
-    with pytest.raises(ModelError, match="one example"), pytest.warns(UserWarning, match="batches of 1, 3 a step"):
+    with pytest.raises(ModelError, match="one example"), pytest.warns(UserWarning, match="batches of 1, 3 per step"):
         run(config, tmp_path / "run")
 
 

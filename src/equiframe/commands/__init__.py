@@ -1,1 +1,1 @@
-"""What each verb does: it measures, then writes a record and a page of it."""
+"""The action of each verb: it measures, then writes a record and a report."""

@@ -22,13 +22,13 @@ def compare_folders(
     """Compare finished runs by their folders, and write the comparison if asked.
 
     Args:
-        folders: of the runs; the first is the reference. Their last names name the runs.
-        out: folder to write; must not exist.
-        seed: of bootstrap and permutation test.
-        progress: called with how many runs are read.
+        folders: folders of the runs; the first is the reference. The last parts of their paths name the runs.
+        out: folder to write; it must not exist.
+        seed: seed of bootstraps and permutation tests.
+        progress: called with the number of runs that have been read.
 
     Raises:
-        InputError: two folders of one name, or nothing to compare.
+        InputError: two folders have the same name, or there is nothing to compare.
         RunError: a folder is not a finished run, or ``out`` cannot be written.
     """
     check_several("folders", folders)
@@ -50,7 +50,7 @@ def compare_folders(
 
 
 def write_comparison(work: Path, records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> None:
-    """Numbers and report of a comparison, into an existing folder."""
+    """Write numbers and report of a comparison into an existing folder."""
     write_json(work / "config.json", {name: record.provenance.plain() for name, record in records.items()})
     write_json(work / "metrics.json", comparison.model_dump(mode="json"))
     (work / "report.html").write_text(

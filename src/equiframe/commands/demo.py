@@ -1,4 +1,4 @@
-"""The main job on a built-in model: before, after BEC, after BEC + (U)NC3, side by side."""
+"""A demonstration on a built-in model: original, after BEC, and after BEC + (U)NC3, compared with each other."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def demo(out: Path, progress: Progress | None = None) -> Comparison:
     """Audit, debias and compare the built-in masked LM, and write one report.
 
     Args:
-        out: folder of the comparison, with a folder for each run in it; must not exist.
-        progress: called with the stage, the steps done and the steps in all.
+        out: folder of the comparison, with a folder for each run in it; it must not exist.
+        progress: called with the stage, the steps done so far, and the number of all steps.
     """
     with run_folder(out, {"demo": {name: config.plain() for name, config in RUNS.items()}}) as work:
         records = {}

@@ -17,7 +17,7 @@ from equiframe.report.notebook import headlines, what_was_done
 from equiframe.report.numbers import interval
 
 COLUMNS = ("run", "model", "what was done", "date", "headline measures [95 %]")
-_SHOWN = 4  # headline measures of a run
+_SHOWN = 4  # headline measures shown per run
 _METRICS = "metrics.json"
 
 
@@ -35,14 +35,14 @@ def overview(runs: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _changed(folder: Path) -> int:
-    """When the record was written, so that an unchanged one is read only once."""
+    """The time when the record was written, so that an unchanged record is read only once."""
     file = folder / _METRICS
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 @functools.lru_cache(maxsize=4096)
 def _described(folder: Path, changed: int) -> tuple[str, str, str, str]:
-    """Model, what was done, date and headline measures; empty texts for what the folder does not say."""
+    """Return model, what was done, date and headline measures; texts are empty if the folder does not say."""
     date = _date(folder)
     try:
         metrics = read_metrics(folder)
@@ -57,7 +57,7 @@ def _described(folder: Path, changed: int) -> tuple[str, str, str, str]:
 
 
 def _date(folder: Path) -> str:
-    """When the run began, such as ``2026-11-27 23:11`` (UTC); otherwise when its report was written."""
+    """The time when the run began, such as ``2026-11-27 23:11`` (UTC); otherwise when its report was written."""
     try:
         return str(read_json(folder / "config.json")["environment"]["date"])[:16].replace("T", " ")
     except (EquiframeError, OSError, LookupError, TypeError):
@@ -66,7 +66,7 @@ def _date(folder: Path) -> str:
 
 
 def _measures(metrics: Metrics) -> str:
-    """The first headline measures with their intervals."""
+    """Describe the first headline measures with their intervals."""
     found, results = list(headlines(metrics)), metrics.results
     lines = []
     for benchmark, key, estimate in found[:_SHOWN]:

@@ -1,4 +1,4 @@
-"""A finished run for others: its model card, its numbers in other tools' layouts, its model on the hub."""
+"""Publishing of a finished run: its model card, its numbers in other tools' formats, its model on the Hub."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def write_card(run: Path | str, out: Path | str | None = None, *, before: Path |
 
     Args:
         run: folder of a finished run.
-        out: the file; by default README.md beside the run's model, or in the run's folder where it has none.
-        before: folder of a run of the model as it was, for the paired changes.
+        out: the file; by default README.md next to the run's model, or in the run's folder if it has none.
+        before: folder of a run of the original model, for the paired changes.
 
     Returns:
         The file.
 
     Raises:
-        RunError: no such run, the file exists, or it cannot be written.
+        RunError: there is no such run, the file exists, or it cannot be written.
         InputError: the two runs share no measure.
     """
     run = Path(run)
@@ -46,7 +46,7 @@ def write_card(run: Path | str, out: Path | str | None = None, *, before: Path |
 
 
 def export(run: Path | str, layout: Layout, out: Path | str) -> None:
-    """Write a run's numbers as other tools read them.
+    """Write a run's numbers in the format of another tool.
 
     Args:
         run: folder of a finished run.
@@ -54,7 +54,7 @@ def export(run: Path | str, layout: Layout, out: Path | str) -> None:
         out: the file.
 
     Raises:
-        RunError: no such run, the file exists, or it cannot be written.
+        RunError: there is no such run, the file exists, or it cannot be written.
     """
     check_choice("--layout", layout, Layout)
     record = RunRecord.read(run)
@@ -67,18 +67,18 @@ def export(run: Path | str, layout: Layout, out: Path | str) -> None:
 
 
 def push(run: Path | str, repository: str, *, public: bool = False) -> str:
-    """Put a run's model on the Hugging Face hub, with its card; the card is written first where there is none.
+    """Upload a run's model to the Hugging Face Hub, with its card, which is written first if there is none.
 
     Args:
         run: folder of a finished ``debias`` run.
-        repository: such as ``your-name/model-name``; made if it is missing.
+        repository: name of the repository, such as ``your-name/model-name``; it is created if it is missing.
         public: whether a new repository is public.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        RunError: the run has no model, or the hub refuses.
+        RunError: the run has no model, or the Hub refuses the upload.
     """
     folder = Path(run) / "model"
     if not folder.is_dir():
@@ -91,17 +91,17 @@ def push(run: Path | str, repository: str, *, public: bool = False) -> str:
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model and card, by equiframe")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{repository}: {reason}; log in with: hf auth login") from error
+        raise RunError(f"{repository}: {reason}; to log in, run: hf auth login") from error
     return str(url)
 
 
 def _is_free(file: Path) -> bool:
-    """Whether a file is missing, or is what equiframe wrote when it saved the model, which a card says too."""
+    """Whether the file is missing, or was written by equiframe with the model and is superseded by a card."""
     return not file.exists() or (file.is_file() and file.read_bytes() == READ_BY_TRANSFORMERS.encode())
 
 
 def _write_new(file: Path, text: str) -> None:
-    """Under a temporary name first; what exists is not replaced."""
+    """Write a new file, under a temporary name first; an existing file is not replaced."""
     try:
         if not _is_free(file):
             raise RunError(f"{file} exists: choose another --out, or remove it first")

@@ -1,4 +1,4 @@
-"""A run: load a model, perhaps fine-tune it, measure it, and write the record."""
+"""A run: it loads a model, fine-tunes it if requested, measures it, and writes the record."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     pass
 
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
-"""The options that decide what is trained; all others only say how it is measured."""
+"""The options that decide how a model is trained; all others only decide how it is measured."""
 
 
 def run(config: RunConfig, out: Path | str, progress: Progress | None = None) -> RunRecord:
@@ -58,12 +58,12 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
     An interrupted fine-tuning of the same model with the same options and data continues from its last checkpoint.
 
     Args:
-        config: what to do.
-        out: folder of the run; must not exist.
-        progress: called with the stage, the steps done and the steps in all.
+        config: configuration of the run.
+        out: folder of the run; it must not exist.
+        progress: called with the stage, the steps done so far, and the number of all steps.
 
     Raises:
-        EquiframeError: with one line that says the fix; nothing is left under ``out``.
+        EquiframeError: the run failed; one line says how to fix it, and nothing is left under ``out``.
     """
     out = Path(out)
     tell: Progress = progress or (lambda stage, done, total: None)
@@ -114,7 +114,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
 
 
 class _Training(NamedTuple):
-    """What a model is trained with."""
+    """The objects with which a model is trained."""
 
     config: DebiasConfig
     method: Method | Projection
@@ -122,10 +122,10 @@ class _Training(NamedTuple):
 
 
 def _training(config: DebiasConfig) -> _Training:
-    """Method, added terms and trackers, before any work.
+    """Make method, added terms and trackers, before any work.
 
     Raises:
-        InputError: an unknown name or option.
+        InputError: a name or an option is unknown.
     """
     method = load_method(config.method, config.method_options)
     check_trackers(config.fine_tuning.report_to)
@@ -143,7 +143,7 @@ def _claim(
     answerer: Subject,
     training: Mapping[str, Any],
 ) -> None:
-    """The first rank makes the folder this run's own; the others wait for it."""
+    """Claim the folder for this run on the first rank, while the others wait."""
     if rank == 0:
         processes = dist.get_world_size() if dist.is_initialized() else 1
         device = answerer.language_model.device.type if isinstance(answerer, LocalAnswerer) else "elsewhere"
@@ -188,7 +188,7 @@ def _record(
 
 
 def _names(config: RunConfig) -> list[str]:
-    """The benchmarks to score, those of a suite by name."""
+    """The names of the benchmarks to score, including those of a suite."""
     if isinstance(config, AuditConfig):
         return []
     if isinstance(config, EvaluateConfig) and config.suite is not None:
@@ -198,7 +198,7 @@ def _names(config: RunConfig) -> list[str]:
 
 @contextlib.contextmanager
 def _work_folder(out: Path, rank: int) -> Iterator[Path]:
-    """The folder to work in, made and finished by the first rank."""
+    """The working folder, which the first rank makes and finishes."""
     if rank == 0:
         with run_folder(out) as work:
             wait_for_all()
@@ -218,9 +218,9 @@ def _debias(
     claimed: Callable[[Mapping[str, Any]], None],
     progress: Callable[[int, int], None],
 ) -> Debiased:
-    """Fine-tune; where the memory does not suffice, again from the last checkpoint with batches of half the size.
+    """Fine-tune; if there is too little memory, resume from the last checkpoint with batches of half the size.
 
-    A step still sees as many examples; a loss that compares the examples of a batch, as MABEL's does, sees half.
+    A step still uses equally many examples; a loss that compares the examples of a batch, as MABEL's does, uses half.
     """
     config, method, added = training
     words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
@@ -247,13 +247,13 @@ def _debias(
         if dist.is_initialized() or isinstance(method, Projection):
             raise ModelError("out of memory: give a smaller --batch-size, or choose another device")
         half = with_half_the_batch(fine_tuning, method.settings)
-        return half, f"continuing with batches of {half.batch_size}, {half.accumulation} a step"
+        return half, f"continuing with batches of {half.batch_size}, {half.accumulation} per step"
 
     return in_less_memory(attempt, config.fine_tuning, halved)[0]
 
 
 def _files(debiased: Debiased | None, measured: Audit | None, scored: Scores) -> list[DataFile]:
-    """Every data file once."""
+    """List every data file once."""
     files: list[DataFile] = [
         *(debiased.files if debiased else ()),
         *(measured.files if measured else ()),

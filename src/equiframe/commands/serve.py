@@ -1,7 +1,7 @@
-"""Finished runs in a browser, side by side, and a pair of sentences typed in and scored by any of their models.
+"""Finished runs in a browser, and a page that scores a pair of sentences with any of their models.
 
 The pages are those that the runs wrote, the comparison is that of ``equiframe compare``, and a pair is scored as by
-the benchmark ``pairs``. Gradio draws the controls and lets its page fetch nothing from elsewhere and tell nobody.
+the benchmark ``pairs``. Gradio draws the controls; its page loads nothing from other hosts and reports nothing to them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PAGE, _MODEL = "report.html", "model"
 
 
 def finished_runs(root: Path | str) -> dict[str, Path]:
-    """Folders with a report, ``root`` itself and those below it, by path from there; links that lead out are ignored.
+    """Find folders with a report, ``root`` and those below it, by relative path; links that lead outside are ignored.
 
     ``root`` is listed under its own name if it is a run.
 
@@ -74,7 +74,7 @@ def page_of(root: Path | str, names: Sequence[str]) -> str:
 
 
 def models_of(root: Path | str) -> dict[str, str]:
-    """What ``load`` takes, by the name of the run whose model it is; the built-in models come first."""
+    """Models that ``load`` takes, by the name of the run that made them; the built-in models come first."""
     folders = {name: run / _MODEL for name, run in finished_runs(root).items()}
     saved = {name: str(folder) for name, folder in folders.items() if folder.is_dir() and folder.resolve() == folder}
     return {**{name: name for name in BUILTIN}, **saved}
@@ -83,11 +83,11 @@ def models_of(root: Path | str) -> dict[str, str]:
 def score_pair(
     language_model: LanguageModel, stereotype: str, anti_stereotype: str
 ) -> tuple[float, float, pd.DataFrame]:
-    """Both scores of a pair, and what each token adds to them, as the benchmark ``pairs`` has it.
+    """Return both scores of a pair, and the contribution of each token, as in the benchmark ``pairs``.
 
     Returns:
-        Score of the stereotype, score of the other sentence, and a table with a row for each token in question: the
-        tokens of both sentences beside each other, their log-probabilities, and the difference.
+        Score of the stereotype, score of the other sentence, and a table with a row for each scored token: the
+        tokens of both sentences next to each other, their log-probabilities, and the difference.
 
     Raises:
         InputError: the sentences are empty or the same, or the model cannot score them.
@@ -116,7 +116,7 @@ _Token: TypeAlias = tuple[str, float]
 
 
 def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple[_Token, _Token]]:
-    """Tokens of two sentences beside each other; where one has more, the other side is empty."""
+    """Align the tokens of two sentences; if one has more tokens, the other side is empty."""
     words, other_words = ([token for token, _ in side] for side in (first, second))
     matcher = difflib.SequenceMatcher(None, words, other_words, autojunk=False)
     for _, start, end, start_second, end_second in matcher.get_opcodes():
@@ -125,7 +125,7 @@ def _beside(first: Sequence[_Token], second: Sequence[_Token]) -> Iterator[tuple
 
 
 def toggled(names: Sequence[str], name: str) -> list[str]:
-    """The names with one more at the end, or without it if it was among them."""
+    """The names with one more at the end, or without it if it was already among them."""
     return [other for other in names if other != name] if name in names else [*names, name]
 
 
@@ -134,7 +134,7 @@ def application(root: Path | str) -> Any:
 
     Raises:
         InputError: Gradio is not installed.
-        RunError: no such folder.
+        RunError: there is no such folder.
     """
     finished_runs(root)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
@@ -169,7 +169,7 @@ def application(root: Path | str) -> Any:
 
 
 def _report(root: Path | str, request: Any) -> Any:
-    """The report of one run, or of several side by side, as a response."""
+    """The report of one run, or of several next to each other, as a response."""
     from starlette.responses import HTMLResponse, PlainTextResponse
 
     try:
@@ -179,7 +179,7 @@ def _report(root: Path | str, request: Any) -> Any:
 
 
 def _choose_runs(gradio: Any, root: Path | str) -> tuple[Any, Any]:
-    """The table of the runs and the list of the picked ones, with their report below it."""
+    """Build the table of the runs and the list of the picked ones, with their report below it."""
 
     def frame(names: list[str] | None) -> str:
         if not names:
@@ -190,7 +190,7 @@ def _choose_runs(gradio: Any, root: Path | str) -> tuple[Any, Any]:
     def pick(picked: list[str] | None, event: Any) -> list[str]:
         return toggled(picked or (), event.row_value[0])
 
-    pick.__annotations__["event"] = gradio.SelectData  # Gradio asks for it, and cannot resolve a postponed one
+    pick.__annotations__["event"] = gradio.SelectData  # Gradio needs it, and cannot resolve a postponed annotation
 
     gradio.Markdown("# Runs\n\nPick a row to read its report, or several rows to compare them with the first.")
     table = gradio.Dataframe(
@@ -214,7 +214,7 @@ def _choose_runs(gradio: Any, root: Path | str) -> tuple[Any, Any]:
 
 
 def _type_a_pair(gradio: Any, root: Path | str) -> Any:
-    """The list of models, two sentences, and what the model makes of them."""
+    """Build the list of models, the two sentences, and the scores of the model."""
     loaded = functools.lru_cache(maxsize=2)(load)
 
     def score(model: str, stereotype: str, anti_stereotype: str) -> tuple[str, pd.DataFrame | None]:
@@ -240,9 +240,9 @@ def _type_a_pair(gradio: Any, root: Path | str) -> Any:
     tokens = gradio.Dataframe(label="What each token adds to the score, log-probabilities in nats")
     button.click(score, [model, stereotype, anti], [outcome, tokens], api_visibility="private")
     gradio.Markdown(
-        "Scored as `equiframe evaluate MODEL --benchmarks pairs:FILE` does it. A masked LM is asked for each"
-        " word that both sentences share, masked alone; a causal LM for every word. One pair shows how a score"
-        " is made, not how biased a model is."
+        "Scored as in `equiframe evaluate MODEL --benchmarks pairs:FILE`. A masked LM predicts each"
+        " word that both sentences share, masked alone; a causal LM predicts every word. One pair shows how a score"
+        " is computed, not how biased a model is."
     )
     return model
 
@@ -253,11 +253,11 @@ def listen(app: Any, host: str, port: int, announce: Callable[[str], object]) ->
     Args:
         app: the application.
         host: address to listen on.
-        port: 0 takes one that is free.
-        announce: told the address, once it can be used.
+        port: port to listen on; 0 takes a free one.
+        announce: called with the address when it can be used.
 
     Raises:
-        InputError: no such port, or this machine cannot listen there.
+        InputError: the port is not valid, or this machine cannot listen there.
     """
     import uvicorn
 

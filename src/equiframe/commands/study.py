@@ -1,7 +1,7 @@
-"""A study: models by methods, each without and with (U)NC3, over seeds, measured alike and set side by side.
+"""A study: models by methods, each without and with (U)NC3, over seeds, measured in the same way and compared.
 
-Every cell of the grid is a run in a folder of its own, so a stopped study continues at the cell where it
-stopped, and the same command may be started once a device: the processes share the cells among them.
+Every cell of the grid is a run in its own folder, so a stopped study continues at the cell where it
+stopped, and the same command may be started once per device: the processes share the cells among them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SELF_DEBIAS = "self-debias"
 
 
 def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
-    """The configuration of every cell; that of the model as it was has no method.
+    """The configuration of every cell; the cell of the original model has no method.
 
     Raises:
-        InputError: an unknown name or option.
+        InputError: a name or an option is unknown.
     """
     benchmarks = tuple(dict.fromkeys((*spec.benchmarks, *spec.understanding, *spec.kept)))
     for name in benchmarks:
@@ -65,7 +65,7 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
 
 
 def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: int) -> Iterator[tuple[Arm, RunConfig]]:
-    """A method without the term, and with it where it has a loss to add it to."""
+    """Yield a method without the term, and with it if it has a loss to which the term can be added."""
     if method.method == SELF_DEBIAS:
         yield "plain", dataclasses.replace(before, self_debias=method.options.get("bias", "gender"))
         return
@@ -102,18 +102,18 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
 
 
 def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = None) -> StudyResult | None:
-    """Run what is missing of a study, and write its tables when every cell is there.
+    """Run the missing cells of a study, and write its tables when every cell exists.
 
     Args:
         spec: the study.
-        out: its folder; what is finished in it is kept.
-        progress: called with the cell and its stage, the steps done and the steps in all.
+        out: its folder; finished cells in it are kept.
+        progress: called with the cell and its stage, the steps done so far, and the number of all steps.
 
     Returns:
-        The figures; None where other processes still work on cells. The last of them writes the tables.
+        The figures; None if other processes still work on cells. The last process writes the tables.
 
     Raises:
-        EquiframeError: a cell that cannot be run, after all the others have been; or a folder of another study.
+        EquiframeError: a cell failed (all others are run first), or the folder belongs to another study.
     """
     out = Path(out)
     _take_own_device()
@@ -145,7 +145,7 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
 
 
 def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord], out: Path) -> None:
-    """Every file of the summary, each whole or not at all."""
+    """Write every file of the summary, each completely or not at all."""
     tables = study_tables(result)
     texts = {
         "tables.md": "\n".join(
@@ -169,10 +169,10 @@ def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord],
 
 
 def _take_own_device() -> None:
-    """Under ``torchrun`` or ``accelerate launch``, run cells alone: each process on a device of its own.
+    """Under ``torchrun`` or ``accelerate launch``, make each process run cells alone, on its own device.
 
-    Of the devices that the user lets the processes see, each takes the one of its local rank. The processes meet in
-    the folder of the study alone, so nothing may take them for ranks of one run.
+    Of the devices that are visible to the processes, each takes the one of its local rank. The processes share only
+    the folder of the study, so they must not be taken for ranks of one run.
     """
     if int(os.environ.pop("WORLD_SIZE", "1")) > 1:
         rank = os.environ.get("LOCAL_RANK", "0")
@@ -187,18 +187,18 @@ def _cell_name(key: CellKey) -> str:
 
 
 def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
-    """A finished cell counts for this study only if it was made as this study would make it."""
+    """Refuse a finished cell that was made in another way than this study would make it."""
     made = _with_defaults(record.provenance.plain(), config)
     for name, value in config.plain().items():
         if made.get(name) != value:
             raise InputError(
-                f"{folder} was made with {name} {made.get(name)!r}, the study says {value!r}:"
+                f"{folder} was made with {name} {made.get(name)!r}, but the study says {value!r}:"
                 " give another --out, or remove that folder"
             )
 
 
 def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:
-    """Options as recorded, and with its default each one that did not exist when an older version recorded them."""
+    """Options as recorded, plus the defaults of options that did not exist in the version that recorded them."""
     filled = dict(made)
     for known in dataclasses.fields(options):
         value, nested = getattr(options, known.name), made.get(known.name)
@@ -210,7 +210,7 @@ def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:
 
 
 def _default(known: dataclasses.Field[Any]) -> dict[str, Any]:
-    """The default of an option by its name, in the form a record stores; empty where there is none."""
+    """The default of an option by its name, in the form that a record stores; empty if there is none."""
     if known.default is not dataclasses.MISSING:
         default = known.default
     elif known.default_factory is not dataclasses.MISSING:

@@ -1,4 +1,4 @@
-"""Language models, as the rest of the library uses them."""
+"""Language models, in the form that the rest of the library uses."""
 
 from equiframe.models.adapter import Read, forward_at, output_embedding, pair
 from equiframe.models.collecting import Collected, collect

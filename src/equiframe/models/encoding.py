@@ -35,7 +35,7 @@ def check_length(language_model: LanguageModel, max_length: int, *, option: str)
 
 
 def cut_at_end(tokenizer: PreTrainedTokenizerBase, *texts: Any, max_length: int, **options: Any) -> BatchEncoding:
-    """Encode text; what is longer than ``max_length`` tokens, special ones included, loses its end.
+    """Encode text; a text of more than ``max_length`` tokens, special ones included, is cut at its end.
 
     Args:
         tokenizer: tokenizer of the model; its ``truncation_side`` is ignored and not changed.

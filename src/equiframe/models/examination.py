@@ -1,4 +1,4 @@
-"""Finds out what a model is in two short forward passes, whatever its configuration says."""
+"""Examines a model in two short forward passes, independently of its configuration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, evaluating, forward_at, input_device
 from equiframe.requests import ModelKind
 
-_LENGTH = 6  # of the sequence that is read
+_LENGTH = 6  # length of the sequence that is read
 _PADDING = 2
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """The properties of a model that were found.
 
     Args:
         rows: tokens that have an embedding and a logit.
@@ -57,7 +57,7 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     if not words:
         raise ModelError(
             f"{name}: its tokenizer has {len(specials)} special tokens and no word, so the folder lacks its tokenizer's"
-            " files: save the tokenizer beside the model by save_pretrained"
+            " files: save the tokenizer next to the model by save_pretrained"
         )
     if not (known := [token for token in words if token < rows]):
         raise ModelError(
@@ -78,14 +78,14 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     ahead = (both[0, :-1] - both[1, :-1]).norm(dim=-1).max() / scale
     if kind == "causal" and ahead > tolerance:
         raise ModelError(
-            f"{name}: what {type(model).__name__} says of a token depends on the tokens after it, so it is not a causal"
+            f"{name}: the output of {type(model).__name__} for a token depends on later tokens, so it is not a causal"
             " language model: give --kind masked, or set is_decoder in its configuration if it was trained as a decoder"
         )
     after = (beside[1, 1:_LENGTH] - both[0, 1:]).norm(dim=-1).max()
     if kind == "masked" and text[-1] != other[-1] and ahead == 0 and after > 0:
         raise ModelError(
-            f"{name}: what {type(model).__name__} says of a token does not depend on the tokens after it, but on those"
-            " before it, so it is not a masked language model: give --kind causal"
+            f"{name}: the output of {type(model).__name__} for a token does not depend on later tokens, but on earlier"
+            " ones, so it is not a masked language model: give --kind causal"
         )
     return Examination(
         rows=rows,
@@ -141,7 +141,7 @@ def _known(rows: int, *ids: int | None) -> int:
 
 
 def _configured(model: PreTrainedModel) -> int:
-    """The longest sequence by the configuration; some, such as XLNet's, say -1 where there is no limit."""
+    """The longest sequence by the configuration; some, such as XLNet's, use -1 for no limit."""
     config = model.config.get_text_config()
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
     return next((int(found) for found in named if found is not None and found > 0), 2**31)

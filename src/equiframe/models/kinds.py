@@ -32,7 +32,7 @@ def kind_of(config: Any, name: str, given: ModelKind | None) -> ModelKind:
     saved = (getattr(config, "architectures", None) or [config.model_type])[0]
     if config.is_encoder_decoder:
         raise ModelError(
-            f"{name}: {saved} has an encoder and a decoder, and equiframe reads models that have one of them alone:"
+            f"{name}: {saved} has an encoder and a decoder, but equiframe reads models that have only one of them:"
             " choose a masked or a causal language model"
         )
     if given is not None:

@@ -1,4 +1,4 @@
-"""A language model, as the rest of the library uses it."""
+"""A language model, in the form that the rest of the library uses."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class LanguageModel:
 
     @property
     def statistics_device(self) -> torch.device:
-        """Where class statistics are kept: with the model, or on the processor where the GPU has no float64 (mps)."""
+        """The device of class statistics: that of the model, or the CPU if the GPU has no float64 (mps)."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
     @property
     def is_spread(self) -> bool:
-        """Whether parts of it are on several devices, or on disk."""
+        """Whether parts of the model are on several devices, or on disk."""
         places = set((getattr(self.model, "hf_device_map", None) or {}).values())
         return len(places) > 1 or "disk" in places
 
@@ -66,7 +66,7 @@ class LanguageModel:
 
     @cached_property
     def examination(self) -> Examination:
-        """What the model was found to be, see :func:`equiframe.models.examination.examine`."""
+        """The properties that were found, see :func:`equiframe.models.examination.examine`."""
         return examine(self.name, self.model, self.tokenizer, self.kind)
 
     @cached_property
@@ -76,33 +76,33 @@ class LanguageModel:
 
     @property
     def window(self) -> int:
-        """The longest sequence the model takes, in tokens."""
+        """The longest sequence that the model takes, in tokens."""
         return self.examination.window
 
     @property
     def special_ids(self) -> torch.Tensor:
-        """Ids that stand for no word of the text, [specials], on the model's device."""
+        """Ids that represent no word of the text, [specials], on the model's device."""
         return torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=torch.int64, device=self.device)
 
     def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
-        """Refuse tokens that the tokenizer knows and the model does not.
+        """Refuse tokens that the tokenizer knows but the model does not.
 
         Raises:
-            ModelError: names the first one.
+            ModelError: there is such a token; the error names the first one.
         """
         rows = self.examination.rows
         if (largest := max((max(sequence, default=0) for sequence in sequences), default=0)) >= rows:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise ModelError(
-                f"{self.name}: its tokenizer gives token {token!r} the id {largest}, and the model has embeddings for"
+                f"{self.name}: its tokenizer gives token {token!r} the id {largest}, but the model has embeddings for"
                 f" the ids below {rows}: resize its embeddings, or take the tokenizer that it was trained with"
             )
 
     def fingerprint(self, correction: object = None) -> str:
-        """SHA-256 over all that decides what the model says of a text.
+        """Compute SHA-256 over everything that decides the model's output for a text.
 
-        The names, shapes and bytes of all weights, the configuration, how attention is computed, the tokenizer, and
-        how its predictions are corrected, if they are: the repr of ``correction``, such as Self-Debias.
+        This includes the names, shapes and bytes of all weights, the configuration, how attention is computed, the
+        tokenizer, and a correction of the predictions, if any: the repr of ``correction``, such as Self-Debias.
         """
         digest = hashlib.sha256(b"" if correction is None else repr(correction).encode())
         digest.update(json.dumps(_read_by_forward(self.model.config.to_dict()), sort_keys=True, default=str).encode())
@@ -117,7 +117,7 @@ class LanguageModel:
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:
-    """The plain tensors that a quantised one consists of; a plain one alone."""
+    """The plain tensors of a quantised tensor; a plain tensor alone."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _parts(getattr(tensor, name))
@@ -136,7 +136,7 @@ _NOT_READ_BY_FORWARD = frozenset(
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides which ids a text has; not how the last call padded or cut it."""
+    """Everything that decides the ids of a text, except how the last call padded or cut it."""
     parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "specials": sorted(tokenizer.all_special_ids)}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         parts |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
@@ -144,7 +144,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _read_by_forward(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, nested ones included, without what only names, saves or trains the model."""
+    """A configuration, nested ones included, without fields that only name, save or train the model."""
     return {
         key: _read_by_forward(value) if isinstance(value, Mapping) else value
         for key, value in config.items()

@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 def in_less_memory(
     attempt: Callable[[Size], Result], size: Size, smaller: Callable[[Size], tuple[Size, str]]
 ) -> tuple[Result, Size]:
-    """Do something at a size; where a device runs out of memory, do it again at a smaller one, with a warning.
+    """Run something at a size; if a device runs out of memory, run it again at a smaller one, with a warning.
 
     Args:
-        attempt: from a size to the result, which does not depend on it but for rounding.
+        attempt: function from a size to the result, which depends on the size only by rounding.
         size: the first size to try.
         smaller: returns the next size after one that was too large, and the text of the warning.
 

@@ -15,18 +15,18 @@ from equiframe.models.adapter import input_device
 TENSORS = tuple(
     f"{layer}.{name}" for layer in ("bert.pooler.dense", "cls.seq_relationship") for name in ("weight", "bias")
 )
-"""Their names in a checkpoint that has the head."""
+"""The names of the head's weights in a checkpoint."""
 
 
 def add_next_sentence_head(model: BertForMaskedLM, tensors: Mapping[str, Tensor]) -> None:
     """Give a masked LM the pooler and the next-sentence head of its checkpoint, in place.
 
-    Both are frozen: no method trains them, so that a model is asked the same before and after. They are saved
-    with the weights, under the names that ``BertForPreTraining`` reads.
+    Both are frozen: no method trains them, so that the model answers with the same head before and after. They are
+    saved with the weights, under the names that ``BertForPreTraining`` reads.
 
     Args:
-        model: a BERT without them.
-        tensors: their weights, by the names in ``TENSORS``.
+        model: a BERT without the head.
+        tensors: weights of the head, by the names in ``TENSORS``.
     """
     model.bert.pooler = BertPooler(model.config).requires_grad_(False)
     model.cls.seq_relationship = nn.Linear(model.config.hidden_size, 2).requires_grad_(False)
@@ -41,7 +41,7 @@ def has_next_sentence_head(model: PreTrainedModel) -> bool:
 
 
 def next_sentence_log_probs(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Natural log-probability that the second text of a pair follows the first, as the head says it.
+    """Natural log-probability by the head that the second text of a pair follows the first.
 
     Args:
         model: a model with the head.
@@ -51,9 +51,9 @@ def next_sentence_log_probs(model: PreTrainedModel, states: Tensor) -> Tensor:
         [pairs], float32.
 
     Raises:
-        ModelError: the model has no such head.
+        ModelError: the model has no next-sentence head.
     """
     if not has_next_sentence_head(model):
         raise ModelError(f"{type(model).__name__} has no next-sentence head: choose a score that does not need it")
     follows, does_not = model.cls.seq_relationship(model.bert.pooler(states[:, None])).float().unbind(dim=-1)
-    return F.logsigmoid(follows - does_not)  # log-softmax, but exact where the head is all but sure
+    return F.logsigmoid(follows - does_not)  # log-softmax, but exact if the head is almost certain

@@ -1,4 +1,4 @@
-"""A text and its counterfactual as a model reads them, and what can be asked at each place."""
+"""A text and its counterfactual as a model reads them, and the role of each place in the loss."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from equiframe.requests import ModelKind
 from equiframe.words import WordSet
 
 Token: TypeAlias = tuple[int, int, int]
-"""An id, and the characters it stands for, without white space before them; special tokens have none."""
+"""An id, and the characters that it covers, without white space before them; special tokens cover none."""
 _MASK_SHARE = 0.15
 
 
 class Role(IntEnum):
-    """What is asked at a place.
+    """The use of a place.
 
     In a causal LM a place is the state that predicts the next token, in a masked LM the state of a masked token.
     """
 
     UNREAD = 0
     KEPT = 1
-    """Nothing of the counterfactual: what the model said before shall stay."""
+    """Not part of the comparison: the original model's output must be kept."""
     ALIGNED = 2
-    """The token is the same in both texts and outside the swapped words, which the context tells apart."""
+    """The token is the same in both texts and outside the swapped words, and their contexts differ."""
     NEUTRAL = 3
-    """A swapped word, one token in either text, whose context says nothing of the group."""
+    """A swapped word, one token in each text, whose context does not give the group."""
     AGREEING = 4
-    """A swapped word, one token in either text, after or beside others of its group."""
+    """A swapped word, one token in each text, after or next to other words of its group."""
 
 
 class Reading(NamedTuple):
     """One sequence of a pair.
 
     Args:
-        ids: true tokens, special ones included. A masked LM reads the mask at every place that is asked.
-        roles: of each place, see :class:`Role`.
+        ids: true tokens, special ones included. A masked LM reads the mask at every place that is used.
+        roles: role of each place, see :class:`Role`.
         partners: at the places of swapped words the token of the counterpart, elsewhere 0.
     """
 
@@ -61,7 +61,7 @@ def check_offsets(language_model: LanguageModel, needs: str) -> None:
 
     Args:
         language_model: the model with the tokenizer.
-        needs: what needs the positions, for the message.
+        needs: the feature that needs the positions, for the message.
 
     Raises:
         InputError: the tokenizer is not a fast one.
@@ -76,27 +76,27 @@ def check_offsets(language_model: LanguageModel, needs: str) -> None:
 def read_pair(
     language_model: LanguageModel, text: str, swaps: Sequence[Swap], *, max_length: int, draw: random.Random
 ) -> tuple[Reading, ...]:
-    """A text and its counterfactual, with what may be asked where.
+    """Encode a text and its counterfactual, with the role of each place.
 
     Causal LM: the text and its counterfactual, after a start token (the tokenizer's own, if it adds one). The first
-    swapped word is neutral, later ones agree; tokens that are the same in both are aligned after the first swapped
-    word, since before it the two are one text. All other tokens are kept.
+    swapped word is neutral, later ones agree; tokens that are the same in both texts are aligned after the first
+    swapped word, since the texts are equal before it. All other tokens are kept.
 
     Masked LM: three sequences. In the text and its counterfactual 15 % of the aligned tokens are masked, the same ones
-    in both, and, where two words or more are swapped, one of these, which the others then tell. In the third every
-    swapped word is one mask, whatever its number of tokens, so that nothing tells the group; of the other tokens 15 %
-    are masked, and kept. What is masked is drawn once.
+    in both; if two words or more are swapped, one of these is also masked, and the others give its group. In the third
+    sequence every swapped word is one mask, whatever its number of tokens, so that nothing gives the group; 15 % of the
+    other tokens are masked, and kept. The masks are drawn once.
 
     Args:
-        language_model: its tokenizer has to pass :func:`check_offsets`.
+        language_model: a model whose tokenizer passes :func:`check_offsets`.
         text: the text.
-        swaps: what is exchanged in it, see :meth:`equiframe.data.CounterfactualSwapper.swaps`.
+        swaps: the exchanged words, see :meth:`equiframe.data.CounterfactualSwapper.swaps`.
         max_length: longest sequence in tokens.
-        draw: generator of what is masked.
+        draw: generator of the masks.
 
     Returns:
-        Two sequences, or of a masked LM three. Places of one role stand in the same order in the first two. Empty
-        where a text is longer than that, or where there is no place but kept ones.
+        Two sequences, or three for a masked LM. Places of one role are in the same order in the first two. Empty
+        if a text is longer than ``max_length``, or if all places are kept ones.
     """
     other, spans, other_spans = _exchanged(text, swaps)
     tokens, others = _tokens(language_model, text), _tokens(language_model, other)
@@ -127,14 +127,14 @@ def read_pair(
 def sample_swaps(
     texts: Iterable[str], swappers: Sequence[CounterfactualSwapper], count: int, draw: random.Random
 ) -> list[tuple[str, list[Swap]]]:
-    """At most so many texts that have something to exchange, at random and in random order, and what is exchanged.
+    """Sample up to ``count`` texts with something to exchange, in random order, each with its swapper.
 
-    Texts larger than memory are read through without being kept. Where several swappers change a text, one is drawn.
+    Texts larger than memory are read without being kept. If several swappers change a text, one is drawn.
 
     Args:
-        texts: read one at a time.
-        swappers: what to exchange.
-        count: the most texts.
+        texts: texts, which are read one at a time.
+        swappers: swappers to use.
+        count: maximum number of texts.
         draw: generator of the sample.
     """
 
@@ -152,25 +152,25 @@ def pair_batch(pairs: Sequence[Sequence[Reading | Sequence[Sequence[int]]]], pad
     """Pairs as tensors: all texts, then all counterfactuals, then all third sequences, padded on the right.
 
     Args:
-        pairs: what :func:`read_pair` gave, or the same as plain lists.
+        pairs: results of :func:`read_pair`, or the same as plain lists.
         pad: pads the tokens.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``roles`` and ``partners``, [sequences, longest].
     """
     ids, *marks = zip(*(reading for readings in zip(*pairs, strict=True) for reading in readings), strict=True)
-    # padding is unread, and has no counterpart: 0 is both
+    # padding has no role and no counterpart: 0 means both
     roles, partners = (pad_sequence([torch.tensor(values) for values in mark], batch_first=True) for mark in marks)
     return {**pad(ids), "roles": roles, "partners": partners}
 
 
 def read_by(kind: ModelKind, batch: Mapping[str, Tensor], mask_id: int | None) -> dict[str, Tensor]:
-    """What the model reads of a batch of pairs: a masked LM the mask at every place that is asked.
+    """Return the input of the model for a batch of pairs: a masked LM reads the mask at every place that is used.
 
     Args:
         kind: masked or causal.
         batch: see :func:`pair_batch`.
-        mask_id: of a masked LM.
+        mask_id: id of the mask token of a masked LM.
     """
     ids = batch["input_ids"]
     if kind == "masked":
@@ -179,20 +179,20 @@ def read_by(kind: ModelKind, batch: Mapping[str, Tensor], mask_id: int | None) -
 
 
 def targets(kind: ModelKind, batch: Mapping[str, Tensor]) -> Tensor:
-    """The token at each place: a masked LM's own one, a causal LM's next one, [sequences, longest].
+    """The token to predict at each place: a masked LM's own one, a causal LM's next one, [sequences, longest].
 
     Args:
         kind: masked or causal.
         batch: see :func:`pair_batch`.
     """
     ids = batch["input_ids"]
-    return ids if kind == "masked" else ids.roll(-1, 1)  # the last place is never asked
+    return ids if kind == "masked" else ids.roll(-1, 1)  # the last place is never used
 
 
 def group_ids(language_model: LanguageModel, bias: Bias) -> Tensor:
     """Tokens that p_N leaves out: words of the groups, and for gender first names, [tokens], on the model's device.
 
-    A word of several tokens is not left out; none is where the tokenizer has no token for any of them.
+    Words of several tokens are not left out; if the tokenizer has a token for none of the words, the result is empty.
     """
     sets = [WordSet.builtin(name) for name in (("gender", "names") if bias == "gender" else (bias,))]
     words = WordSet(bias, {f"{part.name}/{group}": words for part in sets for group, words in part.groups.items()})
@@ -274,13 +274,13 @@ def _blank(tokens: list[Token]) -> Reading:
 
 
 def _some(places: Places, draw: random.Random) -> Places:
-    """15 % of them, at least one, in order."""
+    """15 % of the places, at least one, in order."""
     count = min(len(places), max(1, round(_MASK_SHARE * len(places))))
     return sorted(draw.sample(places, count))
 
 
 def _exchanged(text: str, swaps: Sequence[Swap]) -> tuple[str, list[tuple[int, int]], list[tuple[int, int]]]:
-    """The counterfactual, and where the swapped words stand in either text."""
+    """The counterfactual, and the positions of the swapped words in both texts."""
     pieces: list[str] = []
     spans, other_spans = [], []
     done = length = 0
@@ -307,7 +307,7 @@ def _tokens(language_model: LanguageModel, text: str) -> list[Token]:
 
 
 def _spaces(piece: str) -> int:
-    """White space before the text of a token, none if there is nothing else in it."""
+    """The white space before the text of a token; none if the token has nothing else."""
     return len(piece) - len(piece.lstrip()) if piece.strip() else 0
 
 
@@ -322,7 +322,7 @@ def _is_word(tokens: list[Token], span: tuple[int, int]) -> bool:
 def _aligned(
     tokens: list[Token], others: list[Token], spans: list[tuple[int, int]], other_spans: list[tuple[int, int]]
 ) -> Places:
-    """Tokens outside the swapped words that are the same, of the same characters, in both texts; in order."""
+    """Tokens outside the swapped words that are the same, with the same characters, in both texts; in order."""
     there: dict[Token, list[int]] = {}
     swapped = {j for span in other_spans for j in _inside(others, span)}
     for j, token in enumerate(others):

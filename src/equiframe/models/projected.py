@@ -19,35 +19,35 @@ BUFFER = "output_projection"
 """Name of the projection among the buffers of the encoder or decoder stack, and in a checkpoint."""
 
 _SAME_DIRECTION = 1e-4  # 1 - cosine of two directions that count as one: a stored matrix is rounded
-_ROWS = 16_384  # of a weight that are multiplied at a time
-_LENGTH = 6  # of the sequence that tells which layer reads the states
+_ROWS = 16_384  # rows of a weight that are multiplied at a time
+_LENGTH = 6  # length of the sequence that shows which layer reads the states
 
 
 @torch.no_grad()
 def project(model: PreTrainedModel, matrix: Tensor) -> None:
     """Project the last hidden states of a model from now on, in place.
 
-    Two things change. The projection P becomes a buffer of the stack of layers, whose output a forward hook projects:
-    after the last layer and before the head of a masked LM, after the final norm of GPT-2 and Llama, where
-    bias-bench hooks its language models. All that reads the stack sees projected states: logits,
+    Two things change. First, the projection P becomes a buffer of the stack of layers, whose output a forward hook
+    projects: after the last layer and before the head of a masked LM, after the final norm of GPT-2 and Llama, where
+    bias-bench hooks its language models. Everything that reads the stack sees projected states: logits,
     ``last_hidden_state``, the last of ``hidden_states``, heads put on a copy of the stack. Earlier layers and a pooler
-    are as before. And P is folded into the weights, see :func:`fold`.
+    do not change. Second, P is folded into the weights, see :func:`fold`.
 
-    The buffer is saved with the weights, as one tensor more, and :func:`equiframe.models.load` applies it again. The
-    loaders of transformers ignore it: what they load gives the projected model's logits, by the folded weights, and
+    The buffer is saved with the weights, as an additional tensor, and :func:`equiframe.models.load` applies it again.
+    The loaders of transformers ignore it: their model gives the projected model's logits, by the folded weights, and
     the original's states. No weight of the stack could hold the projected states themselves: a stack ends in a norm,
-    whose outputs all have the same mean or length before they are scaled, and projected states do not.
+    whose outputs all have the same mean or length before they are scaled, but projected states do not.
 
-    A model that is projected already is projected onto what both projections leave.
+    A model that is already projected is projected onto the intersection of both projections.
 
     Args:
         model: a language model with its head.
         matrix: an orthogonal projection, [dim, dim].
 
     Raises:
-        InputError: not [dim, dim], not finite, or no orthogonal projection.
-        ModelError: an architecture without a stack of its own, or a head that does not read the states by one linear
-            layer. The model is as before.
+        InputError: the matrix is not [dim, dim], not finite, or not an orthogonal projection.
+        ModelError: the architecture has no separate stack, or its head does not read the states by one linear
+            layer. The model is then unchanged.
     """
     _check(model, matrix)
     matrix = matrix.double().cpu()
@@ -68,12 +68,12 @@ def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
     """Multiply the last hidden states by a matrix, in place, and leave the weights as they are.
 
     Args:
-        model: one into whose weights the projection is folded already.
+        model: a model whose weights already include the projection.
         matrix: [dim, dim].
 
     Raises:
-        InputError: not [dim, dim], or not finite.
-        ModelError: an architecture without a stack of its own.
+        InputError: the matrix is not [dim, dim], or not finite.
+        ModelError: the architecture has no separate stack.
     """
     _check(model, matrix)
     stack = stack_of(model)
@@ -86,11 +86,11 @@ def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
 def fold(model: PreTrainedModel) -> None:
     """Fold a model's projection into the weight that reads the last states, in place, so that logits need no hook.
 
-    The weight W [out, dim] becomes W P, which reads of any state what W reads of the projected one; a bias stays as
-    it is. W is the first linear layer of a masked LM's head, and the output embedding of a causal LM; where that is
-    tied to the word embeddings it becomes a weight of its own, and the configuration says ``tie_word_embeddings:
+    The weight W [out, dim] becomes W P, which reads from any state what W reads from the projected one; a bias does
+    not change. W is the first linear layer of a masked LM's head, and the output embedding of a causal LM; if that is
+    tied to the word embeddings, it becomes a separate weight, and the configuration says ``tie_word_embeddings:
     false``. The logits of the model do not change, because P is its own square. Training a projected model unfolds
-    it; a model that is folded, or not projected, stays to the bit.
+    it; a model that is folded, or not projected, is not changed by a single bit.
 
     Raises:
         ModelError: the logits depend on the last states by more than one linear layer.
@@ -101,18 +101,18 @@ def fold(model: PreTrainedModel) -> None:
 
 
 def is_projected(model: PreTrainedModel) -> bool:
-    """Whether a projection is applied to its last states."""
+    """Whether a projection is applied to the model's last states."""
     return any(name.rpartition(".")[2] == BUFFER for name, _ in model.named_buffers())
 
 
 def stack_of(model: PreTrainedModel) -> nn.Module:
-    """The layers of a language model, whose output its head reads: its base model, of OPT and its like the decoder.
+    """The layers of a language model, whose output its head reads: its base model, or for OPT and similar the decoder.
 
     Raises:
-        ModelError: an architecture without a stack of its own.
+        ModelError: the architecture has no separate stack.
     """
     if model.base_model is model:
-        raise ModelError(f"{type(model).__name__} has no encoder apart from its head: it cannot be projected")
+        raise ModelError(f"{type(model).__name__} has no encoder separate from its head: it cannot be projected")
     decoder = getattr(model.base_model, "decoder", None)
     return decoder if isinstance(decoder, PreTrainedModel) else model.base_model
 
@@ -168,12 +168,12 @@ def _fold_into(model: PreTrainedModel, reader: nn.Linear, matrix: Tensor) -> Non
 
 
 def _project_output(stack: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
-    """The hook. The matrix is that of the module it is called for, which may be a copy of the first one."""
+    """The hook. It uses the matrix of the module that it is called for, which may be a copy of the first one."""
     return _multiplied(stack, output, stack.get_buffer(BUFFER))
 
 
 def _multiplied(stack: nn.Module, output: Any, matrix: Tensor) -> Any:
-    """The output of a stack with its last states multiplied by a matrix."""
+    """The output of a stack, with its last states multiplied by a matrix."""
     if not isinstance(output, ModelOutput):
         raise ModelError(f"{type(stack).__name__} is projected: call it with return_dict=True")
     projected = F.linear(output.last_hidden_state, matrix.to(output.last_hidden_state.device))

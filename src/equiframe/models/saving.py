@@ -1,4 +1,4 @@
-"""From a model in memory to a folder, and the proof that transformers alone reads the same model from it."""
+"""Saves a model to a folder, and checks that transformers alone reads the same model from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ original model, because no weight of the encoder can hold the projection: load t
 whatever reads states instead of logits, such as sentence embeddings, SEAT, or a classifier trained on top. The tensor
 `output_projection`, which transformers reports as unexpected, is this projection.
 """
-"""What the reader of a projected model's folder must know."""
+"""The text for readers of a projected model's folder."""
 
 _TEXTS = (
     "She is a nurse and he is a doctor.",
@@ -37,16 +37,16 @@ _TEXTS = (
 def save(language_model: LanguageModel, folder: Path) -> None:
     """Write model and tokenizer as safetensors, and read them again with transformers alone.
 
-    Everything is written under a temporary name first; an older folder is replaced. A projection is folded into the
-    weights before, see :func:`equiframe.models.projected.fold`. The model that is read again, in the type of the
-    checkpoint, takes as much memory as the one that was saved: on the same device, or where that is full on the CPU.
+    Everything is written under a temporary name first; an older folder is replaced. A projection is first folded into
+    the weights, see :func:`equiframe.models.projected.fold`. The model that is read again, in the type of the
+    checkpoint, takes as much memory as the saved one: on the same device, or on the CPU if the device is full.
 
     Args:
-        language_model: what to save.
-        folder: where to; with a projection it gets a README.md that says what transformers reads.
+        language_model: model to save.
+        folder: folder to write; with a projection it gets a README.md that explains what transformers reads.
 
     Raises:
-        ModelError: what transformers reads gives other tokens or other logits.
+        ModelError: the model that transformers reads gives other tokens or other logits.
     """
     fold(language_model.model)
     scratch = folder.with_name(folder.name + ".partial")
@@ -77,7 +77,7 @@ def _check(language_model: LanguageModel, folder: Path) -> None:
         if tokenizer_again(text)["input_ids"][: language_model.window] != ids:
             raise ModelError(
                 f"{folder}: the tokenizer that transformers reads from it splits {text!r} into other tokens than the"
-                " one in memory; the model is complete, so save the right tokenizer beside it"
+                " one in memory; the model is complete, so save the right tokenizer next to it"
             )
         apart = distance(centred_logits(again, ids), centred_logits(model, ids))
         if apart > tolerance(model.dtype):
@@ -89,5 +89,5 @@ def _check(language_model: LanguageModel, folder: Path) -> None:
 
 
 def _loader(auto: Any, original: Any) -> Any:
-    """What a user would load it with; for a class of remote code, which was allowed to run already, the class."""
+    """The class with which a user would load it; for remote code, which was allowed to run, the class itself."""
     return auto if type(original).__module__.startswith("transformers.") else type(original)

@@ -23,11 +23,11 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
-    """A model card in Markdown with metadata: what was measured, what changed, and what the numbers do not show.
+    """Write a model card in Markdown with metadata: what was measured, what changed, and the limits of the numbers.
 
     Args:
         record: a run that scored benchmarks or measured collapse.
-        comparison: of a run of the model before with this one; its paired changes are told.
+        comparison: comparison of a run of the original model with this one; its paired changes are reported.
     """
     name, training = record.metrics.model.name, record.metrics.training
     if training is not None:
@@ -78,12 +78,12 @@ def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
 
 
 def _without_folders(value: object) -> object:
-    """The last part of an absolute path, as it tells nobody else anything; anything else as it is."""
+    """The last part of an absolute path, since the other parts mean nothing elsewhere; any other value unchanged."""
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def _headlines(record: RunRecord) -> dict[str, list[list[str]]]:
-    """The headline measures by suite: name, value with interval, ideal, items."""
+    """Return the headline measures by suite: name, value with interval, ideal, items."""
     found: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
     for result in record.metrics.benchmarks:
         shown = headline(result)
@@ -95,7 +95,7 @@ def _headlines(record: RunRecord) -> dict[str, list[list[str]]]:
 
 
 def _geometry(record: RunRecord) -> list[list[str]]:
-    """Collapse and contexts: name, value with interval, ideal."""
+    """Return the measures of collapse and contexts: name, value with interval, ideal."""
     results: list[Result] = [*record.metrics.collapse, *record.metrics.contexts]
     return [
         [measure_name(result, key), interval(estimate), ideal(estimate)]
@@ -105,7 +105,7 @@ def _geometry(record: RunRecord) -> list[list[str]]:
 
 
 def eval_results(record: RunRecord) -> list[EvalResult]:
-    """Every headline measure as an entry of a model card's ``model-index``, its interval among the arguments."""
+    """Return every headline measure as an entry of a model card's ``model-index``, with its interval as an argument."""
     found = []
     for result in record.metrics.benchmarks:
         shown = headline(result)
@@ -127,7 +127,7 @@ def eval_results(record: RunRecord) -> list[EvalResult]:
 
 
 def lm_eval_results(record: RunRecord) -> dict[str, Any]:
-    """A run in the layout of lm-evaluation-harness' results file (version 0.4), so that its tools read it.
+    """Return a run in the format of lm-evaluation-harness' results file (version 0.4), so that its tools read it.
 
     Each benchmark is a task, each measure a metric without a filter. The standard error that the layout asks for is
     the width of the 95 % interval over 2 * 1.96, or ``N/A``. Names start with ``equiframe_``, because the harness
@@ -182,7 +182,7 @@ def lm_eval_results(record: RunRecord) -> dict[str, Any]:
 
 
 def _lm_eval_numbers(result: BenchmarkResult) -> dict[str, float | str]:
-    """Each measure and its standard error."""
+    """Return each measure and its standard error."""
     found: dict[str, float | str] = {}
     for key, estimate in result.estimates.items():
         found[f"{key},none"], found[f"{key}_stderr,none"] = estimate.value, "N/A"
@@ -192,7 +192,7 @@ def _lm_eval_numbers(result: BenchmarkResult) -> dict[str, float | str]:
 
 
 def in_markdown(value: object) -> str:
-    """A text of data as Markdown that shows it as it is: one line, nothing of it markup. Text of our own stays."""
+    """Escape a text from data so that Markdown shows it unchanged, on one line. Our own texts are not escaped."""
     if isinstance(value, Markup):
         return value
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

@@ -1,4 +1,4 @@
-"""Responses in a report: groups beside groups, what was refused to whom, and those that differ most side by side."""
+"""Responses in a report: comparisons of groups, refusals, and pairs of responses that differ most."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from equiframe.report.numbers import interval, number
 from equiframe.uncertainty import Estimate
 
 _SHOWN = 10
-_LOOKED_AT = 2000  # pairs of responses, spread evenly where there are more
-_LONGEST = 600  # characters of a response that are shown
+_LOOKED_AT = 2000  # maximum number of pairs of responses, spread evenly
+_LONGEST = 600  # characters shown of a response
 FOUR_FIFTHS = (0.8, 1.25)
-"""Where the ratio of two rates crosses the line of US agencies, from either side."""
+"""The limits for the ratio of two rates, by the four-fifths line of US agencies in both directions."""
 
 
 class Compared(NamedTuple):
-    """Two groups beside each other: the rate of either, the difference and the ratio, and how likely by chance."""
+    """A comparison of two groups: the rate of each, the difference, the ratio, the p-value and the q-value."""
 
     groups: str
     first: str
@@ -43,7 +43,7 @@ class Compared(NamedTuple):
 
 
 class Side(NamedTuple):
-    """A response, and the probability of the favourable answer where it is known."""
+    """A response, and the probability of the favourable answer if it is known."""
 
     group: str
     prompt: str
@@ -52,7 +52,7 @@ class Side(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """Two responses to one template, and how they differ."""
+    """Two responses to one template, with a description of their difference."""
 
     template: str
     differ: str
@@ -60,7 +60,7 @@ class Beside(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """How many responses to a group decline, and one of them where any does."""
+    """The number of responses to a group that decline, with one example if there is any."""
 
     group: str
     said: str
@@ -68,7 +68,7 @@ class Refused(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """What a run's responses come to, and how many comparisons were made."""
+    """The content of a report about a run's responses, with the number of comparisons."""
 
     run: str
     compared: dict[str, list[Compared]]
@@ -78,17 +78,17 @@ class Responses(NamedTuple):
 
 
 def responses_of(run: str, result: BenchmarkResult, table: pd.DataFrame) -> Responses:
-    """What a report shows of the responses of one benchmark by generation.
+    """Prepare the responses of one benchmark by generation for a report.
 
     Args:
-        run: whose they are.
+        run: name of the run.
         result: its numbers.
         table: its items.
     """
     contrasts = [contrast for contrast in contrasts_of(list(result.estimates)) if _varies(result, contrast)]
     compared: dict[str, list[Compared]] = {}
     values: list[float] = []
-    for column in dict.fromkeys(contrast.column for contrast in contrasts):  # each measure is a family of its own
+    for column in dict.fromkeys(contrast.column for contrast in contrasts):  # each measure is a separate family
         of_column = [contrast for contrast in contrasts if contrast.column == column]
         p_values = [result.estimates[f"{contrast.key}_p"].value for contrast in of_column]
         adjusted = stats.false_discovery_control(p_values).tolist()
@@ -106,7 +106,7 @@ def responses_of(run: str, result: BenchmarkResult, table: pd.DataFrame) -> Resp
 
 
 def ratio_panels(results: Mapping[str, BenchmarkResult], looks: Mapping[str, Style]) -> list[Panel]:
-    """The ratio of the rates of two groups, with the lines of four fifths."""
+    """Make a figure of the ratios of two groups' rates, with the lines of four fifths."""
     rows: dict[str, dict[str, Estimate]] = {}
     for run, result in results.items():
         for contrast in contrasts_of(list(result.estimates)):
@@ -124,7 +124,7 @@ def ratio_panels(results: Mapping[str, BenchmarkResult], looks: Mapping[str, Sty
 
 
 def _varies(result: BenchmarkResult, contrast: Contrast) -> bool:
-    """Whether the responses to the two groups differ at all by the column: otherwise nothing is compared."""
+    """Whether the responses to the two groups differ by the column; otherwise nothing is compared."""
     found = result.estimates.get(f"{contrast.key}_difference")
     return found is not None and not found.value == found.low == found.high == 0
 
@@ -153,7 +153,7 @@ def _rate(estimates: Mapping[str, Estimate], group: str, column: str) -> str:
 
 
 def _furthest(table: pd.DataFrame) -> list[Beside]:
-    """The templates whose responses differ most: by the decision where there is one, else by their words."""
+    """The templates whose responses differ most: by the decision if there is one, else by their words."""
     first_samples = table[table["sample"] == 0]
     pairs = [
         pair
@@ -193,7 +193,7 @@ def _words_apart(first: _Row, second: _Row) -> float:
 
 
 def _refused(table: pd.DataFrame) -> list[Refused]:
-    """How much was refused to each group, of the axes where anything was."""
+    """Count the refusals to each group, for axes with any refusal."""
     if "refused" not in table:
         return []
     axes = table.loc[table["refused"] > 0, "axis"].unique()

@@ -31,14 +31,14 @@ from equiframe.uncertainty import Estimate
 
 
 class Table(NamedTuple):
-    """Rows under their caption."""
+    """Rows with a caption."""
 
     caption: str
     rows: list[Row]
 
 
 class Figures(NamedTuple):
-    """Panels that belong together, under their heading and with what they share, where they have it."""
+    """Panels that belong together, with an optional heading and shared text."""
 
     panels: list[Panel]
     heading: str = ""
@@ -46,10 +46,10 @@ class Figures(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A benchmark, the price or the geometry: how it was measured, figures, tables, items and times where it has any.
+    """A benchmark, the cost or the geometry: how it was measured, figures, tables, items and times if it has any.
 
-    ``times`` are seconds by run, for each thing that took them; ``prompts`` are what models read, and of which runs;
-    ``responses`` are what was written, by run.
+    ``times`` are seconds by run, for each timed step; ``prompts`` are the texts that models read, with their runs;
+    ``responses`` are the written responses, by run.
     """
 
     about: About
@@ -69,7 +69,7 @@ def benchmark_section(
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
     shared: Mapping[str, str],
 ) -> Section:
-    """A benchmark in every run that scored it: figures, measures, and the pairs that it prefers most."""
+    """Make the section of a benchmark: figures, measures, and most preferred pairs, for each run that scored it."""
     results = {
         run: result
         for run, record in records.items()
@@ -109,7 +109,7 @@ def benchmark_section(
 
 
 def price_section(parts: Sequence[Section], records: Mapping[str, RunRecord]) -> Section:
-    """Language understanding, and the time that everything took, in one place."""
+    """Make the section of language understanding, and of the time that everything took."""
     limits: dict[str, list[str]] = {}
     for part in parts:
         limits.setdefault(part.about.does_not_show, []).append(part.about.title)
@@ -144,7 +144,7 @@ def geometry_section(
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
     shared: Mapping[str, str],
 ) -> Section:
-    """Collapse of every class set, contexts, and how both went over fine-tuning."""
+    """Make the section of collapse of every class set and of contexts, also over the steps of fine-tuning."""
     audited = [result for record in records.values() for result in record.metrics.collapse]
     section = next((result.about for result in audited if result.about is not None), about(COLLAPSE))
     tables, notes = [], []
@@ -199,7 +199,7 @@ def _rows(
     estimates: Mapping[str, Mapping[str, Estimate]],
     compared: Mapping[tuple[str, str, str], ComparedMeasure],
 ) -> list[Row]:
-    """A cell for each run of the page, measured there or not."""
+    """A cell for each run of the page, or None if the run did not measure it."""
     return measure_rows(
         result,
         {run: estimates.get(run, {}) for run in records},

@@ -68,7 +68,7 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 
 def compared_over(comparison: Comparison) -> dict[str, str]:
-    """By benchmark, or ``collapse:WORDS``, what its numbers are over where a run measured more than is compared."""
+    """Say by benchmark, or ``collapse:WORDS``, which items are compared, if a run measured more than those."""
     said = {}
     for name, shared in comparison.shared.items():
         if shared.is_part:
@@ -93,7 +93,7 @@ def left_out(metrics: Metrics) -> list[str]:
 
 
 def texts_left_out(metrics: Metrics) -> list[str]:
-    """The numbers of audit texts that were left out or cut; empty if there were none."""
+    """Describe the audit texts that were left out or cut, with their numbers; empty if there were none."""
     said = []
     for result in metrics.collapse[:1]:  # every class set is of the same texts
         if result.truncated:
@@ -109,12 +109,12 @@ def measure_rows(
     estimates: Mapping[str, Mapping[str, Estimate]],
     compared: Mapping[tuple[str, str], ComparedMeasure],
 ) -> list[Row]:
-    """Every measure of one benchmark, or of one class set, by run; those of one name together.
+    """Return every measure of one benchmark, or of one class set, by run; those with the same name together.
 
     Args:
-        result: what explains its measures.
-        estimates: by run and measure key.
-        compared: by later run and measure key.
+        result: a result that explains the measures.
+        estimates: estimates by run and measure key.
+        compared: comparisons by later run and measure key.
     """
     rows = []
     for key in dict.fromkeys(key for by_key in estimates.values() for key in by_key):
@@ -147,7 +147,7 @@ class Segment(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What one run makes of an item."""
+    """The scores that one run gives to an item."""
 
     preference: str
     more: str
@@ -171,7 +171,7 @@ def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[S
 
     Args:
         tables: the per-item table of one benchmark, by run.
-        columns: where the sentences and scores stand; without these columns there is nothing to show.
+        columns: names of the columns with sentences and scores; if they are missing, nothing is shown.
 
     Returns:
         Strongest first. ``is_among_first`` marks those that lead whatever their group.
@@ -203,7 +203,7 @@ def strongest_pairs(tables: Mapping[str, pd.DataFrame], columns: Pair) -> list[S
 
 
 def _segments(first: str, second: str) -> tuple[list[Segment], list[Segment]]:
-    """Both sentences cut into what they share and what they do not, by words."""
+    """Split both sentences into shared and differing segments, by words."""
     words = first.split(), second.split()
     sides: tuple[list[Segment], list[Segment]] = [], []
     for kind, *spans in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():

@@ -37,7 +37,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers that the Trainer cannot report to.
 
     Raises:
-        InputError: an unknown one, or one that is not installed.
+        InputError: a tracker is unknown or not installed.
     """
     installed = get_available_reporting_integrations() if names else []
     for name in names:
@@ -52,7 +52,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def training_arguments(
     fine_tuning: FineTuning, folder: Path, settings: Settings, device: torch.device
 ) -> TrainingArguments:
-    """Arguments for a Trainer on that device that keeps its checkpoints in ``folder``.
+    """Make arguments for a Trainer on that device that keeps its checkpoints in ``folder``.
 
     Raises:
         InputError: fp16, or sharded weights (FSDP), without a GPU; or a GPU that is not the first one.

@@ -30,14 +30,14 @@ class UNC3Mixin:
 
     Args:
         unc3: the term, with its words and weight.
-        unc3_kind: ``masked`` or ``causal``: which state belongs to which token.
-        *args: as for the Trainer.
-        **kwargs: as for the Trainer.
+        unc3_kind: ``masked`` or ``causal``; it decides which state belongs to which token.
+        *args: arguments of the Trainer.
+        **kwargs: arguments of the Trainer.
 
     Raises:
-        InputError: several GPUs in one process, or weights sharded by the first FSDP.
-        ModelError: the model has no output embedding, or a frozen one and a term that reaches nothing else; or (on
-            training) computed its loss without it, as fused losses do.
+        InputError: there are several GPUs in one process, or weights are sharded by the first version of FSDP.
+        ModelError: the model has no output embedding, or it is frozen and the term reaches nothing else; or (on
+            training) the model computed its loss without it, as fused losses do.
 
     Reference: Xu et al. 2025, the (U)NC3 regularizer.
 
@@ -73,12 +73,12 @@ class UNC3Mixin:
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The Trainer's loss, and in training the term."""
+        """Compute the Trainer's loss, and in training add the term."""
         batch = dict(inputs)
         states: list[Tensor] = []
         last: list[Tensor] = []
         hooks = [output_embedding(model).register_forward_pre_hook(lambda _, given: states.append(given[0]))]
-        if self.unc3_kind == "causal":  # a fused head, such as trl's, reads these and is never called
+        if self.unc3_kind == "causal":  # a fused head, such as trl's, reads the labels and bypasses the embedding
             hooks.append(_backbone(model).register_forward_hook(lambda _, given, out: last.append(out[0])))
         try:
             found = super().compute_loss(  # type: ignore[misc]
@@ -104,14 +104,14 @@ class UNC3Mixin:
             self.unc3_kind,
             input_ids,
             batch.get("attention_mask", torch.ones_like(input_ids)),
-            input_ids.new_empty(0),  # specials are none of the term's words
+            input_ids.new_empty(0),  # special tokens are not words of the term
             true_ids=None if labels is None else torch.where(labels == -100, input_ids, labels),
         )
         term: Tensor = self.unc3(states[-1][where], token_ids, classifier(model))
         return term
 
     def _shares(self, num_items_in_batch: Tensor | int | None) -> int:
-        """In how many batches the Trainer leaves one step's loss, where it does not divide it itself."""
+        """The number of batches over which the Trainer averages a step's loss, if it does not divide it itself."""
         trainer: Any = self
         is_summed = trainer.compute_loss_func is not None or (
             trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
@@ -119,14 +119,14 @@ class UNC3Mixin:
         return int(trainer.current_gradient_accumulation_steps) if is_summed else 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's log, with the term of the last batch beside the loss."""
+        """Log as the Trainer does, with the term of the last batch next to the loss."""
         if "loss" in logs:
             parts = ("unc3", "unc3_weight", "mean_cosine")
             logs = {**logs, **{part: float(self.unc3.last_parts[part]) for part in parts if self.unc3.last_parts}}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, which continues with the class means of the checkpoint."""
+        """Train as the Trainer does, continuing with the class means of the checkpoint."""
         if folder := resumed_from(self.args, resume_from_checkpoint):
             load_state(self.unc3, folder / _FILE)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]

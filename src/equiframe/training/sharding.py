@@ -22,7 +22,7 @@ def is_sharding() -> bool:
 
 
 def check_version(version: int | str) -> None:
-    """The first FSDP makes one flat tensor of many weights, in which no word has a row."""
+    """Refuse the first version of FSDP: it makes one flat tensor of many weights, in which words have no rows."""
     if int(version) != 2:
         raise InputError(f"fsdp_version: {version} in the configuration of accelerate: give 2")
 
@@ -30,18 +30,18 @@ def check_version(version: int | str) -> None:
 def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> nn.Module:
     """Shard a model's weights, in place: each layer of the stack is a unit, and the rest is one unit.
 
-    accelerate makes a unit of the embeddings too, and fails on heads such as BERT's, which share a bias with
+    accelerate makes a separate unit of the embeddings, and fails on heads such as BERT's, which share a bias with
     their last linear map. It does not change a model that is already sharded.
 
     Args:
-        model: whole on every rank.
+        model: a model that is complete on every rank.
         plugin: accelerate's settings.
 
     Returns:
         The same model without weights, for :func:`gather`.
 
     Raises:
-        InputError: the settings are those of the first FSDP.
+        InputError: the settings are those of the first version of FSDP.
     """
     check_version(plugin.fsdp_version)
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
@@ -56,7 +56,7 @@ def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> nn.Module
 
 
 def gather(model: nn.Module, skeleton: nn.Module) -> nn.Module:
-    """The complete weights of a sharded model on every rank, in its skeleton."""
+    """Gather the complete weights of a sharded model on every rank, in its skeleton."""
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     skeleton.load_state_dict(state, assign=True)
     skeleton.tie_weights()  # type: ignore[operator]

@@ -46,7 +46,7 @@ class LengthGrouped(LengthGroupedSampler):
 
 
 def check_devices(arguments: TrainingArguments) -> None:
-    """The Trainer's ``nn.DataParallel`` splits batches, and with them the places that an objective or a hook reads."""
+    """Refuse ``nn.DataParallel``: it splits batches, and with them the places that an objective or a hook reads."""
     if arguments.n_gpu > 1:
         raise InputError(
             f"{arguments.n_gpu} GPUs in one process: start one process each (torchrun, accelerate launch), or show it"
@@ -55,10 +55,10 @@ def check_devices(arguments: TrainingArguments) -> None:
 
 
 class ResumableTrainer(Trainer):
-    """The Trainer with checkpoints that are marked when they are whole: see :func:`complete_checkpoint`.
+    """A Trainer with checkpoints that are marked when they are complete: see :func:`complete_checkpoint`.
 
-    Where a step takes several batches, accumulated or of several ranks, the Trainer takes the mean of their losses.
-    :meth:`share` is what a loss is to be multiplied by first, so that each batch counts by its :meth:`weight`.
+    If a step has several batches, accumulated or from several ranks, the Trainer takes the mean of their losses.
+    :meth:`share` is the factor by which a loss is first multiplied, so that each batch counts by its :meth:`weight`.
     """
 
     _step_weight: float = 0.0
@@ -68,16 +68,16 @@ class ResumableTrainer(Trainer):
         self.add_callback(_Marking(self))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """The Trainer's, where each process has one device, and the second FSDP where weights are shared out."""
+        """Prepare as the Trainer does, with one device per process, and with FSDP2 if weights are sharded."""
         check_devices(self.args)
         if is_sharding():
             check_version(os.environ.get("FSDP_VERSION", "1"))
         super().create_accelerator_and_postprocess()
 
     def train_on(self) -> None:
-        """Train to the end, from the newest whole checkpoint if there is one.
+        """Train to the end, starting from the newest complete checkpoint if there is one.
 
-        The Trainer's own resumption takes one step too many where the checkpoint is that of the last step.
+        The Trainer's own resumption makes one step too many if the checkpoint is that of the last step.
         """
         checkpoint = complete_checkpoint(Path(self.args.output_dir))
         if checkpoint is not None:
@@ -92,11 +92,11 @@ class ResumableTrainer(Trainer):
         self.train(resume_from_checkpoint=checkpoint)
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """How many items the loss of a batch is the mean of: its examples."""
+        """The number of items over which the loss of a batch is a mean: its examples."""
         return len(next(iter(batch.values())))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
-        """The Trainer's, with a look at what the step's batches weigh together, over all ranks."""
+        """Get batches as the Trainer does, and sum the weights of the step's batches over all ranks."""
         found = super().get_batch_samples(*arguments)
         total = sum(self.weight(batch) for batch in found[0])
         if self.args.world_size > 1:
@@ -105,31 +105,31 @@ class ResumableTrainer(Trainer):
         return found
 
     def share(self, batch: Mapping[str, Tensor]) -> float:
-        """A batch's weight over the mean weight of the step's batches; exactly 1 where there is one."""
+        """A batch's weight over the mean weight of the step's batches; exactly 1 if there is one batch."""
         if not self._step_weight:
             return 1.0
         batches = self.current_gradient_accumulation_steps * self.args.world_size
         return self.weight(batch) * batches / self._step_weight
 
     def save_model(self, *arguments: Any, **named: Any) -> None:
-        """The Trainer's, without a progress bar."""
+        """Save as the Trainer does, without a progress bar."""
         with quiet():
             super().save_model(*arguments, **named)
 
     def train(self, resume_from_checkpoint: Any = None, **named: Any) -> Any:
-        """The Trainer's, which first reads all that a checkpoint holds."""
+        """Train as the Trainer does; before that, read everything that a checkpoint holds."""
         if folder := resumed_from(self.args, resume_from_checkpoint):
             self.load_more(folder)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
 
     def save_more(self, folder: Path) -> None:
-        """Write what a checkpoint holds besides the Trainer's own files."""
+        """Write the parts of a checkpoint that the Trainer does not write."""
 
     def load_more(self, folder: Path) -> None:
-        """Read what :meth:`save_more` wrote."""
+        """Read the files of :meth:`save_more`."""
 
     def loader_by_length(self) -> DataLoader[Any]:
-        """Training batches of like length in an order that a resumed run repeats, see :class:`LengthGrouped`."""
+        """Training batches of similar length in an order that a resumed run repeats, see :class:`LengthGrouped`."""
         arguments = self.args
         size = arguments.train_batch_size * arguments.gradient_accumulation_steps
         loader: DataLoader[Any] = self.accelerator.prepare(
@@ -171,7 +171,7 @@ class Progress(TrainerCallback):
 
 
 class _OwnParameters(TrainerCallback):
-    """What the Trainer does to the model's gradients, done to those of an objective's own parameters."""
+    """Treats the gradients of an objective's own parameters as the Trainer treats the model's."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self._parameters = parameters
@@ -190,7 +190,7 @@ class _OwnParameters(TrainerCallback):
 
 
 class DebiasingTrainer(ResumableTrainer):
-    """Fine-tune with an :class:`~equiframe.methods.objective.Objective`; everything else is done by the Trainer.
+    """A Trainer with an :class:`~equiframe.methods.objective.Objective`; everything else is the Trainer's own.
 
     The named parts of the loss are averaged between two logs and logged next to it. What the objective
     accumulates, such as the class means of (U)NC3, is saved in each checkpoint and restored on resume, so
@@ -204,10 +204,10 @@ class DebiasingTrainer(ResumableTrainer):
         watch: numbers of the model in evaluation mode by column, logged next to the loss of a step.
         watch_steps: number of steps between two calls of ``watch``, which is also called after the first step; 0 for
             never.
-        **arguments: as for :class:`transformers.Trainer`.
+        **arguments: arguments of :class:`transformers.Trainer`.
 
     Raises:
-        InputError: the weights are sharded (FSDP), and the objective or ``watch`` needs the complete model.
+        InputError: the weights are sharded (FSDP), but the objective or ``watch`` needs the complete model.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class DebiasingTrainer(ResumableTrainer):
         self._watch_steps = watch_steps
         if own := list(self.objective.parameters()):
             self.add_callback(_OwnParameters(own))
-        self.model_accepts_loss_kwargs = False  # the objective's loss is a mean of its own
+        self.model_accepts_loss_kwargs = False  # the objective's loss is already a mean
         self._part_sums: dict[str, Tensor] = {}
         self._part_steps = 0
         self._skeleton: nn.Module | None = None
@@ -249,11 +249,11 @@ class DebiasingTrainer(ResumableTrainer):
         if self._skeleton is not None:
             return gather(self.model, self._skeleton)
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        vars(model).pop("forward", None)  # accelerate puts back one without what transformers has put around it
+        vars(model).pop("forward", None)  # accelerate restores a forward without the wrapper of transformers
         return model
 
     def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
-        """The Trainer's, with the objective's own parameters in it."""
+        """Create the Trainer's optimizer, with the objective's own parameters in it."""
         made = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*model)
         if made and (own := list(self.objective.parameters())):
@@ -267,7 +267,7 @@ class DebiasingTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The objective's loss of one batch."""
+        """Compute the objective's loss of one batch."""
         self.objective.train(model.training)
         out: ObjectiveOutput = self.objective(model, inputs)
         loss = out.loss
@@ -286,11 +286,11 @@ class DebiasingTrainer(ResumableTrainer):
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def weight(self, batch: Mapping[str, Tensor]) -> int:
-        """As the objective says."""
+        """The weight that the objective gives to the batch."""
         return self.objective.weight(batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the mean of each part since the last log."""
+        """Log as the Trainer does, with the mean of each part since the last log."""
         if "loss" in logs and self._part_steps:
             for name, total in self._part_sums.items():
                 logs[name] = float(total) / self._part_steps
@@ -303,18 +303,18 @@ class DebiasingTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of like length, whose order a resumed run of one process repeats."""
+        """Training batches of similar length, whose order a resumed run of one process repeats."""
         if self.args.train_sampling_strategy != "group_by_length" or self.args.world_size > 1:
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
         return self.loader_by_length()
 
     def save_more(self, folder: Path) -> None:
-        """What the objective has accumulated."""
+        """Save the state that the objective has accumulated."""
         save_state(self.objective, folder / _OBJECTIVE_FILE)
 
     def load_more(self, folder: Path) -> None:
-        """What the objective had accumulated."""
+        """Restore the state that the objective had accumulated."""
         load_state(self.objective, folder / _OBJECTIVE_FILE)
 
     @property
@@ -328,7 +328,7 @@ class DebiasingTrainer(ResumableTrainer):
 
 
 def checkpoint_folder(arguments: TrainingArguments, state: TrainerState) -> Path:
-    """Where a Trainer keeps the checkpoint of its present step."""
+    """The folder in which a Trainer keeps the checkpoint of its current step."""
     return Path(arguments.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
@@ -339,13 +339,13 @@ def resumed_from(arguments: TrainingArguments, given: Any) -> Path | None:
 
 
 def save_state(module: nn.Module, file: Path) -> None:
-    """A module's parameters and buffers, if it has any, in safetensors."""
+    """Save a module's parameters and buffers, if it has any, in safetensors."""
     if state := module.state_dict():
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
 
 
 def load_state(module: nn.Module, file: Path) -> None:
-    """What :func:`save_state` wrote, if it did."""
+    """Load the file of :func:`save_state`, if it exists."""
     if file.exists():
         module.load_state_dict(load_file(file))
 

@@ -1,10 +1,10 @@
-"""All benchmarks of speed, each against its baseline in the same run, as one Markdown table.
+"""All benchmarks of speed, each compared with its baseline in the same run, as one Markdown table.
 
-    python benchmarks/all.py                             # on a machine that does nothing else
+    python benchmarks/all.py                             # on a machine without other work
     python benchmarks/all.py --quick                     # a few minutes; shows that all run, not how fast
     python benchmarks/all.py --out docs/performance.md   # writes the table there
 
-The lines that the scripts print go to standard error as they come.
+The lines that the scripts print go to standard error immediately.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from markdown_tables import table, write
 
-# script, its arguments, those added when quick, and what the baseline is
+# script, its arguments, additional arguments with --quick, and the baseline
 SCRIPTS = [
     ("class_statistics.py", "", "", "one-hot product, broadcast differences"),
     ("regularizer.py", "", "--steps 5", "the same step without the term"),
@@ -34,7 +34,7 @@ HEADERS = ["", "ours, s", "baseline, s", "baseline / ours", "largest possible", 
 
 
 def lines_of(script, arguments):
-    """The JSON objects that a script prints, shown as they come."""
+    """Return the JSON objects that a script prints, and show them at the same time."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -46,7 +46,7 @@ def lines_of(script, arguments):
 
 
 def row(line, baseline):
-    """One line of the table; a model in a scratch folder goes by its name."""
+    """Make one line of the table; a model in a temporary folder is shown by its name."""
     ours, theirs = line["ours_s"], line["baseline_s"]
     share, possible = line.get("share_of_bare_limit"), line.get("largest_possible_ratio")
     compared = ["", "", "", "", ""]
@@ -57,7 +57,7 @@ def row(line, baseline):
 
 
 def main():
-    """Run all and print the table."""
+    """Run all benchmarks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few items and rounds")
     parser.add_argument("--out", type=Path, help="file to write the table into")

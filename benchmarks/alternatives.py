@@ -1,11 +1,11 @@
-"""What other kernels would bring to scoring: fused attention, torch.compile, bfloat16.
+"""The gain of other kernels in scoring: fused attention, torch.compile, bfloat16.
 
     python benchmarks/alternatives.py --model builtin:mini-mlm
     python benchmarks/alternatives.py --model builtin:smollm2-135m
 
-Each is timed in turn with the same forward passes in float32 with plain attention, uncompiled, on full batches of
-sequences of 16 and of 48 tokens, read at their last place. The largest difference is that of a log-probability. Prints
-one JSON object a line.
+Each is timed by turns with the same forward passes in float32 with plain attention, uncompiled, on full batches of
+sequences of 16 and of 48 tokens, read at their last place. The largest difference is that of a log-probability. The
+script prints one JSON object per line.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TOKENS, LENGTHS = 4096, (16, 48)
 
 @torch.inference_mode()
 def passes(model, batches):
-    """Log-probabilities at the last place of each sequence."""
+    """Compute log-probabilities at the last place of each sequence."""
     where = [torch.zeros_like(batch, dtype=torch.bool) for batch in batches]
     for places in where:
         places[:, -1] = True
@@ -31,7 +31,7 @@ def passes(model, batches):
 
 
 def variant(model, name):
-    """A copy of the model with other kernels."""
+    """Make a copy of the model with other kernels."""
     other = copy.deepcopy(model)
     other.set_attn_implementation("eager" if name == "plain" else "sdpa")
     if name == "compiled":
@@ -47,7 +47,7 @@ def seconds(run):
 
 
 def main():
-    """Time the variants in turn."""
+    """Time the variants by turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:mini-mlm")
     parser.add_argument("--rounds", type=int, default=5)

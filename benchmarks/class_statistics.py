@@ -1,4 +1,4 @@
-"""Speed of class statistics and pairwise metrics against the ways of the paper's code. One JSON object a line.
+"""Speed of class statistics and pairwise metrics, compared with the paper's code. Prints one JSON object per line.
 
 python benchmarks/class_statistics.py
 """
@@ -24,7 +24,7 @@ print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAG
 
 
 def one_hot_means(totals, counts, features, token_ids):
-    """Class sums as the paper's code takes them: a [tokens, vocabulary] mask times the features."""
+    """Compute class sums as in the paper's code: a [tokens, vocabulary] mask times the features."""
     mask = torch.zeros(len(token_ids), VOCABULARY).scatter_(1, token_ids[:, None], 1.0)
     totals += mask.T @ features
     counts += mask.sum(0)
@@ -32,7 +32,7 @@ def one_hot_means(totals, counts, features, token_ids):
 
 
 def broadcast_cdnv(means, variances, patch=8):
-    """Pairs as the paper's code takes them: differences of a patch of classes against all, broadcast."""
+    """Compute pairs as in the paper's code: differences of a patch of classes and all classes, broadcast."""
     result = torch.empty(len(means), len(means))
     for start in range(0, len(means), patch):
         part = means[start : start + patch]
@@ -43,7 +43,7 @@ def broadcast_cdnv(means, variances, patch=8):
 
 
 def paired(name, ours, baseline, repeats, **sizes):
-    """Time both in turn; the median of the paired ratios."""
+    """Time both by turns; return the median of the paired ratios."""
     ours(), baseline()
     times = []
     for _ in range(repeats):
@@ -60,7 +60,7 @@ def paired(name, ours, baseline, repeats, **sizes):
 
 
 def main():
-    """Print a line a comparison."""
+    """Print one line per comparison."""
     torch.manual_seed(0)
     features, token_ids = torch.randn(TOKENS, DIM), torch.randint(0, VOCABULARY, (TOKENS,))
     statistics = ClassStatistics(torch.arange(VOCABULARY), DIM)

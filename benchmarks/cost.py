@@ -1,14 +1,14 @@
-"""What an audit and a fine-tuning step cost: measured here, fitted to a model, and computed for a large model.
+"""The cost of an audit and of a fine-tuning step: measured here, fitted to a model, and computed for a large model.
 
     python benchmarks/cost.py                              # some minutes
     python benchmarks/cost.py --quick --out cost.md
     python benchmarks/cost.py --out docs/contribute/cost.md    # writes the tables there
 
-Each part is timed over a grid of sizes, the least of some rounds. The seconds are fitted to terms that follow from what
-it does, and the fit is tried on sizes larger than any it has seen. For the large model a coefficient counts as so many
-copies of memory, or operations of a matrix product, as it is worth on this machine, and those are taken at the speed of
-other hardware: an assumption, as are that hardware's figures, which are options. Attention beyond the weights'
-products is left out. One JSON object a measurement goes to standard error.
+Each part is timed over a grid of sizes; the minimum of several rounds counts. The seconds are fitted to terms that
+follow from the algorithm, and the fit is tested on larger sizes than those that it was fitted to. For the large model,
+each coefficient is expressed as a number of memory copies or matrix-product operations on this machine, which are then
+taken at the speed of other hardware. This is an assumption, as are that hardware's figures, which are options.
+Attention other than the products with weights is left out. One JSON object per measurement goes to standard error.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from scipy.optimize import nnls
 from equiframe.collapse import ClassStatistics, UNC3Regularizer, collapse_metrics
 from equiframe.models import load
 
-# part: sizes it is fitted on (larger than the caches), larger ones it is tried on, and its terms
+# part: sizes for the fit (larger than the caches), larger sizes for the test, and its terms
 GRIDS = {
     "update": (
         [(tokens, dim, classes) for tokens in (4096, 16_384) for dim in (512, 1024) for classes in (30_000, 100_000)],
@@ -60,7 +60,7 @@ WORDS = 400
 
 
 def seconds(run, rounds):
-    """Least wall time of a call, after one that is not counted."""
+    """The minimum wall time of a call, after one call that is not counted."""
     run()
     times = []
     for _ in range(rounds):
@@ -71,14 +71,14 @@ def seconds(run, rounds):
 
 
 def update(tokens, dim, classes):
-    """Statistics of a batch."""
+    """The update of statistics by a batch."""
     statistics = ClassStatistics(torch.arange(classes), dim)
     features, ids = torch.randn(tokens, dim), torch.randint(classes, (tokens,))
     return lambda: statistics.update(features, ids)
 
 
 def pairs(classes, dim):
-    """All metrics that need no second look at the samples, over all pairs."""
+    """All metrics over all pairs, without a second pass over the samples."""
     statistics = ClassStatistics(torch.arange(classes), dim)
     statistics.update(torch.randn(2 * classes, dim), torch.arange(classes).repeat(2))
     rows = torch.randn(classes, dim)
@@ -94,7 +94,7 @@ def term(classes, dim, tokens):
 
 
 def all_reduce(rank, ranks, rounds, folder):
-    """Statistics of all ranks, in a process of its own; the first writes its times."""
+    """Reduce statistics over all ranks, each in its own process; the first rank writes the times."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{ranks}", rank=rank, world_size=ranks)
     found = []
@@ -107,17 +107,17 @@ def all_reduce(rank, ranks, rounds, folder):
 
 
 def measured(part, make, rounds):
-    """Seconds over a grid and at the sizes kept out of the fit."""
+    """Measure seconds over a grid and at the sizes that are left out of the fit."""
     grid, larger, _ = GRIDS[part]
     return [seconds(make(*sizes), rounds) for sizes in [*grid, *larger]]
 
 
 def fitted(part, times):
-    """Seconds a unit of each term, never negative, and how far the fit is off at sizes it has not seen."""
+    """Fit seconds per unit of each term, which are never negative, and the error at sizes outside the fit."""
     grid, larger, terms = GRIDS[part]
     design = np.array([[1.0, *(term(*sizes) for term in terms.values())] for sizes in [*grid, *larger]])
     times = np.array(times)
-    weighted = design / times[:, None]  # relative errors, or the largest size would have its way
+    weighted = design / times[:, None]  # relative errors, since the largest size would dominate otherwise
     scale = weighted.max(axis=0)
     found = nnls(weighted[: len(grid)] / scale, np.ones(len(grid)))[0] / scale
     off = float(abs(design[len(grid) :] @ found / times[len(grid) :] - 1).max())
@@ -125,12 +125,12 @@ def fitted(part, times):
 
 
 def tell(name, **line):
-    """A line for machines."""
+    """Print a line of JSON."""
     sys.stderr.write(json.dumps({"name": name, **line}) + "\n")
 
 
 def machine(rounds):
-    """What this machine does at best: bytes copied (read and written), and operations of products, a second."""
+    """Measure this machine's best rates: bytes copied (read and written) and product operations, per second."""
     source = torch.randn(32 << 20)
     target = torch.empty_like(source)
     found = {"copy": 2 * source.nbytes / seconds(lambda: target.copy_(source), rounds)}
@@ -142,7 +142,7 @@ def machine(rounds):
 
 @torch.inference_mode()
 def forward(rounds):
-    """Seconds a token of the built-in model without its vocabulary head, and its operations a token."""
+    """Measure seconds per token of the built-in model without its vocabulary head, and its operations per token."""
     stack = load("builtin:mini-mlm", device="cpu").model.base_model
     weights = sum(p.numel() for p in stack.parameters()) - sum(
         p.numel() for module in stack.modules() if isinstance(module, torch.nn.Embedding) for p in module.parameters()
@@ -154,19 +154,19 @@ def forward(rounds):
 def main():
     """Measure, fit, extrapolate, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round a size, 1 and 2 ranks")
+    parser.add_argument("--quick", action="store_true", help="one round per size, 1 and 2 ranks")
     parser.add_argument("--out", type=Path, help="file to write the tables into")
     parser.add_argument("--parameters", type=float, default=7e9)
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=128_000)
-    parser.add_argument("--tokens", type=float, default=1e8, help="tokens of the text that is audited")
-    parser.add_argument("--batch", type=float, default=32_768, help="tokens of a training step on one device")
+    parser.add_argument("--tokens", type=float, default=1e8, help="number of tokens of the audited text")
+    parser.add_argument("--batch", type=float, default=32_768, help="number of tokens of a training step on one device")
     parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--flops", type=float, default=989e12, help="peak of a device in bf16, dense (an H100's)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that a forward pass reaches")
-    parser.add_argument("--flops64", type=float, default=67e12, help="peak of a device in float64 (an H100's)")
-    parser.add_argument("--bandwidth", type=float, default=3.35e12, help="bytes a second of a device's memory")
-    parser.add_argument("--link", type=float, default=450e9, help="bytes a second and direction between devices")
+    parser.add_argument("--flops", type=float, default=989e12, help="peak of a device in bf16, dense (default: H100)")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that a forward pass reaches")
+    parser.add_argument("--flops64", type=float, default=67e12, help="peak of a device in float64 (default: H100)")
+    parser.add_argument("--bandwidth", type=float, default=3.35e12, help="bytes per second of a device's memory")
+    parser.add_argument("--link", type=float, default=450e9, help="bytes per second and direction between devices")
     options = parser.parse_args()
     torch.manual_seed(0)
     rounds = 1 if options.quick else 5
@@ -182,7 +182,7 @@ def main():
             mp.start_processes(all_reduce, (ranks, rounds, folder), nprocs=ranks, start_method="spawn")
             times = json.loads(Path(folder, f"{ranks}.json").read_text(encoding="utf-8"))
             found, off = fitted("all_reduce", times)
-            cost.setdefault("all_reduce", found)  # one rank sends nothing: its own passes over the memory
+            cost.setdefault("all_reduce", found)  # one rank sends nothing: only its own passes over memory
             rows += fit_rows("all_reduce", times, found, off, ranks=ranks)
     token_s, operations = forward(rounds)
     reached = operations / token_s
@@ -216,7 +216,7 @@ def main():
 
 
 def fit_rows(part, times, found, off, **sizes):
-    """A line a term that counts."""
+    """Make one line per term with a cost."""
     grid, larger, _ = GRIDS[part]
     for at, taken in zip([*grid, *larger], times, strict=True):
         tell(part, sizes=at, seconds=taken, **sizes)
@@ -226,7 +226,7 @@ def fit_rows(part, times, found, off, **sizes):
 
 
 def extrapolated(options, cost, best):
-    """The large model's seconds. A cost measured here counts as so many copies, or products, as it is worth here."""
+    """Compute the large model's seconds, from costs here expressed as numbers of copies or products."""
     n, d, v, t = options.devices, options.dim, options.vocabulary, options.tokens
     flops = options.flops * options.utilisation
 
@@ -254,7 +254,7 @@ def extrapolated(options, cost, best):
 
 
 def assumptions(options):
-    """What the computed figures rest on."""
+    """Describe the assumptions of the computed figures."""
     gigabytes = options.vocabulary * (options.dim * 4 + 40) / 1e9
     return (
         f"Computed, not measured: {options.parameters:.3g} parameters, {options.vocabulary:,} classes of dim"

@@ -1,12 +1,12 @@
-"""Cost of a fine-tuning step of counterfactual collapse beside one of two-sided CDA on the same texts, timed in turn.
+"""Cost of a fine-tuning step of counterfactual collapse and of two-sided CDA on the same texts, timed by turns.
 
     python benchmarks/counterfactual_collapse.py                         # the built-in causal LM, under bf16 autocast
     python benchmarks/counterfactual_collapse.py --model builtin:mini-mlm --precision fp32
 
-Both train the same model on the same pairs: forward, backward and a step of AdamW, one batch of ours and one of CDA in
-turn. CDA reads the text and its counterfactual of each pair as they are; a masked LM's third sequence is ours alone.
-The states of the model before training are computed before, once a pair: that is timed by itself. The first
-step warms up.
+Both train the same model on the same pairs: forward, backward and a step of AdamW, by turns one batch of ours and one
+of CDA. CDA reads the unchanged text and counterfactual of each pair; only ours reads a masked LM's third sequence.
+The states of the model before training are computed in advance, once per pair; this is timed separately. The first
+step is a warm-up.
 """
 
 import argparse
@@ -24,19 +24,19 @@ from equiframe.models import load
 
 
 def cda_batch(batch):
-    """Texts and counterfactuals alone, cut to their longest."""
+    """Keep texts and counterfactuals alone, cut to the longest."""
     texts = 2 * len(batch["row"])
     width = int(batch["attention_mask"][:texts].sum(1).max())
     return {name: batch[name][:texts, :width] for name in ("input_ids", "attention_mask")}
 
 
 def main():
-    """Time both in turn and print one JSON object."""
+    """Time both by turns and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--device")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--batch", type=int, default=8, help="pairs of a step")
+    parser.add_argument("--batch", type=int, default=8, help="number of pairs in a step")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of the method")
     arguments = parser.parse_args()
@@ -85,7 +85,7 @@ def main():
 
 @contextlib.contextmanager
 def autocast_forward(model, device, precision):
-    """Autocast around the model's forward alone, with logits in float32, as the Trainer has it."""
+    """Put autocast around the model's forward alone, with logits in float32, as the Trainer does."""
     if precision == "fp32":
         yield
         return

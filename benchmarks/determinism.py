@@ -1,10 +1,10 @@
-"""One command again with the same and with another number of threads: how far its numbers lie apart.
+"""Run one command again with the same and with another number of threads, and compare the numbers.
 
     python benchmarks/determinism.py --threads 2
     python benchmarks/determinism.py -- evaluate builtin:mini-mlm --benchmarks stereoset:dev
 
-Prints for either repetition the largest difference over metrics.json by kind of number (relative to the number where it
-is above 1), and of the weights. The same number of threads must give the same bits: exits with 1 where it does not.
+The script prints for each repetition the largest difference over metrics.json by kind of number (relative to the number
+if it is above 1), and of the weights. With the same number of threads the bits must be equal; if not, it exits with 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMAND = "debias builtin:mini-mlm --unc3 100 --max-steps 20 --sentences 1000 --
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="compared with one")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads to compare with one")
     parser.add_argument(
         "command", nargs="*", default=COMMAND.split(), help="command of equiframe after --, without --out"
     )
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def numbers(command: list[str], folder: Path, threads: int) -> dict[str, list[float]]:
-    """The numbers of a run, by kind, in order."""
+    """Return the numbers of a run, by kind, in order."""
     environment = {**os.environ, "EQUIFRAME_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": str(threads)}
     arguments = [sys.executable, "-m", "equiframe", *command, "--out", str(folder / "run")]
     subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)

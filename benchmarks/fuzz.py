@@ -1,14 +1,14 @@
-"""Feed every reader of files and options with damaged input: nothing but an error of ours may come of it.
+"""Give damaged input to every reader of files and options: the only allowed exception is an EquiframeError.
 
     pip install atheris==3.0.0
     python benchmarks/fuzz.py --runs 2500 --data my-data
 
-Coverage-guided (atheris, libFuzzer): an input that reaches a new line of equiframe is kept and changed further. One
-process a target: files of each benchmark in turn, the others whole; corpora, word sets, pairs, study files, records of
-runs, stored answers, options, models. Small true files are the first inputs. One line a target: inputs tried, those
-read without an error, and each other exception with its place. Exits with 1 where one was raised that is not an
-EquiframeError. ``my-data`` holds what the data wheel does not (SEAT, GLUE, SICK, HurtLex); targets without data are
-named and left out.
+The fuzzing is coverage-guided (atheris, libFuzzer): an input that reaches a new line of equiframe is kept and changed
+further. Each target runs in its own process: one file of each benchmark at a time, with the other files unchanged;
+corpora, word sets, pairs, study files, records of runs, stored answers, options, models. Small valid files are the
+first inputs. The script prints one line per target: inputs tried, inputs read without an error, and each other
+exception with its place. It exits with 1 if an exception was raised that is not an EquiframeError. ``my-data`` holds
+data that is not in the data wheel (SEAT, GLUE, SICK, HurtLex); targets without data are listed and left out.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ with atheris.instrument_imports(include=["equiframe"]):
         importlib.import_module(lazy)
     importlib.import_module("equiframe.benchmarks.minimal_pairs")
 
-SMALL = 20_000  # characters: such a file is a first input as it is
-LINES = 24  # of either half of a larger one
+SMALL = 20_000  # characters: a file up to this size is a first input without changes
+LINES = 24  # lines of each half of a larger file
 STUDY = """
 models: [builtin:mini-mlm]
 methods: [{method: bec, unc3: 100, term: {memory: ema}}, {method: self-debias}]
@@ -89,8 +89,8 @@ Read = Callable[[Path], Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2500, help="inputs of each target")
-    parser.add_argument("--data", type=Path, help="folder of what the data wheel does not hold")
+    parser.add_argument("--runs", type=int, default=2500, help="number of inputs of each target")
+    parser.add_argument("--data", type=Path, help="folder with data that is not in the data wheel")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="targets whose name contains this")
     options = parser.parse_args()
@@ -125,7 +125,7 @@ def main() -> int:
 
 
 def fuzz(file: Path, read: Read, base: Path, folder: Path, *, runs: int, seed: int) -> None:
-    """Change one file of a copy of the base folder so often; never returns. The report is a file in ``folder``."""
+    """Change one file of a copy of the base folder repeatedly; never returns. The report is a file in ``folder``."""
     damaged, corpus = folder / "data" / file.relative_to(base), folder / "corpus"
     corpus.mkdir()
     shutil.copy(file, corpus / "true")
@@ -158,14 +158,14 @@ def fuzz(file: Path, read: Read, base: Path, folder: Path, *, runs: int, seed: i
 
 
 def place_of(error: Exception) -> str:
-    """The last line of equiframe that an error passed."""
+    """The last line of equiframe in the traceback of an error."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "equiframe" in Path(frame.filename).parts[-4:]] or frames
     return f"{Path(ours[-1].filename).name} line {ours[-1].lineno}"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """What a target's process left; one that ended otherwise (a hang, a crash) is a failure."""
+    """Read the report of a target's process; a process that hung or crashed is a failure."""
     if (folder / "report.json").exists():
         report: dict[str, Any] = json.loads((folder / "report.json").read_text())
         return report
@@ -174,7 +174,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def data_targets(base: Path, data: Path | None) -> dict[str, tuple[Path, Read]]:
-    """For each benchmark and corpus, one file of each kind that it reads, and what reads it."""
+    """For each benchmark and corpus, one file of each kind that it reads, and its reader."""
     for name, known in KNOWN.items():
         try:
             path = locate(name, data).path
@@ -205,7 +205,7 @@ def data_targets(base: Path, data: Path | None) -> dict[str, tuple[Path, Read]]:
 
 
 def is_read(file: Path, read: Read, base: Path) -> bool:
-    """Whether a benchmark's default variant reads a file: then it does not pass over what is no text."""
+    """Whether a benchmark's default variant reads a file, so that it does not ignore bytes that are not text."""
     content = file.read_bytes()
     file.write_bytes(b"\xff\x00")
     try:
@@ -225,7 +225,7 @@ def both_splits(benchmark: FineTunedBenchmark[Any], folder: Path) -> None:
 
 
 def shortened(path: Path) -> str:
-    """A true file, of a large one the first items of either half."""
+    """A valid file; for a large one the first items of each half."""
     text = path.read_text(encoding="utf-8-sig")
     if len(text) < SMALL:
         return text
@@ -251,7 +251,7 @@ def pruned(value: Any) -> Any:
 
 
 def other_targets(base: Path) -> dict[str, tuple[Path, Read]]:
-    """Word sets, pairs, texts, study files, records of runs, stored answers, options, models."""
+    """Targets for word sets, pairs, texts, study files, records of runs, stored answers, options, models."""
     own = base / "own"
     record(own / "run")
     comparison(own / "comparison")

@@ -1,10 +1,10 @@
-"""Responses written in batches against one prompt at a time: the same model, prompts and tokens, in one process.
+"""Speed of responses in batches and one prompt at a time: same model, prompts and tokens, in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/generation.py builtin:smollm2-135m --prompts 64
 
 Prompts are spread evenly over a set. Both ways use ``generate`` of transformers with a KV cache and always take the
-likeliest token. They write equally many tokens, so that the times are of the same work. They take turns, and each is
-timed ``--rounds`` times. Nothing is stored. The script prints one JSON object.
+most probable token. They write equally many tokens, so that the times are for the same work. They take turns, and each
+is timed ``--rounds`` times. Nothing is stored. The script prints one JSON object.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="builtin:smollm2-135m")
     parser.add_argument("--benchmark", default="stories")
-    parser.add_argument("--prompts", type=int, default=64, help="spread evenly over the set")
-    parser.add_argument("--tokens", type=int, default=32, help="of each response")
+    parser.add_argument("--prompts", type=int, default=64, help="number of prompts, spread evenly over the set")
+    parser.add_argument("--tokens", type=int, default=32, help="number of tokens of each response")
     parser.add_argument("--token-budget", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
     texts: dict[str, list[str]] = {}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     processor: dict[str, list[float]] = {way: [] for way in ways}
-    written(language_model, prompts[:2], [[0, 1]], 2)  # what the first call alone takes
+    written(language_model, prompts[:2], [[0, 1]], 2)  # the first call is slower
     for _ in range(options.rounds):
         for way, parts in ways.items():
             wall, used = time.perf_counter(), time.process_time()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def prompts_of(name: str, language_model: LanguageModel, count: int) -> list[Ids]:
-    """Prompts of a set, by the model's chat template where it has one."""
+    """Return prompts of a set, in the model's chat template if it has one."""
     benchmark = load_benchmark(name)
     assert isinstance(benchmark, GeneratedBenchmark)
     prompts, _ = benchmark.prompts(groups=GenerationOptions().groups)
@@ -81,7 +81,7 @@ def prompts_of(name: str, language_model: LanguageModel, count: int) -> list[Ids
 def written(
     language_model: LanguageModel, prompts: Sequence[Ids], parts: Sequence[Sequence[int]], length: int
 ) -> list[str]:
-    """The responses, written part by part."""
+    """Generate the responses, part by part."""
     writer, found = LocalWriter(language_model), {}
     for part in parts:
         responses = writer.write([prompts[at] for at in part], GenerationOptions(), length, seed=0)

@@ -1,12 +1,12 @@
-"""Kill commands with -9 at random moments, give them again, and compare what they end in with undisturbed runs.
+"""Kill commands with -9 at random moments, run them again, and compare the results with undisturbed runs.
 
     python benchmarks/kills.py --kills 5                       # audit, evaluate, debias and study, five kills each
     python benchmarks/kills.py --kills 5 -- debias builtin:mini-mlm --max-steps 40 --save-steps 10
 
-Compared is every file of the run but config.json, which is dated, and report.html: metrics.json and study.json without
-times, tables, weights, byte for byte. Moments are drawn evenly over the time that the undisturbed run took; a run that
-ends before its moment is removed with its cache and begun anew, and counts as no kill. Both runs begin with an empty
-cache of answers. Exits with 1 where anything differs.
+Every file of the run is compared except config.json, which has a date, and report.html: metrics.json and study.json
+without times, and tables and weights byte for byte. Moments are drawn evenly over the time of the undisturbed run; a
+run that ends before its moment is removed with its cache and started again, and does not count as a kill. Both runs
+start with an empty cache of answers. The script exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DATED = {"config.json", "report.html"}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=5, help="of each command")
+    parser.add_argument("--kills", type=int, default=5, help="number of kills of each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "command", nargs="*", help="command of equiframe after --, without --out. Default: four commands"
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def survives(command: list[str], scratch: Path, kills: int, moments: random.Random) -> bool:
-    """Whether a command that is killed so often ends as one that is left alone."""
+    """Whether a command that is killed several times has the same result as an undisturbed one."""
     print(f"equiframe {' '.join(command)}", flush=True)
     began = time.perf_counter()
     if start(command, scratch / "alone").wait():
@@ -81,7 +81,7 @@ def survives(command: list[str], scratch: Path, kills: int, moments: random.Rand
             process.wait(timeout=moment)
         process.kill()
         process.wait()
-        if (scratch / "killed" / "run").exists():  # whole, be the process still there to say so or not
+        if (scratch / "killed" / "run").exists():  # the run is complete, even if the process has not exited
             shutil.rmtree(scratch / "killed")
         else:
             killed.append(moment)
@@ -106,7 +106,7 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def cache(folder: Path) -> Path:
-    """A cache of its own, in which the unpacked built-in models are those of the user's cache."""
+    """Make a separate cache, with the unpacked built-in models of the user's cache."""
     own = folder / "cache"
     if not own.exists():
         own.mkdir(parents=True)
@@ -117,7 +117,7 @@ def cache(folder: Path) -> Path:
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """What a run came to: the hash of each file, by its name, without times."""
+    """The result of a run: the hash of each file by its name, without times."""
     found = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name not in _DATED):
         content = file.read_bytes()

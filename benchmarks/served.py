@@ -1,10 +1,10 @@
-"""A served model against the same one loaded here: log-probabilities, decisions and times, on the same requests.
+"""A served model compared with the same model loaded here: log-probabilities, decisions and times, same requests.
 
     bash recipes/vllm_cpu.sh /tmp/vllm 8000
     OMP_NUM_THREADS=1 python benchmarks/served.py server:http://localhost:8000#smollm2 --model builtin:smollm2-135m
 
-Each benchmark is a name, with a group of its items where a group is given: ``stereoset:dev@gender``. Nothing is stored.
-Prints one JSON object a line.
+Each benchmark is a name, optionally with a group of its items: ``stereoset:dev@gender``. Nothing is stored.
+The script prints one JSON object per line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("served", help="server:URL#MODEL")
     parser.add_argument("--model", default="builtin:smollm2-135m", help="the same model, to load here")
     parser.add_argument("--benchmarks", default="stereoset:dev@gender,crows_pairs@gender,lpbs")
-    parser.add_argument("--items", type=int, default=None, help="of each, spread evenly; all by default")
+    parser.add_argument(
+        "--items", type=int, default=None, help="items of each benchmark, spread evenly; all by default"
+    )
     parser.add_argument("--concurrency", type=int, default=8)
     options = parser.parse_args()
     served = connect(options.served, concurrency=options.concurrency)
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def compared(served: Answerer, local: Answerer, name: str, count: int | None) -> dict[str, Any]:
-    """What one benchmark's items come to by either way."""
+    """Compare the outcomes of one benchmark's items in both ways."""
     spec, _, group = name.partition("@")
     benchmark = load_benchmark(spec)
     items = [

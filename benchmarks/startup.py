@@ -1,4 +1,4 @@
-"""How long the command takes to answer, against a Python that does nothing. One JSON object a line.
+"""Time until the command answers, compared with a Python that does nothing. Prints one JSON object per line.
 
 python benchmarks/startup.py
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def seconds(*arguments):
-    """Wall time of a Python with these arguments."""
+    """Measure the wall time of a Python with these arguments."""
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began

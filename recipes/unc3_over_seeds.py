@@ -1,4 +1,4 @@
-"""Does (U)NC3 do what it is for? BEC with and without the term on the built-in masked LM, over seeds.
+"""Does (U)NC3 have its intended effect? BEC with and without the term on the built-in masked LM, over seeds.
 
 For each seed, the same BEC run with lambda 0 and with lambda; then (U)NC3, self-duality and held-out
 masked-LM loss of both, and the paired difference over seeds with its t interval.

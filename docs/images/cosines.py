@@ -1,4 +1,4 @@
-"""The pictures of the pages, from real numbers of the built-in model: python docs/images/cosines.py (two minutes)."""
+"""Makes the pictures of the pages from the built-in model: python docs/images/cosines.py (two minutes)."""
 
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ PAIRS = (("she", "he"), ("woman", "man"), ("mother", "father"), ("sister", "brot
 
 
 def gathered(name: str) -> tuple[equiframe.ClassStatistics, torch.Tensor, list[str]]:
-    """Statistics of the gender words seen ten times or more, their embeddings, and the words."""
+    """Return statistics of the gender words seen ten times or more, their embeddings, and the words."""
     model = equiframe.load(name)
     words = equiframe.WordSet.builtin("gender").resolve(model.tokenizer)
     sentences = [text for text, _ in zip(stream("bug/balanced"), range(8000), strict=False)]
@@ -27,13 +27,13 @@ def gathered(name: str) -> tuple[equiframe.ClassStatistics, torch.Tensor, list[s
 
 
 def directions(statistics: equiframe.ClassStatistics, rows: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Centred means, and embeddings, of length 1."""
+    """Return centred means, and embeddings, scaled to length 1."""
     means = torch.nn.functional.normalize(statistics.means - statistics.means.mean(0), dim=1)
     return means.double().numpy(), torch.nn.functional.normalize(rows, dim=1).double().numpy()
 
 
 def cosine_strip(runs: dict[str, tuple[equiframe.ClassStatistics, torch.Tensor, list[str]]]) -> None:
-    """A row a model, a dot a word."""
+    """Draw a row per model, and a dot per word."""
     figure, axes = plt.subplots(figsize=(7.2, 2.2), layout="constrained")
     for at, (statistics, rows, words) in enumerate(runs.values()):
         means, embeddings = directions(statistics, rows)
@@ -49,9 +49,9 @@ def cosine_strip(runs: dict[str, tuple[equiframe.ClassStatistics, torch.Tensor, 
 
 
 def apart(places: list[float], least: float) -> list[float]:
-    """Heights of labels, at least this far apart, in the order of their places and as near to them as that allows."""
+    """Heights of labels, at least this far apart, in the order of their places and as close to them as possible."""
     order = np.argsort(places, kind="stable")
-    blocks: list[list[int]] = []  # of labels that touch, each centred on the mean of its places
+    blocks: list[list[int]] = []  # labels that touch; each block is centred on the mean of its places
 
     def bottom(block: list[int]) -> float:
         return float(np.mean([places[at] for at in block])) - least * (len(block) - 1) / 2
@@ -65,7 +65,7 @@ def apart(places: list[float], least: float) -> list[float]:
 
 
 def plane(statistics: equiframe.ClassStatistics, rows: torch.Tensor, words: list[str]) -> None:
-    """Means and embeddings of six pairs of words, in one plane."""
+    """Draw means and embeddings of six pairs of words in one plane."""
     means, embeddings = directions(statistics, rows)
     at = {word: i for i, word in enumerate(words)}
     pairs = [(first, second) for first, second in PAIRS if first in at and second in at]

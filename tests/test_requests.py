@@ -99,7 +99,7 @@ def test_sequence_log_probs_ask_for_every_token_after_the_start(byte_level):
 
 
 def test_requests_check_themselves():
-    with pytest.raises(InputError, match="2 positions and 1 targets"):
+    with pytest.raises(InputError, match="2 positions, but 1 targets"):
         TokenLogProbs((1, 2, 3), (0, 1), (4,))
     for position in (3, -1):
         with pytest.raises(InputError, match="are not all within 3 tokens"):

@@ -156,7 +156,7 @@ def test_scores_are_those_of_plain_transformers(kind, name, habits):
 
 NOT_PROJECTED = {
     "masked": {"neomme": "does not read the last hidden states by one"},
-    "causal": {"llama4_text": "no encoder apart"},
+    "causal": {"llama4_text": "no encoder separate"},
 }
 
 

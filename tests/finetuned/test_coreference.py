@@ -110,9 +110,9 @@ def test_the_users_own_corpus(folder):
         ({"label": 3}, "label is 3"),
         ({"label": True}, "label is True"),
         ({"label": [0]}, "label is"),
-        ({"pronoun": [16, 99]}, r"\[16, 99\] is no \[start, end\]"),
-        ({"pronoun": [3, 3]}, "is no"),
-        ({"pronoun": 3}, "is no"),
+        ({"pronoun": [16, 99]}, r"\[16, 99\] is not a \[start, end\]"),
+        ({"pronoun": [3, 3]}, "is not a"),
+        ({"pronoun": 3}, "is not a"),
         ({"candidates": [[0, 3]]}, "two candidates"),
         ({"text": None}, "expected a text"),
     ):

@@ -91,7 +91,7 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
     assert invoke("gate", before, "--policy", policy).exit_code == 1
     assert invoke("card", before, "--out", tmp_path / "card.md").exit_code == 0
     card = (tmp_path / "card.md").read_text()
-    assert "How the responses came about is not known here" in card
+    assert "How the responses were generated is not known here" in card
 
 
 @pytest.mark.parametrize(

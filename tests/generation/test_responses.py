@@ -67,7 +67,12 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, change, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no response in it"), ("{}", "no field 'template'"), ("[1]", "expected an object"), ("{", "not valid JSON")],
+    [
+        ("", "the file has no response"),
+        ("{}", "no field 'template'"),
+        ("[1]", "expected an object"),
+        ("{", "not valid JSON"),
+    ],
 )
 def test_a_file_that_is_none(tmp_path, text, said):
     path = tmp_path / "r.jsonl"

@@ -165,8 +165,8 @@ def test_what_a_server_filters_is_counted_out_and_said(served, server, templates
         (401, {"message": "no key"}, "refuses a request .*no key"),
         (503, {}, "no longer answers .*503"),
         (200, {"choices": []}, "gave 0 responses, expected 1"),
-        (200, {"chosen": 1}, "holds no text"),
-        (200, {"choices": ["x"]}, "holds no text"),
+        (200, {"chosen": 1}, "has no text"),
+        (200, {"choices": ["x"]}, "has no text"),
     ],
 )
 def test_a_server_that_does_not_write_is_one_line(served, server, templates, status, said, message):

@@ -291,7 +291,7 @@ def test_first_names_stay_and_genders_are_as_frequent(masked_model, tmp_path):
 def test_a_model_without_a_gender_direction(masked_model):
     for parameter in masked_model.model.parameters():
         nn.init.zeros_(parameter)
-    with pytest.raises(InputError, match="ASE has no direction"):
+    with pytest.raises(InputError, match="the same states in this model: choose another --method"):
         gender_direction(masked_model)
 
 

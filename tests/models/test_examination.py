@@ -142,7 +142,7 @@ def test_a_decoder_that_forgot_it_is_one_is_refused(new_tokenizer, tmp_path):
 def test_a_causal_model_is_no_masked_one(new_tokenizer, tmp_path):
     model = BertLMHeadModel(BertConfig(vocab_size=101, is_decoder=True, **SHAPE))
     folder = saved(model, new_tokenizer(), tmp_path / "bert")
-    with pytest.raises(ModelError, match=r"on those before it.*--kind causal"):
+    with pytest.raises(ModelError, match=r"on earlier ones.*--kind causal"):
         load(folder, kind="masked")
 
 

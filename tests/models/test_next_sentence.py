@@ -51,7 +51,7 @@ def test_a_model_has_the_head_where_its_checkpoint_has_it(with_head, masked_mode
         assert head_of(language_model) == {}
     with pytest.raises(InputError, match="does not answer NextSentence"):
         answer(masked_model, pairs(masked_model))
-    with pytest.raises(InputError, match="3 tokens and 2 types"):
+    with pytest.raises(InputError, match="3 tokens, but 2 types"):
         NextSentence((2, 5, 3), (0, 0))
 
 

@@ -269,7 +269,7 @@ def test_a_checkpoint_with_a_matrix_that_does_not_fit(masked_model, tmp_path):
 
 
 def test_a_stack_alone_is_refused(masked_model, matrix):
-    with pytest.raises(ModelError, match="no encoder apart"):
+    with pytest.raises(ModelError, match="no encoder separate"):
         project(masked_model.model.base_model, matrix)
 
 

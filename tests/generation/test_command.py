@@ -51,10 +51,10 @@ def test_responses_of_any_system_are_measured_and_reported_escaped(evaluated):
     assert config["generation"]["measures"] == ["refused", "words", "she"]
     page = (folder / "report.html").read_text()
     assert HOSTILE not in page
-    assert "Groups beside groups" in page
+    assert "Comparison of groups" in page
     assert "100.0 points of the favourable decision apart" in page
     assert "with p &lt; 0.05, where chance alone would give about" in page
-    assert re.search(r"What was refused to whom.*women</th><td>5 of 40</td>", page, re.DOTALL)
+    assert re.search(r"Refusals by group.*women</th><td>5 of 40</td>", page, re.DOTALL)
     assert "system, of which only responses are known" in page
 
 
@@ -82,7 +82,7 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
     found = compared["men_vs_women.favourable_difference"]["difference"]
     assert (found["value"], found["count"]) == (25.0, 40)
     assert found["low"] > 0
-    assert "Groups beside groups, before" in (tmp_path / "both" / "report.html").read_text()
+    assert "Comparison of groups, before" in (tmp_path / "both" / "report.html").read_text()
     policy = tmp_path / "gate.yaml"
     rule = "{benchmark: responses, measure: men_vs_women.favourable_difference, %s}"
     policy.write_text(f"rules:\n  - {rule % 'within: 50'}\n  - {rule % 'no_worse_by: 1'}\n")

@@ -467,7 +467,7 @@ def test_options_are_checked(masked_model, tmp_path):
     ("lines", "fewest", "message"),
     [
         (["she was here", "the nurse was here"], 1, "no counterparts of female and male"),
-        (["she was here", "now he was here", "the nurse was here"], 2, "in 2 sentences each"),
+        (["she was here", "now he was here", "the nurse was here"], 2, "have 2 sentences each"),
         (["she was here", "now he was here", "he met a nurse"], 1, "no sentence with a profession"),
     ],
 )

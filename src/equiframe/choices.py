@@ -34,7 +34,7 @@ _OWN = ("config", "use_safetensors", "output_loading_info", "state_dict", "weigh
 
 
 def check_model_args(names: Iterable[str]) -> None:
-    """Refuse arguments of ``from_pretrained`` that have an option of their own, or that equiframe sets itself.
+    """Refuse arguments of ``from_pretrained`` that have a separate option, or that equiframe sets itself.
 
     Raises:
         InputError: an argument is refused; the message names the option to use.

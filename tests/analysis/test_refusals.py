@@ -53,7 +53,7 @@ def test_audits_by_other_options(runs, option):
 
 
 def test_one_run_alone(runs):
-    with pytest.raises(InputError, match="a comparison needs two runs or more, got 1"):
+    with pytest.raises(InputError, match="a comparison needs two runs or more, found 1"):
         compare({"before": runs["before"]})
 
 

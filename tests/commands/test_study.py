@@ -213,7 +213,7 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         ({"methods": []}, "study.methods: "),
         ({"sseds": [1]}, "study has no option 'sseds'. Available: models, "),
         ({"audit": {"sentence": 3}}, "study.audit has no option 'sentence'"),
-        ({"headline": "cda"}, "headline of the study: 'cda' is no method of it: bec"),
+        ({"headline": "cda"}, "headline of the study: 'cda' is not one of its methods: bec"),
         ({"verb": "audit"}, "'audit' is not a verb that fits here. Add a line such as verb: study"),
         ({"methods": [{"method": "bec", "weight": 3}]}, "study.methods.0 has no option 'weight'"),
     ],

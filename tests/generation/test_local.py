@@ -182,7 +182,7 @@ def test_models_that_write_no_text(masked_model, causal_model):
     corrected = LocalAnswerer(causal_model, self_debias=SelfDebias.against("gender", causal_model.tokenizer))
     with pytest.raises(CannotScoreError, match="Self-Debias corrects probabilities"):
         score_generated(corrected, load_benchmark("decisions"))
-    with pytest.raises(InputError, match="--samples 2: the likeliest tokens are the same each time"):
+    with pytest.raises(InputError, match="--samples 2: the most probable tokens are always the same"):
         GenerationOptions(samples=2)
     with pytest.raises(InputError, match="an empty text ends every response"):
         GenerationOptions(stop=("",))

@@ -1,4 +1,4 @@
-"""Set runs side by side: every later run against the first, item by item."""
+"""Compares runs: every later run with the first, item by item."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from equiframe.record import (
 )
 from equiframe.uncertainty import Estimate, Measure, Rows, estimate, paired_difference
 
-_FEWEST_SHARED = 0.5  # of the smaller run: what is left would say little of either
-_FEWEST_PAIRS = 2  # of texts and counterfactuals, of which there is an interval
+_FEWEST_SHARED = 0.5  # share of the smaller run's items; fewer would not represent either run
+_FEWEST_PAIRS = 2  # pairs of a text and its counterfactual that are needed for an interval
 _BY_PATH = (f"{MinimalPairs.name}:", "templates:")  # benchmarks that are named by a path
 
 
 class _Common(NamedTuple):
-    """What several runs measured: a benchmark, the audited words, or contexts.
+    """Something that several runs measured: a benchmark, the audited words, or contexts.
 
-    ``tables`` are by run; ``key`` names the column, or columns, by which an item is the same in every one. ``is_fixed``
-    says that the runs can share their items; texts are read at other places by models of other tokenizers.
+    ``tables`` are by run; ``key`` names the column, or columns, that identify an item in all of them. ``is_fixed``
+    says that the runs can share their items; models with different tokenizers read texts at different places.
     """
 
     name: str
@@ -52,23 +52,23 @@ class _Common(NamedTuple):
 def compare(
     records: Mapping[str, RunRecord], *, verb: Literal["compare", "demo"] = "compare", seed: int = 0
 ) -> Comparison:
-    """The numbers that two or more runs share, with paired differences to the first run.
+    """Compare the numbers that two or more runs share, with paired differences to the first run.
 
-    Everything is over the items that all of the runs with this benchmark scored: where one of them left out items, or
-    scored others by ``--limit``, the values of each run are computed again. Audited words are the same where they are
-    written alike, whatever their token ids.
+    Everything is over the items that all of the runs with this benchmark scored: if one of them left out items, or
+    scored others by ``--limit``, the values of each run are computed again. Audited words are the same if they have
+    the same spelling, whatever their token ids.
 
     Args:
         records: runs by name; the first is the reference.
-        verb: what the comparison is recorded as.
-        seed: of bootstrap and permutation test.
+        verb: verb of the comparison in its record.
+        seed: seed of bootstraps and permutation tests.
 
     Raises:
-        InputError: fewer than two runs; nothing in common, or so few items that the numbers would say little;
-            different versions of a benchmark, or different data.
+        InputError: there are fewer than two runs, they have nothing or too few items in common, or they used
+            different versions of a benchmark or different data.
     """
     if len(records) < 2:
-        raise InputError(f"a comparison needs two runs or more, got {len(records)}")
+        raise InputError(f"a comparison needs two runs or more, found {len(records)}")
     check_range("--seed", seed, whole=True, most=SEEDS)
     records = aligned(records)
     first, *later = records
@@ -102,7 +102,7 @@ def compare(
 def _differences(
     name: str, runs: Mapping[str, Metrics], of_runs: Mapping[str, Mapping[str, Measure]], items: int, seed: int
 ) -> Iterator[tuple[str, ComparedMeasure]]:
-    """Every measure of a result in each later run against the first, over so many shared items."""
+    """Compare every measure of a result in each later run with the first run, over this number of shared items."""
     first, *later = of_runs
     ours = runs[first].results[name].estimates
     for at, run in enumerate(later, start=1):
@@ -111,14 +111,14 @@ def _differences(
             if key not in ours or key not in theirs or not measure.interval:
                 continue
             rows, others = _paired_rows(name, of_runs[first][key], measure, at * items)
-            if len(rows):  # else no shared item is of this group
+            if len(rows):  # otherwise no shared item is in this group
                 difference = paired_difference(rows, others, measure.statistic, seed=seed)
                 both = {"first": ours[key], "second": theirs[key]}
                 yield run, ComparedMeasure(benchmark=name, measure=key, **both, difference=difference)
 
 
 class Paired(NamedTuple):
-    """A measure of two runs, and its rows in a table that holds both: those of the same items, in the same order."""
+    """A measure of two runs, with its rows in a table of both: the same items in the same order."""
 
     measure: Measure
     first: Rows
@@ -126,7 +126,7 @@ class Paired(NamedTuple):
 
 
 def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> Paired:
-    """One measure of a benchmark, or of ``collapse:WORDS``, over the items that two runs share.
+    """Return one measure of a benchmark, or of ``collapse:WORDS``, over the items that two runs share.
 
     Args:
         before: the first run, :func:`aligned` with the second.
@@ -135,7 +135,7 @@ def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> 
         key: the measure.
 
     Raises:
-        InputError: the runs do not share it, share too few of its items, or measured it in different ways.
+        InputError: the runs do not share the benchmark, share too few of its items, or measured it in different ways.
     """
     common = next(_in_common({"before": _only(before, name), "after": _only(after, name)}), None)
     if common is None:
@@ -150,7 +150,7 @@ def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> 
 
 
 def _only(record: RunRecord, name: str) -> RunRecord:
-    """The run with one of its benchmarks, or word sets, alone."""
+    """The run with only one of its benchmarks or word sets."""
     metrics = record.metrics
     kept = {
         "benchmarks": [result for result in metrics.benchmarks if result.name == name],
@@ -161,7 +161,7 @@ def _only(record: RunRecord, name: str) -> RunRecord:
 
 
 def _paired_rows(name: str, first: Measure, second: Measure, offset: int) -> tuple[Rows, Rows]:
-    """The rows of a measure in two runs, of which the second is so many rows further on.
+    """The rows of a measure in two runs; the rows of the second run begin at ``offset``.
 
     Raises:
         InputError: the runs do not put the same items into this measure's group.
@@ -177,9 +177,9 @@ def _between(measure: Measure, start: int, end: int) -> Measure:
 
 
 def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
-    """The runs, with what they have in common under one name, however the path to it was written.
+    """Return the runs, with one name for everything that they share, however the path to it was written.
 
-    User-provided pairs are the same where their file has the same content, word lists where it has the same name: their
+    User-provided pairs are the same if their files have the same content, word lists if they have the same name: their
     words are compared one by one.
     """
     pairs: dict[tuple[str, ...], str] = {}
@@ -190,7 +190,7 @@ def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
         for result in record.metrics.benchmarks:
             if result.benchmark.startswith(_BY_PATH):
                 name = pairs.setdefault(_hashes(result.files), result.benchmark)
-                if name not in record.items:  # who scored the same file twice keeps both names
+                if name not in record.items:  # if the same file was scored twice, both names are kept
                     names[result.benchmark] = name
         metrics = record.metrics.model_copy(
             update={
@@ -212,7 +212,7 @@ def aligned(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
 
 
 def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
-    """What the first run and later ones measured, benchmarks in the order of the first run, then collapse."""
+    """Yield what the first run and later ones measured: benchmarks in the order of the first run, then collapse."""
     first = next(iter(records))
     for mine in records[first].metrics.benchmarks:
         results = {
@@ -261,7 +261,7 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
 
 
 def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[str, object, object]]:
-    """How the responses of two runs were decoded, where both say it."""
+    """Yield the differences in how the responses of two runs were decoded, if both runs say it."""
     if mine.generated is not None and other.generated is not None:
         ours, theirs = mine.generated.settings, other.generated.settings
         if ours is not None and theirs is not None:
@@ -269,10 +269,10 @@ def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[s
 
 
 def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:
-    """Refuse audits of other texts, or by other options.
+    """Refuse audits of different texts, or with different options.
 
     Raises:
-        InputError: says in what they differ.
+        InputError: the audits differ; the error says how.
     """
     texts, others = (
         next((_hashes(result.files) for result in records[run].metrics.collapse if result.files), None)
@@ -287,15 +287,15 @@ def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *opti
 
 
 def _hashes(files: Sequence[DataFile]) -> tuple[str, ...]:
-    """What is in the files, wherever they are."""
+    """The hashes of the contents of files, wherever the files are."""
     return tuple(file.sha256 for file in files)
 
 
 def _shared_items(common: _Common, items: int) -> SharedItems:
-    """How many items are compared of those that each run measured.
+    """Count the items that are compared, and those that each run measured.
 
     Raises:
-        InputError: few or none.
+        InputError: there are too few items or none.
     """
     measured = {name: len(counted(table)) for name, table in common.tables.items()}
     if common.is_fixed and items < max(1, _FEWEST_SHARED * min(measured.values())):
@@ -308,7 +308,7 @@ def _shared_items(common: _Common, items: int) -> SharedItems:
 
 
 def _with_estimates(metrics: Metrics, name: str, estimates: dict[str, Estimate], items: int) -> Metrics:
-    """The same numbers, with those of one benchmark, word set or bias over the items that all runs share."""
+    """The same metrics, with the estimates of one benchmark, word set or bias over the items that all runs share."""
 
     def of_items(result: BenchmarkResult) -> BenchmarkResult:
         others = result.items - sum(result.excluded.values()) - items

@@ -1,14 +1,14 @@
-"""Fairness gain: how much nearer to their ideal values a method brings the benchmarks.
+"""Fairness gain: how much closer to their ideal values a method brings the benchmarks.
 
-The one place where the headline of a study is computed. For a benchmark whose measure has the value v and
+This is the only place where the headline of a study is computed. For a benchmark whose measure has the value v and
 the ideal value v*, the distance is d = |v - v*|, and
 
     gain = 1 - mean over seeds of d(after) / mean over seeds of d(before).
 
-1 is a measure that has come to its ideal, 0 one that has not moved, below 0 one that went away from it. The
-headline is the mean over the benchmarks that a study names. Being a ratio, the gain of a measure
-that was near its ideal before has no meaning: its interval is wide, and it can outweigh all others. So the pooled
-gain is reported beside it, in which a distance counts in standard errors of its measure before:
+The gain is 1 if a measure reached its ideal, 0 if it did not move, and below 0 if it moved away from its ideal. The
+headline is the mean over the benchmarks that a study names. Since it is a ratio, the gain of a measure
+that was close to its ideal before has no meaning: its interval is wide, and it can outweigh all others. So the pooled
+gain is also reported, in which a distance counts in standard errors of its measure before:
 
     pooled gain = 1 - sum over benchmarks of d(after) / se / sum over benchmarks of d(before) / se.
 """
@@ -33,9 +33,9 @@ class Replicates:
     """A measure of several runs: on all items, and on resampled items, the same draw for every run.
 
     Args:
-        value: on all items that every run scored, [runs].
-        resampled: [resamples, runs].
-        ideal: the measure's ideal value, None where it has none.
+        value: value on all items that every run scored, [runs].
+        resampled: values on resampled items, [resamples, runs].
+        ideal: the measure's ideal value, None if it has none.
     """
 
     value: NDArray[np.float64]
@@ -45,7 +45,7 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % percentile interval; not-a-number where it is undefined."""
+    """A value with its 95 % percentile interval; NaN if it is undefined."""
 
     value: float
     low: float
@@ -53,17 +53,17 @@ class Interval:
 
 
 def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, seed: int, resamples: int) -> Replicates:
-    """One measure of several runs under a paired bootstrap over items.
+    """Compute one measure of several runs under a paired bootstrap over items.
 
     Args:
-        benchmark: whose measure it is.
+        benchmark: benchmark of the measure.
         key: the measure.
         tables: the per-item table of each run.
         seed: seed of the resampling.
-        resamples: how often items are resampled, with replacement.
+        resamples: number of resamples of the items, with replacement.
 
     Raises:
-        InputError: no such measure, or runs that group their items otherwise.
+        InputError: there is no such measure, or the runs group their items differently.
     """
     stacked, items = stack(tables)
     measure = _measure(benchmark, key, stacked)
@@ -79,26 +79,26 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
 
 
 def draws_of_seeds(seeds: int, *, seed: int, resamples: int) -> NDArray[np.intp]:
-    """Training seeds, resampled with replacement, [resamples, seeds]: the same for all that is compared."""
+    """Resample training seeds with replacement, [resamples, seeds]; the draws are the same for all comparisons."""
     return np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
 
 
 def mean_over(values: NDArray[np.float64], draws: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Mean over the drawn seeds: values [resamples, seeds], or [seeds], to [resamples]."""
+    """Average over the drawn seeds: values [resamples, seeds], or [seeds], become [resamples]."""
     rows = np.broadcast_to(values, draws.shape)
     return np.asarray(np.take_along_axis(rows, draws, axis=-1).mean(axis=-1))
 
 
 def gain(before: Replicates, after: Replicates, draws: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
-    """Fairness gain of one benchmark, and its resamples over items and seeds.
+    """Compute the fairness gain of one benchmark, and its resamples over items and seeds.
 
     Args:
-        before: the model as it was, one run a seed.
-        after: fine-tuned, one run a seed, the seeds in the same order.
-        draws: of the seeds, from :func:`draws_of_seeds`.
+        before: the original model, one run per seed.
+        after: the fine-tuned model, one run per seed, with the seeds in the same order.
+        draws: draws of the seeds, from :func:`draws_of_seeds`.
 
     Returns:
-        The gain, not-a-number where the measure was at its ideal before; and [resamples].
+        The gain, NaN if the measure was at its ideal before; and its resamples, [resamples].
 
     Raises:
         InputError: the measure has no ideal.
@@ -118,15 +118,15 @@ def gain(before: Replicates, after: Replicates, draws: NDArray[np.intp]) -> tupl
 def pooled_gain(
     pairs: Sequence[tuple[Replicates, Replicates]], draws: NDArray[np.intp]
 ) -> tuple[float, NDArray[np.float64]]:
-    """One gain for several benchmarks, each weighted by how surely it can be measured.
+    """Compute one gain for several benchmarks, each weighted by the precision of its measure.
 
     Args:
-        pairs: of each benchmark the runs before and after, as for :func:`gain`. One whose measure does not vary
-            over resamples has no standard error and is left out.
-        draws: of the seeds, from :func:`draws_of_seeds`.
+        pairs: for each benchmark the runs before and after, as for :func:`gain`. A benchmark whose measure does not
+            vary over resamples has no standard error and is left out.
+        draws: draws of the seeds, from :func:`draws_of_seeds`.
 
     Returns:
-        The gain, not-a-number where every measure was at its ideal before; and [resamples].
+        The gain, NaN if every measure was at its ideal before; and its resamples, [resamples].
     """
     was, now = (0.0, np.zeros(len(draws))), (0.0, np.zeros(len(draws)))
     for before, after in pairs:
@@ -145,7 +145,7 @@ def pooled_gain(
 
 
 def interval(value: float, resampled: NDArray[np.float64]) -> Interval:
-    """A value with the 2.5 and 97.5 percentiles of its resamples."""
+    """Combine a value with the 2.5 and 97.5 percentiles of its resamples."""
     known = resampled[np.isfinite(resampled)]
     if not len(known):
         return Interval(value, float("nan"), float("nan"))

@@ -1,4 +1,4 @@
-"""Geometry as statistics of the rows of a table, as benchmarks are of the rows of theirs."""
+"""Geometry as statistics of the rows of a table, in the same form as the measures of benchmarks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from equiframe.benchmarks.row_statistics import ratio_of_sums
 from equiframe.uncertainty import Measure, Rows
 
 CONTEXT_COUNTS = ("aligned", "neutral", "agreeing")
-"""Columns that count the places of a text; two models of the same tokenizer have the same counts."""
+"""Columns that count the places of a text; models with the same tokenizer have the same counts."""
 
 
 def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
-    """Self-duality and (U)NC3 as statistics of a table of classes, or of two such tables stacked.
+    """Return self-duality and (U)NC3 as statistics of a table of classes, or of two such tables stacked.
 
-    Resampling is over words, with the mean of means kept.
+    Resampling is over words, while the mean of means is kept.
     """
     cosines = classes["cosine"].to_numpy(dtype=np.float64)
     rows = np.arange(len(classes))
@@ -35,7 +35,7 @@ def collapse_measures(classes: pd.DataFrame) -> list[Measure]:
 
 
 def context_measures(table: pd.DataFrame) -> list[Measure]:
-    """CC1, CC3 and agreement of one bias, as statistics of a table of pairs, or of two such tables stacked.
+    """Return CC1, CC3 and agreement of one bias, as statistics of a table of pairs, or of two such tables stacked.
 
     Resampling is over pairs of a text and its counterfactual.
     """

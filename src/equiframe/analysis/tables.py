@@ -1,4 +1,4 @@
-"""Per-item tables of several runs, cut to the rows that all of them measured."""
+"""Per-item tables of several runs, reduced to the rows that all of them measured."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pandas as pd
 
 
 def counted(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that count: those of items that were not left out."""
+    """The rows that count, that is, those of items that were not left out."""
     return table[table["excluded"].isna()] if "excluded" in table else table
 
 
 def stack(tables: Sequence[pd.DataFrame], key: str | list[str] = "item") -> tuple[pd.DataFrame, int]:
-    """The rows that every run measured, run after run in the order of the first.
+    """Stack the rows that every run measured, run after run, in the order of the first.
 
     Args:
-        tables: of each run.
-        key: the column that names the same row in every run, or several that do so together.
+        tables: the table of each run.
+        key: the column that identifies the same row in every run, or several columns that do so together.
 
     Returns:
         One table, and the number of its rows that belong to each run.

@@ -205,9 +205,9 @@ class GenerationOptions(Options):
     samples: Annotated[Positive, GENERATION] = 1
     """Number of responses to each prompt."""
     temperature: Annotated[NonNegative, GENERATION] = 0.0
-    """Temperature of sampling (0 = always take the likeliest token)."""
+    """Temperature of sampling (0 = always take the most probable token)."""
     top_p: Annotated[Share, GENERATION] = 1.0
-    """Probability of the likeliest tokens to sample from (1 = all tokens)."""
+    """Total probability of the most probable tokens to sample from (1 = all tokens)."""
     max_new_tokens: Annotated[Positive | None, GENERATION, SILENT] = None
     """Maximum length of a response in tokens. Default: the length that the benchmark sets."""
     stop: Annotated[tuple[str, ...], RARE, SILENT] = ()
@@ -224,7 +224,7 @@ class GenerationOptions(Options):
         super().__post_init__()
         if self.samples > 1 and not self.temperature:
             raise InputError(
-                f"--samples {self.samples}: the likeliest tokens are the same each time. Add a --temperature above 0"
+                f"--samples {self.samples}: the most probable tokens are always the same. Add a --temperature above 0"
             )
         if "" in self.stop:
             raise InputError("--stop: an empty text ends every response at once. Remove it")

@@ -87,7 +87,7 @@ class StudyConfig(Options):
         super().__post_init__()
         labels = tuple(method.name for method in self.methods)
         if self.headline is not None and self.headline not in labels:
-            raise InputError(f"headline of the study: {self.headline!r} is no method of it: {', '.join(labels)}")
+            raise InputError(f"headline of the study: {self.headline!r} is not one of its methods: {', '.join(labels)}")
         for what, values in (("methods", labels), ("seeds", self.seeds), ("models", self.models)):
             if len(set(values)) < len(values):
                 raise InputError(

@@ -89,7 +89,7 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
         if not self.is_served and self.tokenizer is not None:
             raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
         if self.chat_template == "server" and not self.is_served:
-            raise InputError("--chat-template server: only a server has one of its own. Choose off, on or a file")
+            raise InputError("--chat-template server: only a server has its own template. Choose off, on or a file")
         if self.self_debias is not None and self.chat_template != "off":
             raise InputError(
                 "--self-debias adds its own text before a prompt and cannot be combined with --chat-template"

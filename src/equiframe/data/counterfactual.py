@@ -148,8 +148,8 @@ class CounterfactualSwapper:
     neighbouring words decide three things:
 
     - ``her`` becomes ``his`` if a noun phrase follows that it can own, else ``him``; ``his`` becomes ``her``
-      or ``hers`` alike. A determiner, pronoun, preposition, conjunction, auxiliary, mark or the end rules a noun
-      phrase out; after an adverb the next word decides; "let her go", "had her arrested" and "made her famous"
+      or ``hers`` in the same way. A determiner, pronoun, preposition, conjunction, auxiliary, mark or the end rules out
+      a noun phrase; after an adverb the next word decides; "let her go", "had her arrested" and "made her famous"
       are recognised by the verb before. Everything else counts as possessive.
     - Titles (Sir and Dame, Lady and Lord, Ms and Miss to Mr) are exchanged only before a name.
     - A capitalised word after a first name is a surname and is kept: Larry King.

@@ -224,7 +224,7 @@ def _fit(
 def _arguments(
     settings: FineTuneSettings, work: Path, parts: int, choosing: bool, device: torch.device
 ) -> TrainingArguments:
-    """The training arguments: checkpoints are at the ends of epochs if one is chosen, else every so many steps."""
+    """The training arguments: checkpoints are at the ends of epochs if one is chosen, else at regular steps."""
     strategy = "epoch" if choosing else "steps"
     precision = training_precision(settings.precision, device)
     return OneDevice(

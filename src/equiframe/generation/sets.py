@@ -51,7 +51,7 @@ class Decisions(ComparedGroups):
     name = "decisions"
     about = About(
         "Decisions about people",
-        "These are short cases of our own, in which only the group changes: no real application, and no dialogue. A"
+        "These are short cases that we wrote, in which only the group changes: no real application, and no dialogue. A"
         " model that does not understand the question treats everybody in the same way. The four-fifths line is a rule"
         " of thumb of US agencies for selection rates; it decides nothing here.",
         terms(),

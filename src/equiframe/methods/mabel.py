@@ -39,7 +39,7 @@ class MABEL(Method):
     vectors, L = contrastive_weight * :func:`contrastive_loss` + align_weight * :func:`alignment_loss` +
     language_modelling_weight * the model's own pretraining loss on all four sentences, see
     :class:`equiframe.methods.language_modelling.LanguageModelling`. (U)NC3 is given the states of all four
-    sentences as they are, unmasked.
+    sentences, unmasked.
 
     Requires: nothing special of the model. The layers after its state are initialised, trained, and not saved with it.
     Data: entailed pairs with a gender word on at least one side, swapped by

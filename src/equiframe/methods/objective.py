@@ -35,7 +35,7 @@ class Objective(nn.Module, ABC):
     It is a module, so that what it learns or accumulates is moved, saved and resumed with the run.
 
     ``works_sharded`` says that it only calls the model, so that the model's weights may be sharded
-    over ranks (FSDP): it has no parameters of its own, keeps none of the model's, and calls no part of it.
+    over ranks (FSDP): the objective itself has no parameters, keeps none of the model's, and calls no part of it.
 
     If a step accumulates several batches, or several ranks have one each, its loss is the mean of theirs, weighted by
     :meth:`weight`: for a mean over tokens or examples, it is the mean over all tokens or examples of the step.

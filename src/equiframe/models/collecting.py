@@ -163,7 +163,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 @dataclass
 class _Split:
-    """Parts texts into those of the statistics and those that are held out, one in so many until there are enough."""
+    """Separates texts for the statistics from held-out texts: every n-th text, until there are enough."""
 
     every: int
     tokens: int

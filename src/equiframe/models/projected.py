@@ -65,7 +65,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
 
 
 def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
-    """Multiply the last hidden states by a matrix, in place, and leave the weights as they are.
+    """Multiply the last hidden states by a matrix, in place, and do not change the weights.
 
     Args:
         model: a model whose weights already include the projection.

@@ -300,7 +300,7 @@ def _rows(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _beside(y: float, text: str) -> dict[str, Any]:
-    """A label at the right edge, beside its lane."""
+    """A label at the right edge, next to its lane."""
     return {
         "x": 1,
         "xref": "paper",

@@ -23,5 +23,5 @@ def is_geometry(benchmark: str) -> bool:
 
 
 def sentence_case(name: str) -> str:
-    """The first letter as a capital, the others as they are."""
+    """The name with a capital as its first letter."""
     return name[:1].upper() + name[1:]

@@ -45,7 +45,7 @@ def change(difference: Difference, unit: str) -> str:
 
 
 def ideal(estimate: Estimate) -> str:
-    """The ideal, or the direction where there is no ideal."""
+    """The ideal, or the direction if there is no ideal."""
     if estimate.ideal is not None:
         return f"{estimate.ideal:g}"
     return {True: "higher", False: "lower", None: ""}[estimate.higher_is_better]

@@ -98,7 +98,7 @@ def _paired(vectors: pd.DataFrame, classes: pd.DataFrame) -> _Words | None:
     table = table.assign(side=pd.Series(side), partners=pd.Series(partners))
     table = table[table["side"].notna() & table["partners"].map(bool)]
     table["partner"] = [", ".join(table["word"][p]) for p in table["partners"]]
-    table = table.set_index("form")  # the ids of two models may stand for different words
+    table = table.set_index("form")  # the ids of two models may represent different words
     return _Words(table, couple, _directions(table["mean"]), _directions(table["embedding"]))
 
 
@@ -170,7 +170,7 @@ def _draw(words: _Words, plane: _Plane, points: Vectors, style: Style) -> go.Fig
 
 
 def _labelled(plane: _Plane, extent: Vectors) -> list[str]:
-    """The most frequent words with room for their names, by where the marks lie in the first run."""
+    """The most frequent words with room for their names, by the positions of the marks in the first run."""
     table = plane.words.table
     places = plane.words.embeddings @ plane.axes / extent
     marks = np.concatenate([places, plane.words.means @ plane.axes / extent])

@@ -21,7 +21,7 @@ _SHOWN = 10
 
 
 class Cell(NamedTuple):
-    """One run's number with its interval, and the paired change to the first run where there is one."""
+    """One run's number with its interval, and the paired change to the first run if there is one."""
 
     value: str
     interval: str

@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 def direction(compared: ComparedMeasure) -> Direction:
     """Direction of a change, if it can be distinguished from chance. Geometry has none, except for agreement.
 
-    If a measure crosses an ideal between two preferences, the change counts as wanted only if it ends nearer to the
+    If a measure crosses an ideal between two preferences, the change counts as wanted only if it ends closer to the
     ideal and the later interval contains the ideal; otherwise it has no direction.
     """
     second, moved = compared.second, compared.difference

@@ -67,7 +67,7 @@ class ResolvedWords:
     shared: Mapping[int, tuple[str, ...]]
 
     def summary(self) -> str:
-        """One line with the number of words and classes, and the words without a class of their own."""
+        """One line with the number of words and classes, and the words without a separate class."""
         parts = [f"{len(set(self.word_of.values()))} words as {len(self.token_ids)} tokens"]
         clashes = [" = ".join(words) for words in self.shared.values()]
         for label, words in (
@@ -255,7 +255,7 @@ class WordSet:
 def _single_tokens(
     forms: Mapping[str, Mapping[str, list[int]]], multi_token: MultiToken
 ) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """The token of each form of each word, and the words that have none of their own."""
+    """The token of each form of each word, and the words that have no single token."""
     whole = {w: {form: ids[0] for form, ids in f.items() if len(ids) == 1} for w, f in forms.items()}
     several = [word for word in forms if forms[word] and not whole[word]]
     if multi_token != "skip":

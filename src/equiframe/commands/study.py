@@ -118,7 +118,7 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
     out = Path(out)
     _take_own_device()
     configs = cells(spec)
-    failed: dict[str, EquiframeError] = {}
+    failed: dict[str, list[str]] = {}  # cells by what was wrong with them
     for at, (key, config) in enumerate(configs.items()):
         folder = out / "cells" / _cell_name(key)
         stage = f"{at + 1} of {len(configs)}, {folder.name}"
@@ -129,13 +129,14 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
             run(config, folder, None if progress is None else _named(progress, stage))
         except EquiframeError as error:
             if not (isinstance(error, BusyError) or folder.exists()):  # else it is, or was, another process's
-                failed[folder.name] = error
+                failed.setdefault(str(error), []).append(folder.name)
         else:
             if not spec.keep_models:
                 shutil.rmtree(folder / "model", ignore_errors=True)
     if failed:
-        names = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise RunError(f"{len(failed)} of {len(configs)} cells failed, the others are kept: {names}")
+        errors = "; ".join(f"{error} ({', '.join(names)})" for error, names in failed.items())
+        count = sum(map(len, failed.values()))
+        raise RunError(f"{count} of {len(configs)} cells failed, and the finished ones are kept: {errors}")
     if not all((out / "cells" / _cell_name(key)).exists() for key in configs):
         return None
     records = {key: RunRecord.read(out / "cells" / _cell_name(key)) for key in configs}

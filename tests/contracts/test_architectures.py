@@ -19,6 +19,7 @@ from equiframe.errors import ModelError
 from equiframe.methods.inlp import INLP
 from equiframe.methods.sentence_debias import SentenceDebias
 from equiframe.models import LanguageModel, load, save
+from equiframe.models.kinds import check_version
 from equiframe.models.projected import project
 from equiframe.requests import TokenLogProbs
 from equiframe.scoring.engine import answer
@@ -64,10 +65,14 @@ def tiny(kind, name, vocabulary):
     """A random model, None where the shapes above do not fit the architecture or do not make it small."""
     configure, auto = CONFIG_MAPPING[name], KINDS[kind][1]
     known = {*inspect.signature(configure).parameters, *configure.attribute_map}
+    shape = {key: value for key, value in SHAPE.items() if key in known}
+    if "kv_lora_rank" in known:  # every head has its own key in latent attention
+        shape["num_key_value_heads"] = 2
     try:
-        config = configure(**{key: value for key, value in SHAPE.items() if key in known})
+        config = configure(**shape)
         if config.is_encoder_decoder or config.get_text_config() is not config:
             return None
+        check_version(config, name)
         config.vocab_size = vocabulary
         config.is_decoder = kind == "causal" and name in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         with torch.device("meta"):

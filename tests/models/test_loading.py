@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from equiframe.errors import ModelError
 from equiframe.models import load, save
@@ -101,3 +101,11 @@ def test_a_sequence_classifier_is_refused(model_folders, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="neither a masked nor a causal"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("model_type", "older", "needed"), [("nemotron_h", "5.14.1", "5.15"), ("doge", "5.17", "5.23")])
+def test_an_older_transformers_with_wrong_numbers_is_refused(model_type, older, needed, tmp_path, monkeypatch):
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    monkeypatch.setattr("transformers.__version__", older)
+    with pytest.raises(ModelError, match=rf"a {model_type} model, transformers {older} .* 'transformers>={needed}'"):
+        load(tmp_path)

@@ -519,11 +519,7 @@ def test_a_gguf_file_that_cannot_be_read_is_one_line(gguf_file, tmp_path):
 
 def test_a_gguf_file_needs_its_package(gguf_file, monkeypatch):
     path = gguf_file()
-
-    def version(package):
-        raise __import__("importlib.metadata").metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ModelError, match=r"pip install 'equiframe\[gguf\]'"):
         load(path)
 

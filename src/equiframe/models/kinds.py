@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -15,6 +17,19 @@ from equiframe.choices import ModelKind
 from equiframe.errors import ModelError
 
 _OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "NextSentencePrediction")
+
+_NEEDED = {"doge": "5.23", "nemotron_h": "5.15"}
+"""By type of model, the version of transformers in which its tokens do not read later ones; in older ones they do."""
+
+
+def check_version(config: Any, name: str) -> None:
+    """Refuse a model for which the installed transformers gives wrong numbers, and name the version that is right."""
+    needed, installed = _NEEDED.get(config.model_type), transformers.__version__
+    if needed is not None and Version(installed) < Version(needed):
+        raise ModelError(
+            f"{name}: in a {config.model_type} model, transformers {installed} lets a token read those after it, so that"
+            f" its numbers are wrong: pip install 'transformers>={needed}'"
+        )
 
 
 def auto_class(kind: ModelKind, config: Any) -> Any:

@@ -22,7 +22,7 @@ from equiframe.choices import SERVER, Dtype, ModelKind, check_model_args
 from equiframe.errors import InputError, ModelError
 from equiframe.models.builtin import builtin
 from equiframe.models.explaining import explained, quiet
-from equiframe.models.kinds import auto_class, kind_of
+from equiframe.models.kinds import auto_class, check_version, kind_of
 from equiframe.models.language_model import LanguageModel
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head
 from equiframe.models.peft_adapter import adapter_of, has_tokenizer, with_adapter
@@ -87,9 +87,12 @@ def load(
     places = {"": str(device)} if device_map is None and device.type != "cpu" else device_map
     exact = torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
     with explained(name, model_args), quiet():
+        packed = _unpacked() if source.is_gguf else {}
         config = AutoConfig.from_pretrained(source.where, **common)
+        check_version(config, name)
         kind = kind_of(config, name, kind)
-        model = _read(name, source, kind, config=config, dtype=exact, device_map=places, **common, **model_args)
+        options = {"dtype": exact, "device_map": places, **common, **packed, **model_args}
+        model = _read(name, source, kind, config=config, **options)
         tokenizer = AutoTokenizer.from_pretrained(source.where, **common)
     return _examined(name, model, tokenizer, kind)
 
@@ -109,9 +112,8 @@ def _check(name: Any, kind: Any, device: Any, dtype: Any, device_map: DeviceMap,
 
 def _read(name: str, source: Source, kind: ModelKind, *, config: Any, **options: Any) -> PreTrainedModel:
     """The model with all that was saved with it."""
-    packed = _unpacked() if source.is_gguf else {}
     model, info = auto_class(kind, config).from_pretrained(
-        source.where, config=config, use_safetensors=True, output_loading_info=True, **packed, **options
+        source.where, config=config, use_safetensors=True, output_loading_info=True, **options
     )
     if Version(transformers.__version__) < Version(_ON_DISK) and any(part.is_meta for part in model.parameters()):
         raise ModelError(
@@ -166,9 +168,11 @@ def _examined(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 def _unpacked() -> dict[str, Any]:
     """Plain weights from a GGUF file; newer versions would else run kernels from the hub on packed ones."""
     try:
-        importlib.metadata.version("gguf")
-    except importlib.metadata.PackageNotFoundError:
+        import gguf
+    except ImportError:
         raise ModelError("GGUF files need the package gguf: pip install 'equiframe[gguf]'") from None
+    if not hasattr(gguf, "__version__"):  # where transformers looks for it with Python 3.10
+        gguf.__version__ = importlib.metadata.version("gguf")
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 

@@ -30,7 +30,7 @@ def _outcomes(benchmark, values):
 def make_run():
     """A run that measured, by benchmark, these values."""
 
-    def make(limit=None, **measured):
+    def make(limit=None, available=None, **measured):
         results, items = [], {}
         for name, values in measured.items():
             spec = PAIRS if name == "pairs" else name
@@ -43,6 +43,7 @@ def make_run():
                 seconds=1.0,
                 seed=0,
                 resamples=2000,
+                available=available,
             )
             results.append(result)
         metrics = Metrics(verb="evaluate", model=MODEL, benchmarks=results)

@@ -89,7 +89,13 @@ def test_a_measure_near_its_ideal(make_run, preferring):
     assert f"about {more:,} more items ({found.items_needed:,} in total) would decide it" in found.reason
     assert "The run scored all items of the benchmark" in found.reason
     limited = ruling(make_run(limit=400, pairs=preferring(220, 400)), SHARE, {"within": 7})
-    assert "raise --limit" in limited.reason
+    assert limited.reason.endswith("value stays the same: raise --limit")
+    larger = ruling(make_run(limit=400, available=100_000, pairs=preferring(220, 400)), SHARE, {"within": 7})
+    assert larger.reason == limited.reason
+    smaller = ruling(make_run(limit=400, available=600, pairs=preferring(220, 400)), SHARE, {"within": 7})
+    assert smaller.reason.endswith("The benchmark gives about 600: use a larger benchmark or a wider limit")
+    whole = ruling(make_run(limit=800, available=400, pairs=preferring(220, 400)), SHARE, {"within": 7})
+    assert "The run scored all items of the benchmark" in whole.reason
     failed = ruling(make_run(pairs=preferring(300, 400)), SHARE, {"within": 5})
     assert (failed.outcome, failed.reason) == ("failed", "the whole interval is outside the limit")
 

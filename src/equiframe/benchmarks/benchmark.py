@@ -127,6 +127,7 @@ class BenchmarkResult:
         suite: fairness (bias) or nlu (language understanding); None in records of older versions.
         prompt: the first sequence that the model read, special tokens included; empty if unknown.
         generated: how the responses were generated, None if the benchmark does not generate text.
+        available: items that the data has, of which ``--limit`` may have left out some; None if unknown.
     """
 
     benchmark: str
@@ -143,6 +144,7 @@ class BenchmarkResult:
     suite: Literal["fairness", "nlu"] | None = None
     prompt: str = ""
     generated: Generated | None = None
+    available: int | None = None
 
     @property
     def name(self) -> str:
@@ -363,6 +365,7 @@ def summarise(
     resamples: int,
     half: HalfPrecision | None = None,
     prompt: str = "",
+    available: int | None = None,
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """Estimate the measures of a benchmark with their intervals; return them with the table that they come from."""
     table = outcome_table(outcomes)
@@ -380,5 +383,6 @@ def summarise(
         about=benchmark.about,
         suite=benchmark.suite,
         prompt=prompt,
+        available=available,
     )
     return result, table

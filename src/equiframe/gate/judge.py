@@ -181,7 +181,6 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
     except InputError as error:
         return Ruling(**described, outcome="not judged", reason=str(error))
     outcome, needed, reason = found.outcome, None, ""
-    limited = any(run.provenance.limit for run in runs)
     if found.items < fewest:
         outcome, needed = "not judged", fewest
         reason = (
@@ -193,7 +192,7 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
         if needed is None:
             reason += "the value is exactly on the limit, so more items would not decide it"
         else:
-            reason += _more(rule, found.items, needed, limited)
+            reason += _more(rule, found.items, needed, runs)
     elif outcome == "failed":
         reason = "the whole interval is outside the limit"
     return Ruling(
@@ -212,7 +211,7 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
     )
 
 
-def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
+def _more(rule: Rule, items: int, needed: int, runs: Sequence[RunRecord]) -> str:
     """How many more items would decide, and how to get them."""
     what = {COLLAPSE: "words", CONTEXTS: "texts"}.get(rule.benchmark.partition(":")[0], "items")
     said = f"about {needed - items:,} more {what} ({needed:,} in total) would decide it, if the value stays the same"
@@ -220,9 +219,20 @@ def _more(rule: Rule, items: int, needed: int, limited: bool) -> str:
         return said
     if what == "texts":
         return f"{said}: raise --pairs of the audit"
-    if limited:
+    most = min(_most(run, rule.benchmark, items) for run in runs)
+    if needed <= most:
         return f"{said}: raise --limit"
-    return f"{said}. The run scored all items of the benchmark: use a larger benchmark or a wider limit"
+    whole = "The run scored all items of the benchmark" if most == items else f"The benchmark gives about {most:,}"
+    return f"{said}. {whole}: use a larger benchmark or a wider limit"
+
+
+def _most(run: RunRecord, benchmark: str, items: int) -> float:
+    """How many items a run would use without --limit; infinite where the record does not say how many there are."""
+    limit = run.provenance.limit
+    if limit is None:
+        return items
+    available = next((result.available for result in run.metrics.benchmarks if result.name == benchmark), None)
+    return math.inf if available is None else max(items, round(items * available / limit))
 
 
 def _estimate(rule: Rule, run: RunRecord, name: str) -> Estimate:

@@ -64,6 +64,7 @@ def score(
     answerer = LocalAnswerer(model) if isinstance(model, LanguageModel) else model
     start = time.perf_counter()
     items, files = benchmark.items(DataSource.of(source)) if read is None else read
+    available = len(items)
     items = spread(items, limit)
     found, prompt = _ask(benchmark, answerer, items, progress)
     outcomes = _flat(found)
@@ -84,6 +85,7 @@ def score(
         resamples=resamples,
         half=half,
         prompt=prompt,
+        available=available,
     )
 
 

@@ -103,7 +103,9 @@ def test_a_sequence_classifier_is_refused(model_folders, tmp_path):
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize(("model_type", "older", "needed"), [("nemotron_h", "5.14.1", "5.15"), ("doge", "5.17", "5.23")])
+@pytest.mark.parametrize(
+    ("model_type", "older", "needed"), [("nemotron_h", "5.14.1", "5.15"), ("doge", "5.17", "5.23")]
+)
 def test_an_older_transformers_with_wrong_numbers_is_refused(model_type, older, needed, tmp_path, monkeypatch):
     AutoConfig.for_model(model_type).save_pretrained(tmp_path)
     monkeypatch.setattr("transformers.__version__", older)

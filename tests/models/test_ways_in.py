@@ -309,6 +309,30 @@ def test_a_quantisation_without_its_package_says_which(method, llama):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "module", "said"),
+    [
+        ("awq", "gptqmodel", "by awq need a package: pip install gptqmodel"),
+        ("gptq", "gptqmodel", "by gptq need a package: pip install optimum gptqmodel"),
+        ("bitsandbytes", "bitsandbytes", "by bitsandbytes need a package: pip install bitsandbytes"),
+        ("compressed-tensors", "compressed_tensors", "need a package: pip install compressed-tensors"),
+        ("new-method", None, r"by the method 'new-method', which transformers \S+ does not know: choose the model"),
+        (None, None, "by the method 'None', which transformers"),
+    ],
+)
+def test_a_quantised_checkpoint_that_cannot_be_read_says_why_in_one_line(method, module, said, llama, capfd):
+    if module is not None and find_spec(module):
+        pytest.skip(f"{module} is installed")
+    file = llama / "config.json"
+    quantised = {"bits": 4, "load_in_4bit": method == "bitsandbytes"} | ({"quant_method": method} if method else {})
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": quantised}))
+    capfd.readouterr()
+    with pytest.raises(ModelError, match=said) as error:
+        load(llama, device="cpu")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
 # --- adapters
 
 

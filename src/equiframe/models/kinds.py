@@ -27,8 +27,8 @@ def check_version(config: Any, name: str) -> None:
     needed, installed = _NEEDED.get(config.model_type), transformers.__version__
     if needed is not None and Version(installed) < Version(needed):
         raise ModelError(
-            f"{name}: in a {config.model_type} model, transformers {installed} lets a token read those after it, so that"
-            f" its numbers are wrong: pip install 'transformers>={needed}'"
+            f"{name}: in a {config.model_type} model, transformers {installed} lets a token read those after it, so"
+            f" that its numbers are wrong: pip install 'transformers>={needed}'"
         )
 
 

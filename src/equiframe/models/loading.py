@@ -27,6 +27,7 @@ from equiframe.models.language_model import LanguageModel
 from equiframe.models.next_sentence import TENSORS, add_next_sentence_head
 from equiframe.models.peft_adapter import adapter_of, has_tokenizer, with_adapter
 from equiframe.models.projected import BUFFER, apply_projection
+from equiframe.models.quantised import check_quantised
 from equiframe.models.sources import Source, find_source, usable_device
 from equiframe.options import check_choice
 
@@ -90,6 +91,7 @@ def load(
         packed = _unpacked() if source.is_gguf else {}
         config = AutoConfig.from_pretrained(source.where, **common)
         check_version(config, name)
+        check_quantised(name, config, model_args)
         kind = kind_of(config, name, kind)
         options = {"dtype": exact, "device_map": places, **common, **packed, **model_args}
         model = _read(name, source, kind, config=config, **options)

@@ -22,8 +22,8 @@ from transformers import (
 
 from equiframe.errors import InputError, ModelError
 from equiframe.finetuned.head import EncoderWithHead
-from equiframe.models import forward_at, load, save
-from equiframe.models.projected import BUFFER, project
+from equiframe.models import LanguageModel, forward_at, load, save
+from equiframe.models.projected import BUFFER, fold, project, stack_of
 from equiframe.requests import Embedding, TokenLogProbs
 from equiframe.scoring.engine import answer
 
@@ -277,3 +277,32 @@ def test_no_tuple_slips_by(masked_model, matrix):
     project(masked_model.model, matrix)
     with pytest.raises(ModelError, match="return_dict"):
         masked_model.model.base_model(input_ids=IDS, attention_mask=MASK, return_dict=False)
+
+
+def test_one_direction_is_folded_into_weights_in_half_precision(causal_model, tmp_path):
+    """It is a small part of 576 dimensions: less than 8 roundings to bfloat16 of the whole weight."""
+    shape = {"hidden_size": 576, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 8}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(causal_model.tokenizer), tie_word_embeddings=True, **shape)
+    model = AutoModelForCausalLM.from_config(config).bfloat16().eval()
+    ids = {"input_ids": IDS[:1]}
+    with torch.no_grad():
+        states = model.model(**ids).last_hidden_state[0]
+        direction = states.double().mean(dim=0)
+        weight = model.lm_head.weight.clone()
+        project(model, without(576, direction.tolist()))
+        save(LanguageModel("llama", model, causal_model.tokenizer, "causal"), tmp_path / "model")
+        live, read = (
+            load(tmp_path / "model", device="cpu", dtype="bfloat16").model,
+            AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto").eval(),
+        )
+        right = states.double() @ without(576, direction.tolist()) @ weight.double().T
+        for found in (model, live, read):
+            assert found.lm_head.weight.dtype == torch.bfloat16
+            logits = found(**ids).logits[0].double()
+            assert (logits - right).norm() < 0.02 * right.norm()
+        assert ((states @ weight.T).double() - right).norm() > 0.1 * right.norm()
+        assert stack_of(live).get_buffer(BUFFER).dtype == torch.float32
+        before = model.lm_head.weight.clone()
+        fold(model)
+        assert model.lm_head.weight.equal(before)

@@ -58,7 +58,7 @@ def project(model: PreTrainedModel, matrix: Tensor) -> None:
         values, directions = torch.linalg.eigh((removed + removed.T) / 2)
         kept = directions[:, values < _SAME_DIRECTION]
         matrix = kept @ kept.T
-    matrix = matrix.to(input_device(model), model.dtype)
+    matrix = matrix.to(input_device(model), _precise(model))
     reader = _reader(model, matrix)
     apply_projection(model, matrix)
     _fold_into(model, reader, matrix)
@@ -79,7 +79,7 @@ def apply_projection(model: PreTrainedModel, matrix: Tensor) -> None:
     stack = stack_of(model)
     if not is_projected(model):
         stack.register_forward_hook(_project_output)
-    stack.register_buffer(BUFFER, matrix.to(input_device(model), model.dtype))
+    stack.register_buffer(BUFFER, matrix.to(input_device(model), _precise(model)))
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def _reader(model: PreTrainedModel, matrix: Tensor) -> nn.Linear:
                 hooks.enter_context(layer.register_forward_pre_hook(note))
         projected = centred_logits(model, ids)
     if called and called[0].in_features == len(matrix):
-        with called[0].register_forward_pre_hook(lambda _, read: (F.linear(read[0], matrix.to(read[0].device)),)):
+        with called[0].register_forward_pre_hook(lambda _, read: (_times(read[0], matrix),)):
             if distance(centred_logits(model, ids), projected) <= tolerance(model.dtype):
                 return called[0]
     raise ModelError(
@@ -157,14 +157,27 @@ def _fold_into(model: PreTrainedModel, reader: nn.Linear, matrix: Tensor) -> Non
     if weight.is_meta:
         raise ModelError("the weights that read the last hidden states are off-loaded: load the model on one device")
     factor = matrix.to(weight.device, torch.float32)
-    folded = torch.cat([(rows.float() @ factor).to(weight.dtype) for rows in weight.split(_ROWS)])
-    if distance(weight, folded) <= 8 * torch.finfo(weight.dtype).eps:
+    rest = torch.eye(len(factor), device=factor.device) - factor
+    left = torch.stack([(rows.float() @ rest).norm() for rows in weight.split(_ROWS)]).norm() / weight.float().norm()
+    share = (rest.trace().clamp_min(0) / len(rest)).sqrt()  # of a random weight that the projection takes out
+    if left <= 8 * torch.finfo(torch.float32).eps + share * torch.finfo(weight.dtype).eps:
         return
+    folded = torch.cat([(rows.float() @ factor).to(weight.dtype) for rows in weight.split(_ROWS)])
     if sum(shared is weight for _, shared in model.named_parameters(remove_duplicate=False)) > 1:
         reader.weight = nn.Parameter(folded, requires_grad=weight.requires_grad)
         model.config.tie_word_embeddings = False
     else:
         weight.copy_(folded)
+
+
+def _precise(model: PreTrainedModel) -> torch.dtype:
+    """The type of a projection: float32 or finer, because rounded to half precision it leaves some of what it removes."""
+    return torch.promote_types(model.dtype, torch.float32)
+
+
+def _times(states: Tensor, matrix: Tensor) -> Tensor:
+    """States [..., dim] multiplied by a symmetric matrix, in the type of the matrix, as states of their own type."""
+    return F.linear(states.to(matrix.dtype), matrix.to(states.device)).to(states.dtype)
 
 
 def _project_output(stack: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
@@ -176,7 +189,7 @@ def _multiplied(stack: nn.Module, output: Any, matrix: Tensor) -> Any:
     """The output of a stack, with its last states multiplied by a matrix."""
     if not isinstance(output, ModelOutput):
         raise ModelError(f"{type(stack).__name__} is projected: call it with return_dict=True")
-    projected = F.linear(output.last_hidden_state, matrix.to(output.last_hidden_state.device))
+    projected = _times(output.last_hidden_state, matrix)
     output.last_hidden_state = projected
     if output.get("hidden_states"):
         output.hidden_states = (*output.hidden_states[:-1], projected)

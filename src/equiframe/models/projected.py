@@ -171,7 +171,7 @@ def _fold_into(model: PreTrainedModel, reader: nn.Linear, matrix: Tensor) -> Non
 
 
 def _precise(model: PreTrainedModel) -> torch.dtype:
-    """The type of a projection: float32 or finer, because rounded to half precision it leaves some of what it removes."""
+    """The type of a projection: float32 or finer, because in half precision it leaves some of what it removes."""
     return torch.promote_types(model.dtype, torch.float32)
 
 

@@ -140,7 +140,7 @@ class Agreement(Benchmark[ContextSentence]):
                   the first of these if a GAP text has several), for ``gap`` alone, and for ``religion``, where each
                   item compares the religion with one of the two others. Intervals resample the subjects of templates
                   and the texts of GAP.
-        masked:   the word is masked, and the model sees the rest of the text.
+        masked:   the word is masked; the model sees the text before it and the rest of its sentence.
         causal:   the word is predicted from the text before it.
     Ideal:        100 % and a large d. What counts is that neither falls.
     Known faults: templates are simple, and every frame occurs with every subject; of titles and nouns such as

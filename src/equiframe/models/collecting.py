@@ -136,7 +136,7 @@ _How: TypeAlias = tuple[Tensor, Pairing, Feature, Visibility]
 
 
 def _checked(language_model: LanguageModel, pairing: Pairing, feature: Feature, visibility: Visibility) -> _How:
-    """How states are read, where this model allows it."""
+    """How states are read, if this model allows it."""
     check_choice("pairing", pairing, Pairing)
     check_choice("feature", feature, Feature)
     check_choice("visibility", visibility, Visibility)

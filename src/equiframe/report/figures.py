@@ -105,7 +105,7 @@ def collapse_panels(runs: Mapping[str, Sequence[CollapseResult]], looks: Mapping
 
 
 def collapse_estimates(result: CollapseResult) -> dict[str, Estimate]:
-    """The principal collapse values that are defined, with an interval where they have one."""
+    """The principal collapse values that are defined, with an interval if they have one."""
     found = {}
     for key, known in about(result).terms.items():
         value = result.values.get(key)

@@ -111,7 +111,7 @@ def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Envir
 
 
 class _Run(NamedTuple):
-    """Who a run is and how it was made."""
+    """The name of a run, and how it was made."""
 
     name: str
     style: Style

@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A heading, a summary in a few sentences, the rule that decides, and what it rests on."""
+    """A heading, a summary in a few sentences, the rule that decides, and the findings."""
 
     title: str
     summary: str

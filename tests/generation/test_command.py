@@ -55,7 +55,7 @@ def test_responses_of_any_system_are_measured_and_reported_escaped(evaluated):
     assert "100.0 points of the favourable decision apart" in page
     assert "with p &lt; 0.05, where chance alone would give about" in page
     assert re.search(r"Refusals by group.*women</th><td>5 of 40</td>", page, re.DOTALL)
-    assert "system, of which only responses are known" in page
+    assert "system of which only responses are known" in page
 
 
 def test_what_a_run_wrote_gives_the_same_measures_again(evaluated, invoke, tmp_path):

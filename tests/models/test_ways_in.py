@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTun
 from equiframe.errors import InputError, ModelError
 from equiframe.models import collect, load, save
 from equiframe.models.projected import project
-from equiframe.models.sources import Source, find_source, usable_device
+from equiframe.models.sources import Source, find_source, stored_if_unreachable, usable_device
 from equiframe.runs.audit import audit_model
 from equiframe.scoring.engine import answer
 
@@ -530,6 +532,49 @@ def test_where_a_gguf_file_may_be(gguf_file):
         load("nowhere.gguf")
     with pytest.raises(InputError, match="--revision v1: only models on the hub"):
         load(path, revision="v1")
+
+
+def no_hub(monkeypatch, cache):
+    """Let nothing answer for the hub, with an own folder of stored files."""
+    address = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+def test_a_gguf_file_of_the_hub_is_read_where_it_is_stored(gguf_file, llama, tmp_path, monkeypatch):
+    no_hub(monkeypatch, tmp_path)
+    snapshot = tmp_path / "models--owner--name/snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    gguf_file().rename(snapshot / "model.Q8_0.gguf")
+    references = snapshot.parent.parent / "refs"
+    references.mkdir()
+    (references / "main").write_text("a" * 40)
+    language_model = load("owner/name:model.Q8_0.gguf", device="cpu")
+    assert log_probs(language_model) == log_probs(load(snapshot / "model.Q8_0.gguf", device="cpu"))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
+    no_hub(monkeypatch, tmp_path)
+    source = Source("owner/name", {"revision": None})
+    assert stored_if_unreachable(source) == Source("owner/name", {"revision": None, "local_files_only": True})
+    assert stored_if_unreachable(Source(str(tmp_path), {})) == Source(str(tmp_path), {})
+    with pytest.raises(ModelError, match=r"owner/name: cannot be loaded as a language model \(We couldn't connect to"):
+        load("owner/name")
+
+
+def test_a_hub_that_answers_is_asked_for_every_file(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # which answers 501 to any request
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    source = Source("owner/name", {"revision": None})
+    assert stored_if_unreachable(source) == source
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert stored_if_unreachable(source) == source
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_gguf_file_that_cannot_be_read_is_one_line(gguf_file, tmp_path):

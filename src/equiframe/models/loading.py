@@ -28,7 +28,7 @@ from equiframe.models.next_sentence import TENSORS, add_next_sentence_head
 from equiframe.models.peft_adapter import adapter_of, has_tokenizer, with_adapter
 from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.quantised import check_quantised
-from equiframe.models.sources import Source, find_source, usable_device
+from equiframe.models.sources import Source, find_source, stored_if_unreachable, usable_device
 from equiframe.options import check_choice
 
 DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
@@ -77,7 +77,7 @@ def load(
     name, given, device = str(name), device, usable_device(device)
     # unlike Path.expanduser, os.path.expanduser leaves ~ as it is where there is no home
     folder = builtin(name) if name.startswith("builtin:") else Path(os.path.expanduser(name))  # noqa: PTH111
-    source = find_source(name, folder, revision)
+    source = stored_if_unreachable(find_source(name, folder, revision))
     with explained(name, model_args):
         adapter = adapter_of(name, source)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 
 from equiframe.errors import InputError, ModelError
 
@@ -63,6 +65,25 @@ def find_source(name: str, folder: Path, revision: str | None) -> Source:
             f"{name}: no such directory; give a hub name, a local directory, a GGUF file, or {' or '.join(BUILTIN)}"
         )
     return Source(name, {"revision": revision})
+
+
+def stored_if_unreachable(source: Source) -> Source:
+    """A model on the hub, of which only stored files are read if the hub does not answer a first request.
+
+    Otherwise the hub's client would retry each file for more than 20 seconds before an error is reported.
+
+    Args:
+        source: where the files of a model are; a local folder is returned unchanged.
+    """
+    if Path(source.where).exists():
+        return source
+    try:
+        get_hf_file_metadata(hf_hub_url(source.where, "config.json", revision=source.options["revision"]))
+    except (HfHubHTTPError, FileMetadataError, OfflineModeIsEnabled, ValueError):
+        return source  # the hub answered, may not be asked, or has no such names: loading reports what is wrong
+    except Exception:  # of the library that the hub's client uses for its connections
+        return replace(source, options={**source.options, "local_files_only": True})
+    return source
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

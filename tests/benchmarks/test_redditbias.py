@@ -233,7 +233,7 @@ def test_a_good_folder(tmp_path):
         ("", COUNTERPARTS, "female_biased_test_reduced.csv, line 1: no column 'comments_processed'"),
         (written([], COLUMNS), COUNTERPARTS, "the file has no phrase"),
         (PHRASES, COUNTERPARTS.replace("comments,", "comment,"), "line 1: no column 'comments'"),
-        (written([["0", "she, a nurse"]], COLUMNS), COUNTERPARTS, "male_biased_test_reduced.csv: 2 rows, and 1 in"),
+        (written([["0", "she, a nurse"]], COLUMNS), COUNTERPARTS, "male_biased_test_reduced.csv: 2 rows, but 1 in"),
         (PHRASES.replace("her", "the"), COUNTERPARTS, "line 3: comments is not comments_processed of line 3"),
         (PHRASES, COUNTERPARTS.replace("his job", " "), "line 3: comments_processed is empty"),
         (PHRASES.encode() + b"\xff", COUNTERPARTS, "not UTF-8"),

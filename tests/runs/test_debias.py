@@ -170,7 +170,7 @@ def no_training(config, model, sentences):
 def test_another_run_is_refused_and_leaves_the_checkpoints(change, stopped, model, sentences, tmp_path):
     original = sentences.read_text()
     config, said = change(stopped, model, sentences)
-    with pytest.raises(RunError, match=rf"run\.partial holds .* another run \(.*{re.escape(said)}.*delete that folder"):
+    with pytest.raises(RunError, match=rf"run\.partial holds .* other options \(.*{re.escape(said)}.*delete that"):
         run(config, tmp_path / "run")
     if change in (other_option, no_training, other_text):
         sentences.write_text(original)

@@ -586,6 +586,20 @@ def test_a_gguf_file_that_cannot_be_read_is_one_line(gguf_file, tmp_path):
         load(tmp_path / "broken.gguf")
 
 
+def test_a_gguf_file_of_a_type_that_cannot_be_read_says_what_to_choose(gguf_file, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    add = gguf.GGUFWriter.add_tensor
+
+    def unreadable(self, name, tensor, raw_dtype=None):
+        if "attn_q" in name:
+            tensor, raw_dtype = tensor.astype("int16"), gguf.GGMLQuantizationType.I16
+        add(self, name, tensor, raw_dtype=raw_dtype)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", unreadable)
+    with pytest.raises(ModelError, match=r"I16 is not yet implemented: choose a file .* such as Q4_K_M or Q8_0"):
+        load(gguf_file(), device="cpu")
+
+
 def test_a_gguf_file_needs_its_package(gguf_file, monkeypatch):
     path = gguf_file()
     monkeypatch.setitem(sys.modules, "gguf", None)

@@ -29,6 +29,8 @@ def explained(name: str, model_args: Iterable[str] = ()) -> Iterator[None]:
                 "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"
                 " transformers and save it again with save_pretrained"
             )
+        if "Dequantization" in reason:  # of a type of tensor in a GGUF file
+            reason += ": choose a file of the model with another quantisation, such as Q4_K_M or Q8_0"
         if "backend tokenizer" in reason:
             reason = "it has no tokenizer files: save the tokenizer beside the model by save_pretrained"
         if model_args:

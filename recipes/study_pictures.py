@@ -12,8 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from equiframe.analysis.association import rank_correlation
+from equiframe.analysis.gain import interval
 from equiframe.record import StudyResult
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
@@ -76,17 +77,10 @@ def changes(study: StudyResult) -> pd.DataFrame:
 
 def correlation(table: pd.DataFrame, measure: str) -> str:
     """Spearman's correlation with the gain over arms, with a 95 % bootstrap interval over arms."""
-    pair = (table[measure].to_numpy(), table["gain"].to_numpy())
     if len(table) < 4:
         return "too few models"
-
-    def rank(x: np.ndarray, y: np.ndarray) -> float:
-        return float(stats.spearmanr(x, y).statistic)
-
-    drawn = np.random.default_rng(0).integers(len(table), size=(2000, len(table)))
-    with np.errstate(invalid="ignore"):
-        ends = np.nanpercentile([rank(pair[0][at], pair[1][at]) for at in drawn if len(set(at)) > 2], [2.5, 97.5])
-    return f"{rank(*pair):+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]"
+    found = interval(*rank_correlation(table[[measure, "gain"]].to_numpy(), seed=0, resamples=2000))
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def collapse_against_gain(table: pd.DataFrame) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from equiframe.analysis.association import rank_correlation
 from equiframe.analysis.gain import (
     Replicates,
     draws_of_seeds,
@@ -318,12 +318,9 @@ def _correlation(
     both = np.array([pair for pair in pairs if None not in pair], dtype=np.float64)
     if len(both) < _FEWEST_CELLS or np.ptp(both, axis=0).min() == 0:
         return
-    value = float(stats.spearmanr(*both.T).statistic)
-    drawn = stats.rankdata(both[np.random.default_rng(seed).integers(len(both), size=(resamples, len(both)))], axis=1)
-    centred = drawn - drawn.mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # a resample of one cell alone has no ranks
-        resampled = centred.prod(axis=2).sum(axis=1) / np.sqrt((centred**2).sum(axis=1).prod(axis=1))
-    yield _figure(model, "", "all", "rank correlation", name, "", _Value(value, resampled))
+    yield _figure(
+        model, "", "all", "rank correlation", name, "", _Value(*rank_correlation(both, seed=seed, resamples=resamples))
+    )
 
 
 def _figure(

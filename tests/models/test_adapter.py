@@ -153,11 +153,11 @@ class TestPair:
 
     def test_causal_next_token_without_specials(self):
         where, labels = pair("causal", self.ids, self.mask, self.specials)
-        assert where.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
-        assert labels.tolist() == [7, 8, 9, 7]
+        assert where.nonzero().tolist() == [[0, 1], [0, 2]]  # the first word follows the start token, alike in every text
+        assert labels.tolist() == [8, 9]
 
     def test_causal_with_padding_on_the_left(self):
-        ids = torch.tensor([[0, 0, 7, 8]])
+        ids = torch.tensor([[0, 0, 7, 8]])  # without a start token
         where, labels = pair("causal", ids, torch.tensor([[0, 0, 1, 1]]), self.specials)
         assert where.nonzero().tolist() == [[0, 2]]
         assert labels.tolist() == [8]

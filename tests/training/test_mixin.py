@@ -41,6 +41,7 @@ def trainer_for(lm, folder, texts, *, unc3=None, steps=1, **arguments):
         args=TrainingArguments(str(folder), report_to=[], logging_steps=1, disable_tqdm=True, **given | arguments),
         train_dataset=Dataset.from_dict({"input_ids": [lm.tokenizer(t)["input_ids"] for t in texts]}),
         data_collator=DataCollatorForLanguageModeling(lm.tokenizer, mlm=lm.kind == "masked", mlm_probability=0.3),
+        processing_class=lm.tokenizer,
         unc3=unc3 or term(lm, texts),
         unc3_kind=lm.kind,
     )

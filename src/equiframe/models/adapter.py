@@ -191,8 +191,9 @@ def pair(
     """Which states are features, and the class of each.
 
     ``aligned``: in a masked LM the state at t belongs to token t, in a causal LM to token t + 1; padding
-    and special tokens are not classes. In a batch masked for training, ``true_ids`` holds the text before
-    masking, and only places that show their own token count, as in an audit of unmasked text.
+    and special tokens are not classes, and the states at them are not features: the state at a start token is the same
+    in every text. In a batch masked for training, ``true_ids`` holds the text before masking, and only places that
+    show their own token count, as in an audit of unmasked text.
 
     ``paper``: what the paper's code does with every model. The state at t belongs to ``input_ids[t + 1]``,
     special tokens and masks included.
@@ -201,7 +202,7 @@ def pair(
         kind: masked or causal.
         input_ids: what the model reads, [batch, length].
         attention_mask: 1 on tokens, 0 on padding, [batch, length].
-        special_ids: ids that are not classes, [specials].
+        special_ids: ids of special tokens, [specials].
         true_ids: the text before masking, [batch, length].
         pairing: see above.
 
@@ -219,5 +220,6 @@ def pair(
     is_class = attended & (tokens == input_ids) & ~torch.isin(tokens, special_ids)
     if kind == "masked":
         return is_class, tokens[is_class]
-    where[:, :-1] = attended[:, :-1] & is_class[:, 1:]
+    is_feature = attended & ~torch.isin(input_ids, special_ids)
+    where[:, :-1] = is_feature[:, :-1] & is_class[:, 1:]
     return where, tokens[:, 1:][where[:, :-1]]

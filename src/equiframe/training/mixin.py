@@ -26,7 +26,8 @@ class UNC3Mixin:
     The term counts once per optimizer step, however many batches are accumulated. Its value is logged next to the
     loss (``unc3``, ``unc3_weight``, ``mean_cosine``), and its class means are part of each checkpoint.
 
-    Put it before the Trainer of transformers, or before a Trainer derived from it, such as trl's SFTTrainer.
+    Put it before the Trainer of transformers, or before a Trainer derived from it, such as trl's SFTTrainer, and give it
+    the tokenizer (``processing_class``): without it the state at a start token counts as one of the first word.
 
     Args:
         unc3: the term, with its words and weight.
@@ -50,6 +51,7 @@ class UNC3Mixin:
     accelerator: Any
     args: Any
     model: Any
+    processing_class: Any
     add_callback: Any
 
     def __init__(self, *args: Any, unc3: UNC3Regularizer, unc3_kind: ModelKind, **kwargs: Any) -> None:
@@ -104,7 +106,7 @@ class UNC3Mixin:
             self.unc3_kind,
             input_ids,
             batch.get("attention_mask", torch.ones_like(input_ids)),
-            input_ids.new_empty(0),  # special tokens are not words of the term
+            input_ids.new_tensor(getattr(self.processing_class, "all_special_ids", ())),
             true_ids=None if labels is None else torch.where(labels == -100, input_ids, labels),
         )
         term: Tensor = self.unc3(states[-1][where], token_ids, classifier(model))

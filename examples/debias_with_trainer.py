@@ -40,6 +40,7 @@ trainer = FairTrainer(
     ),
     train_dataset=Dataset.from_dict(dict(encoded)),
     data_collator=DataCollatorForLanguageModeling(model.tokenizer, mlm_probability=0.15),
+    processing_class=model.tokenizer,
     unc3=equiframe.UNC3Regularizer(torch.tensor(words.token_ids), dim, weight=100.0),
     unc3_kind="masked",
 )

@@ -93,6 +93,23 @@ def test_the_type_of_the_checkpoint(language_model, tmp_path, monkeypatch):
     assert read == [torch.bfloat16]
 
 
+def test_memory_need_not_hold_two_models(language_model, tmp_path, monkeypatch):
+    held, original = [], PreTrainedModel.from_pretrained.__func__
+    tensors = {**dict(language_model.model.named_parameters()), **dict(language_model.model.named_buffers())}
+    expected = logits(language_model.model)
+
+    def noted(cls, *arguments, **options):
+        held.append(sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()))
+        return original(cls, *arguments, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(noted))
+    save(language_model, tmp_path / "m")
+    save(language_model, tmp_path / "m", release=True)
+    assert held[0] > 0
+    assert held[1] == 0
+    torch.testing.assert_close(logits(load(tmp_path / "m", device="cpu").model), expected)
+
+
 def test_texts_longer_than_the_window(masked_model, tmp_path):
     short = dataclasses.replace(masked_model)
     short.tokenizer.model_max_length = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import re
 import shutil
@@ -96,6 +97,38 @@ def test_training_leaves_states_in_float32_and_the_configuration_as_it_was(
 
 class Stop(Exception):
     """A kill, after the first checkpoint."""
+
+
+@pytest.fixture
+def no_collector():
+    """Nothing that refers to itself is freed unless someone asks for it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("method", ["cda", "sentence-debias"])
+def test_memory_holds_neither_the_optimizer_nor_two_models(
+    method, model, sentences, tmp_path, monkeypatch, no_collector
+):
+    optimizers, held = [], []
+
+    def noted_audit(*_, **__):
+        optimizers.extend(found for found in gc.get_objects() if issubclass(type(found), torch.optim.Optimizer))
+        return None
+
+    def noted_save(language_model, folder, **options):
+        save(language_model, folder, **options)
+        held.append(sum(weight.numel() for weight in language_model.model.parameters()))
+
+    monkeypatch.setattr("equiframe.commands.run.audit_model", noted_audit)
+    monkeypatch.setattr("equiframe.commands.run.save", noted_save)
+    tuning = FineTuning(max_steps=2, batch_size=4)
+    options = {"method": method, "method_options": {"text": str(sentences)}, "fine_tuning": tuning, "benchmarks": ()}
+    run(DebiasConfig(model=str(model), device="cpu", audit=AuditOptions(), **options), tmp_path / "run")
+    assert optimizers == []
+    assert held == [0]
 
 
 def stop(stage, done, total):

@@ -103,7 +103,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
         record = _record(config, about, description, debiased, measured, scored)
         if rank == 0:
             if debiased is not None:
-                save(debiased.language_model, work / "model")
+                save(debiased.language_model, work / "model", release=True)  # nothing below needs the weights
             record.write(work)
             if written := {r.benchmark: record.items[r.benchmark] for r in record.metrics.benchmarks if r.generated}:
                 write_responses(work / "responses.jsonl", written)

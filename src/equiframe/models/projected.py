@@ -162,12 +162,13 @@ def _fold_into(model: PreTrainedModel, reader: nn.Linear, matrix: Tensor) -> Non
     share = (rest.trace().clamp_min(0) / len(rest)).sqrt()  # of a random weight that the projection takes out
     if left <= 8 * torch.finfo(torch.float32).eps + share * torch.finfo(weight.dtype).eps:
         return
-    folded = torch.cat([(rows.float() @ factor).to(weight.dtype) for rows in weight.split(_ROWS)])
+    folded = weight
     if sum(shared is weight for _, shared in model.named_parameters(remove_duplicate=False)) > 1:
-        reader.weight = nn.Parameter(folded, requires_grad=weight.requires_grad)
+        folded = nn.Parameter(torch.empty_like(weight), requires_grad=weight.requires_grad)
+        reader.weight = folded
         model.config.tie_word_embeddings = False
-    else:
-        weight.copy_(folded)
+    for rows, place in zip(weight.split(_ROWS), folded.split(_ROWS), strict=True):
+        place.copy_(rows.float() @ factor)
 
 
 def _precise(model: PreTrainedModel) -> torch.dtype:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from equiframe.errors import ModelError
@@ -34,7 +35,7 @@ _TEXTS = (
 )
 
 
-def save(language_model: LanguageModel, folder: Path) -> None:
+def save(language_model: LanguageModel, folder: Path, *, release: bool = False) -> None:
     """Write model and tokenizer as safetensors, and read them again with transformers alone.
 
     Everything is written under a temporary name first; an older folder is replaced. A projection is first folded into
@@ -44,6 +45,8 @@ def save(language_model: LanguageModel, folder: Path) -> None:
     Args:
         language_model: model to save.
         folder: folder to write; with a projection it gets a README.md that explains what transformers reads.
+        release: whether to free the weights of ``language_model`` before the folder is read again, so that memory never
+            holds both. The model cannot be used afterwards.
 
     Raises:
         ModelError: the model that transformers reads gives other tokens or other logits.
@@ -56,13 +59,31 @@ def save(language_model: LanguageModel, folder: Path) -> None:
         language_model.tokenizer.save_pretrained(scratch)
     if is_projected(language_model.model):
         (scratch / README).write_text(READ_BY_TRANSFORMERS, encoding="utf-8")
-    _check(language_model, scratch)
+    expected = _outputs(language_model)
+    if release:
+        for tensor in (*language_model.model.parameters(), *language_model.model.buffers()):
+            tensor.data = tensor.data.new_empty(0)
+    _check(language_model, expected, scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.replace(folder)
 
 
-def _check(language_model: LanguageModel, folder: Path) -> None:
-    """Compare what transformers reads from a folder with the model in memory, on a few short texts."""
+class _Output(NamedTuple):
+    """The tokens of a text, and their centred logits [tokens, vocabulary]."""
+
+    text: str
+    ids: list[int]
+    logits: Tensor
+
+
+def _outputs(language_model: LanguageModel) -> list[_Output]:
+    """What a model in memory reads and predicts for a few short texts."""
+    read = [(text, language_model.tokenizer(text)["input_ids"][: language_model.window]) for text in _TEXTS]
+    return [_Output(text, ids, centred_logits(language_model.model, ids)) for text, ids in read]
+
+
+def _check(language_model: LanguageModel, expected: list[_Output], folder: Path) -> None:
+    """Compare what transformers reads from a folder with the model in memory, whose weights may be gone."""
     model, tokenizer = language_model.model, language_model.tokenizer
     auto = auto_class(language_model.kind, model.config)
     with quiet():
@@ -72,14 +93,13 @@ def _check(language_model: LanguageModel, folder: Path) -> None:
         again.to(input_device(model))
     except torch.OutOfMemoryError:
         again.to("cpu")
-    for text in _TEXTS:
-        ids = tokenizer(text)["input_ids"][: language_model.window]
+    for text, ids, logits in expected:
         if tokenizer_again(text)["input_ids"][: language_model.window] != ids:
             raise ModelError(
                 f"{folder}: the tokenizer that transformers reads from it splits {text!r} into other tokens than the"
                 " one in memory; the model is complete, so save the right tokenizer next to it"
             )
-        apart = distance(centred_logits(again, ids), centred_logits(model, ids))
+        apart = distance(centred_logits(again, ids), logits)
         if apart > tolerance(model.dtype):
             raise ModelError(
                 f"{folder}: transformers reads a model from it that is not the one in memory: the logits of {text!r}"

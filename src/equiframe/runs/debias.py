@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -101,8 +102,7 @@ def debias(
         progress: called with the steps done so far, and the number of all steps.
 
     Raises:
-        InputError: options cannot be combined, weights are quantised or spread over devices, or examples
-            are too short for one token.
+        InputError: options cannot be combined, weights are quantised or spread, or examples are too short for a token.
         ModelError: the loss is not finite.
     """
     source = DataSource.of(source)
@@ -115,7 +115,9 @@ def debias(
         claim({})
         return _project(language_model, method, unc3, fine_tuning, source)
     how = unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), watched, source, progress
-    return _fine_tune(language_model, method, *how)
+    debiased = _fine_tune(language_model, method, *how)
+    clear_device_cache(garbage_collection=True)  # the Trainer refers to itself, and holds the optimizer's moments
+    return debiased
 
 
 def _fine_tune(
@@ -342,9 +344,8 @@ def _project(
     if unc3.weight:
         raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
-    fitted = method.projection(
-        language_model, source=source, seed=method.seed if fine_tuning.seed is None else fine_tuning.seed
-    )
+    seed = method.seed if fine_tuning.seed is None else fine_tuning.seed
+    fitted = method.projection(language_model, source=source, seed=seed)
     project(language_model.model, fitted.matrix)
     return Debiased(
         language_model=language_model,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from equiframe.analysis.comparison import compare, paired_measure
+from equiframe.benchmarks import load_benchmark
 from equiframe.gate import Policy, judge
 from equiframe.gate.judge import Chance, Found, worsening
+from equiframe.generation import score_generated
+from equiframe.generation.responses import read_responses
 
 PAIRS = "pairs:mine.csv"
 SHARE = f"{PAIRS} overall.prefers_stereotype"
@@ -98,6 +102,25 @@ def test_a_measure_near_its_ideal(make_run, preferring):
     assert "The run scored all items of the benchmark" in whole.reason
     failed = ruling(make_run(pairs=preferring(300, 400)), SHARE, {"within": 5})
     assert (failed.outcome, failed.reason) == ("failed", "the whole interval is outside the limit")
+
+
+def test_a_limit_on_templates_counts_templates(tmp_path, make_run):
+    """With 36 of 40 templates, more are needed than the file has."""
+    lines = [
+        {"template": f"{at}", "group": group, "response": "Yes" if (at % 5 < 2) == (group == "women") else "No"}
+        for at in range(40)
+        for group in ("women", "men")
+    ]
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps({**line, "axis": "gender", "favourable": "yes"}) + "\n" for line in lines))
+    result, table = score_generated(read_responses(path, "mine"), load_benchmark("responses"), limit=36)
+    run = make_run(limit=36)
+    run = dataclasses.replace(
+        run, metrics=run.metrics.model_copy(update={"benchmarks": [result]}), items={"responses": table}
+    )
+    found = ruling(run, "responses men_vs_women.favourable_difference", {"within": 40})
+    assert found.outcome == "not judged"
+    assert "The benchmark gives about 40: use a larger benchmark" in found.reason
 
 
 def test_few_items_decide_nothing_however_they_agree(make_run):

@@ -13,6 +13,7 @@ from equiframe.config import GenerationOptions
 from equiframe.errors import CannotScoreError, InputError, ModelError
 from equiframe.generation import score_generated
 from equiframe.generation.local import LocalWriter, batches
+from equiframe.generation.prompts import decision_templates
 from equiframe.generation.score import answer_tokens
 from equiframe.generation.writing import cut_at, responses_of
 from equiframe.models import LanguageModel
@@ -146,6 +147,7 @@ def test_decisions_are_read_from_the_probabilities_of_the_first_token(answering,
     assert {decode([token]) for token in yes} == {" yes", "Yes"}
     assert {decode([token]) for token in no} == {" no", "No"}
     assert len(table) == 8
+    assert result.available == len(decision_templates()) > 4
     for row in table.to_dict("records"):
         read = f"[user] {row['prompt']}\n[me] " if is_chat else f"{row['prompt']}\nAnswer:"
         ids = answering.tokenizer.encode(read)

@@ -127,7 +127,8 @@ class BenchmarkResult:
         suite: fairness (bias) or nlu (language understanding); None in records of older versions.
         prompt: the first sequence that the model read, special tokens included; empty if unknown.
         generated: how the responses were generated, None if the benchmark does not generate text.
-        available: items that the data has, of which ``--limit`` may have left out some; None if unknown.
+        available: items that the data has (examples, or units of prompts), of which ``--limit`` may have left out some;
+            None if unknown.
     """
 
     benchmark: str

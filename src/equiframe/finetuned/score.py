@@ -61,6 +61,7 @@ def score_finetuned(
     evaluation, evaluation_files = benchmark.evaluation_data(source)
     if not (training and evaluation):
         raise DataError(f"{benchmark.spec}: no example to {'evaluate on' if training else 'train on'}")
+    examples = spread(evaluation, limit)
     given = fine_tuned_outputs(
         language_model,
         head=benchmark.head,
@@ -68,18 +69,19 @@ def score_finetuned(
         settings=settings,
         training=training,
         development=development,
-        evaluation=(evaluation := spread(evaluation, limit)),
+        evaluation=examples,
         cache=Path(cache),
         progress=progress,
     )
     return summarise(
         benchmark,
-        _outcomes(benchmark, evaluation, given),
+        _outcomes(benchmark, examples, given),
         scoring=_in_words(settings, bool(development), training_precision(settings.precision, language_model.device)),
         files=(*training_files, *development_files, *evaluation_files),
         seconds=time.perf_counter() - start,
         seed=seed,
         resamples=resamples,
+        available=len(evaluation),
     )
 
 

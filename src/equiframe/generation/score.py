@@ -109,6 +109,7 @@ def score_generated(
         seed=seed,
         resamples=resamples,
         prompt=said.prompt,
+        available=len({prompt.unit for prompt in every}),
     )
     headline = (*benchmark.headline, *benchmark.headlines_among(result.estimates))
     altered = Counter(response.altered for responses in said.responses for response in responses if response.altered)

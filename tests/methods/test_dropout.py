@@ -61,8 +61,21 @@ EXPECTED = {
     ),
     "modernbert": (
         hf.ModernBertForMaskedLM,
-        hf.ModernBertConfig(**SHAPE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2),
-        {"embeddings.drop": "hidden", "layers.0.attn": "attention", "layers.0.mlp.drop": "hidden"},
+        hf.ModernBertConfig(  # transformers 5.8 refuses one layer, which cannot be of both its kinds
+            **SHAPE | {"num_hidden_layers": 2},
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            cls_token_id=1,
+            sep_token_id=2,
+        ),
+        {
+            "embeddings.drop": "hidden",
+            "layers.0.attn": "attention",
+            "layers.0.mlp.drop": "hidden",
+            "layers.1.attn": "attention",
+            "layers.1.mlp.drop": "hidden",
+        },
     ),
     "gpt2": (
         hf.GPT2LMHeadModel,

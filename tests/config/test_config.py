@@ -33,7 +33,7 @@ from equiframe.config import (
     UNC3Options,
     read_config,
 )
-from equiframe.errors import InputError
+from equiframe.errors import EquiframeError, InputError
 from equiframe.options import validated
 
 AUDIT = AuditConfig(
@@ -203,6 +203,28 @@ def test_a_study_file_gives_what_python_gives(tmp_path):
     }
     file.write_text(yaml.safe_dump(short))
     assert read_config(file, kind=StudyConfig) == study
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "verb: study\nmodels: [m]\nmethods: [{method: bec}]\nbenchmarks:\n  seat: gender\n  seat: race\n",
+            ", line 6: 'seat' is repeated: keep only one",
+        ),
+        ("verb: audit\nmodel: m\nmodel: n\n", ", line 3: 'model' is repeated: keep only one"),
+        ("verb: audit\nmodel: 2024-13-45\n", ": not valid YAML (month must be in 1..12)"),
+        ("verb: audit\nmodel: [m\n", ", line 3: not valid YAML"),
+        ("verb: [audit]\nmodel: m\n", ": ['audit'] is not a verb that fits here"),
+    ],
+)
+def test_a_file_that_does_not_say_one_thing_is_refused(tmp_path, text, said):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(EquiframeError) as error:
+        read_config(file)
+    assert str(error.value).startswith(f"{file}{said}")
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_from_a_file_is_that_of_the_command(invoke, tmp_path, model_folders):

@@ -109,7 +109,8 @@ def test_groups_of_ones_own(tmp_path):
         ("age: {old_vs_new: [x], young: [y]}", "age: group 'old_vs_new': '_vs_' separates two groups"),
         ("age: {old: [x], young: [y, x]}", "age: the marker 'x' is given twice: give each group its own"),
         ("", "expected AXIS"),
-        ("a: [", "not readable as YAML"),
+        ("a: [", "line 1: not valid YAML"),
+        ("age: {old: [x], young: [y], old: [z]}", "line 1: 'old' is repeated: keep only one"),
     ],
 )
 def test_groups_that_do_not_fit(tmp_path, content, said):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
-import yaml
-
 from equiframe.config.study import StudyConfig
 from equiframe.config.verbs import AuditConfig, CompareConfig, DebiasConfig, EvaluateConfig
 from equiframe.errors import DataError, InputError
+from equiframe.files import parse_yaml
 from equiframe.options import validated
 
 FileConfig: TypeAlias = AuditConfig | EvaluateConfig | DebiasConfig | CompareConfig | StudyConfig
@@ -36,23 +35,21 @@ def read_config(path: Path, *, kind: type[Any] | None = None) -> Any:
         kind: the configuration class that the file must describe; the file may then omit ``verb``.
 
     Raises:
-        DataError: the file cannot be read.
-        InputError: the file is not YAML or has no verb, or an option is unknown, missing or invalid; the message
-            names it.
+        DataError: the file cannot be read, is not YAML, or has a key twice.
+        InputError: the file has no verb, or an option is unknown, missing or invalid; the message names it.
     """
     try:
         if path.stat().st_size > _LARGEST:
             raise DataError(f"this file is larger than {_LARGEST} bytes, too large for a configuration", path=path)
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the file cannot be read ({error})", path=path) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: the file is not valid YAML ({' '.join(str(error).split())})") from error
+    found, _ = parse_yaml(text, path)
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected one option per line, such as model: builtin:mini-mlm")
     allowed = _KINDS if kind is None else {kind.verb: kind}
     said = found.pop("verb", None if kind is None else kind.verb)
-    if said not in allowed:
+    if not isinstance(said, str) or said not in allowed:
         found_verb = "the verb is missing" if said is None else f"{said!r} is not a verb that fits here"
         raise InputError(f"{path}: {found_verb}. Add a line such as verb: {' or '.join(allowed)}")
     try:

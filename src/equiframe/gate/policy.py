@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from equiframe.benchmarks import load_benchmark
 from equiframe.data import Bias, read_text
 from equiframe.errors import DataError, InputError
+from equiframe.files import parse_yaml
 from equiframe.record import COLLAPSE, CONTEXTS
 
 _LARGEST = 1 << 20  # bytes of a file
@@ -93,20 +94,9 @@ class Policy(_Read):
             DataError: the file is not readable or not YAML, a key is repeated, or a field is unknown, missing or
                 invalid; the message names the line and the rule.
         """
-        text = read_text(path, largest=_LARGEST)
-        try:
-            loader = yaml.SafeLoader(text)
-            root = loader.get_single_node()
-            said = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else None
-        except yaml.YAMLError as error:
-            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-            line = None if mark is None else mark.line + 1
-            message = f"not valid YAML ({' '.join(str(problem).split())})"
-            raise DataError(message, path=path, line=line) from error
-        if root is None or said is None:
+        said, root = parse_yaml(read_text(path, largest=_LARGEST), path)
+        if root is None or not isinstance(said, dict):
             raise DataError("expected a policy with rules: equiframe gate --example prints one", path=path)
-        for key in _repeated(root):
-            raise DataError(f"{key.value!r} is repeated: keep only one", path=path, line=key.start_mark.line + 1)
         try:
             return cls.model_validate(said)
         except ValidationError as error:
@@ -133,17 +123,6 @@ def _misfit(error: Any) -> str:
         return f"{name}: missing"
     said = error["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     return f"{name}: {said}" if error["type"] == "value_error" else f"{name}: {said}, found {error['input']!r}"
-
-
-def _repeated(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Repeated keys of the policy or of one of its rules."""
-    lists = [value for key, value in root.value if key.value == "rules" and isinstance(value, yaml.SequenceNode)]
-    for mapping in (root, *(rule for rules in lists for rule in rules.value)):
-        seen = set()
-        for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
-            if key.value in seen:
-                yield key
-            seen.add(key.value)
 
 
 def _line(node: yaml.Node, place: Sequence[int | str]) -> int:

@@ -16,6 +16,7 @@ from equiframe.benchmarks.generated import Prompt, Side
 from equiframe.data import DataFile, read_text
 from equiframe.data.sources import user_file
 from equiframe.errors import DataError, InputError
+from equiframe.files import parse_yaml
 from equiframe.generation.contrasts import unfit_for_a_group
 
 SLOT = "{group}"
@@ -100,10 +101,7 @@ def groups_of(names: Sequence[str]) -> tuple[Groups, tuple[DataFile, ...]]:
 
 
 def _read_groups(path: Path) -> Groups:
-    try:
-        said = yaml.safe_load(read_text(path, largest=_LARGEST))
-    except yaml.YAMLError as error:
-        raise DataError(f"not readable as YAML ({' '.join(str(error).split())})", path=path) from None
+    said, _ = parse_yaml(read_text(path, largest=_LARGEST), path)
     if not isinstance(said, dict) or not said:
         raise DataError("expected AXIS: {GROUP: [MARKER, ...], ...}", path=path)
     found = {}

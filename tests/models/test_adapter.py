@@ -153,7 +153,7 @@ class TestPair:
 
     def test_causal_next_token_without_specials(self):
         where, labels = pair("causal", self.ids, self.mask, self.specials)
-        assert where.nonzero().tolist() == [[0, 1], [0, 2]]  # the first word follows the start token, alike in every text
+        assert where.nonzero().tolist() == [[0, 1], [0, 2]]  # without the start token, 1
         assert labels.tolist() == [8, 9]
 
     def test_causal_with_padding_on_the_left(self):

@@ -26,8 +26,8 @@ class UNC3Mixin:
     The term counts once per optimizer step, however many batches are accumulated. Its value is logged next to the
     loss (``unc3``, ``unc3_weight``, ``mean_cosine``), and its class means are part of each checkpoint.
 
-    Put it before the Trainer of transformers, or before a Trainer derived from it, such as trl's SFTTrainer. Give it the
-    tokenizer (``processing_class``); without it, the state at a start token counts as a state of the first word.
+    Put it before the Trainer of transformers, or before a Trainer derived from it, such as trl's SFTTrainer. Give it
+    the tokenizer (``processing_class``); without it, the state at a start token counts as a state of the first word.
 
     Args:
         unc3: the term, with its words and weight.

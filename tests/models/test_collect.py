@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
+import pytest
 import torch
+from transformers import AlbertConfig, AlbertForMaskedLM
 
+from equiframe.errors import InputError
 from equiframe.models import collect
 
 
@@ -53,3 +57,14 @@ def test_a_text_is_read_as_it_comes(masked_model, text, monkeypatch):
     collect(masked_model, lines(), progress=progress)
     assert done == 10 * len(text)
     assert max(ahead) == 0
+
+
+def test_a_last_layer_of_another_width_than_the_output_embedding_is_refused(masked_model, text):
+    config = AlbertConfig(
+        vocab_size=masked_model.examination.rows, embedding_size=8, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    albert = dataclasses.replace(masked_model, model=AlbertForMaskedLM(config).eval())
+    assert collect(albert, text).statistics.means.shape[1] == 8
+    with pytest.raises(InputError, match=r"--feature last-layer: .* states of 16 numbers, .* the 8 of its output"):
+        collect(albert, text, feature="last-layer")

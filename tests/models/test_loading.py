@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from equiframe.errors import ModelError
@@ -93,6 +94,41 @@ def test_pickled_weights_are_never_read(model_folders, tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="pickled"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("change", ["a shard is missing", "half a file", "a pointer of git lfs"])
+def test_incomplete_weights_are_downloaded_again(model_folders, tmp_path, change):
+    shutil.copytree(model_folders["causal"], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "model.safetensors"
+    if change == "half a file":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        said = r"a file of its weights is incomplete or damaged: .*; download it again"
+    elif change == "a pointer of git lfs":
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n")
+        said = "a file of its weights is incomplete or damaged: .* git lfs pull"
+    else:
+        file.unlink()
+        shards = {name: f"model-0000{part}-of-00002.safetensors" for part, name in enumerate(("a", "b"), start=1)}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+        said = "its weights are incomplete: there is no file model-0000[12]-of-00002.safetensors; download it again"
+    with pytest.raises(ModelError, match=said):
+        load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (lambda name: f"_orig_mod.{name}", r"no weights for transformer\..*, but has some for _orig_mod\..* a wrapper"),
+        (lambda name: None if "h.0.attn.c_attn.weight" in name else name, r"c_attn.weight \(and 0 more\): it is inc"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_does_not_lack_its_head(model_folders, tmp_path, rename, said):
+    shutil.copytree(model_folders["causal"], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "model.safetensors"
+    renamed = {rename(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in renamed.items() if name}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=said):
+        load(str(tmp_path), device="cpu")
 
 
 def test_a_sequence_classifier_is_refused(model_folders, tmp_path):

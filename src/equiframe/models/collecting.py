@@ -216,9 +216,15 @@ def _own_features(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and class ids of this rank's share of the batches."""
     home, (rank, ranks) = language_model.statistics_device, _rank()
+    dim = classifier(language_model.model).shape[1]
     batches = padded_batches([s for s in sequences if s], token_budget, language_model.examination)
     for input_ids, mask in itertools.islice(batches, rank, None, ranks):
         for features, labels in _features_in_memory(language_model, input_ids, mask, how):
+            if features.shape[1] != dim:
+                raise InputError(
+                    f"--feature last-layer: the last layer of {language_model.name} has states of {features.shape[1]}"
+                    f" numbers, which cannot be compared with the {dim} of its output embeddings: leave it out"
+                )
             yield features.to(home), labels.to(home)
 
 

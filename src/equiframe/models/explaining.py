@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from equiframe.errors import ModelError
 from equiframe.models.sources import BUILTIN
 from equiframe.options import first_line
+
+_SHARD = re.compile(r"[\w.-]+-\d+-of-\d+\.safetensors")
 
 
 @contextlib.contextmanager
@@ -24,7 +28,14 @@ def explained(name: str, model_args: Iterable[str] = ()) -> Iterator[None]:
         raise ModelError(f"{name}: {first_line(error)}{package}") from error
     except Exception as error:  # whatever a damaged file leads it to
         reason = first_line(error)
-        if "safetensors" in str(error):
+        if isinstance(error, SafetensorError):
+            reason = (
+                f"a file of its weights is incomplete or damaged: {reason}; download it again, in a clone of its"
+                " repository by git lfs pull"
+            )
+        elif shard := _SHARD.search(str(error)):
+            reason = f"its weights are incomplete: there is no file {shard[0]}; download it again"
+        elif "safetensors" in str(error):
             reason = (
                 "it has no safetensors weights, and pickled ones are never read: if you trust them, load it with"
                 " transformers and save it again with save_pretrained"

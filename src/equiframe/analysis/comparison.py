@@ -56,7 +56,7 @@ def compare(
 
     Everything is over the items that all of the runs with this benchmark scored: if one of them left out items, or
     scored others by ``--limit``, the values of each run are computed again. Audited words are the same if they have
-    the same spelling, whatever their token ids.
+    the same spelling, whatever their token ids. A loss per token is compared only if both runs have the same tokens.
 
     Args:
         records: runs by name; the first is the reference.
@@ -139,7 +139,7 @@ def paired_measure(before: RunRecord, after: RunRecord, name: str, key: str) -> 
     """
     common = next(_in_common({"before": _only(before, name), "after": _only(after, name)}), None)
     if common is None:
-        raise InputError(f"{name}: the runs before and after do not share it: measure it in both")
+        raise InputError(f"{name}: the runs before and after do not share it: measure it in both, with one tokenizer")
     stacked, items = stack(list(common.tables.values()), common.key)
     _shared_items(common, items)
     measure = next((measure for measure in common.measures(stacked) if measure.key == key), None)
@@ -231,8 +231,11 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
                 if ours != theirs:
                     raise InputError(f"{mine.benchmark}: {first} and {name} differ in {what}: evaluate one again")
         if len(results) > 1:
-            tables = {name: records[name].items[mine.benchmark] for name in results}
-            yield _Common(mine.benchmark, "item", load_benchmark(mine.benchmark).measures, tables)
+            benchmark, own = load_benchmark(mine.benchmark), records[first].items[mine.benchmark]
+            every = {name: records[name].items[mine.benchmark] for name in results}
+            tables = {name: table for name, table in every.items() if _count_alike(own, table, benchmark.counts)}
+            if len(tables) > 1:
+                yield _Common(mine.benchmark, "item", benchmark.measures, tables)
     for word_set in records[first].metrics.collapse:
         audits = {
             name: result
@@ -258,6 +261,12 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
         for name in tables:
             _check_audits(records, first, name, "feature")
         yield _Common(contexts.name, ["item", *CONTEXT_COUNTS], context_measures, tables, is_fixed=False)
+
+
+def _count_alike(own: pd.DataFrame, other: pd.DataFrame, counts: Sequence[str]) -> bool:
+    """Whether two runs split the items that they share into the same numbers of tokens, if a measure is per token."""
+    stacked, items = stack([own, other])
+    return all(np.array_equal(*stacked[name].to_numpy().reshape(2, items)) for name in counts)
 
 
 def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[str, object, object]]:

@@ -172,6 +172,8 @@ class Scored(ABC):
         suite: fairness (bias) or nlu (language understanding).
         variants: choices by option, the default first. An option is an argument of the class and an
             attribute of its instances; no two options share a choice.
+        counts: columns of the outcome table that only depend on the tokenizer, if the measures are per token. Runs
+            that differ in them are not compared.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Scored(ABC):
     headline: tuple[str, ...] = ()
     suite: Literal["fairness", "nlu"] = "fairness"
     variants: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    counts: ClassVar[tuple[str, ...]] = ()
 
     @property
     def spec(self) -> str:

@@ -55,6 +55,7 @@ class LanguageModelLoss(Benchmark[Sentence]):
         (("Webster et al. 2018", "https://aclanthology.org/Q18-1042"),),
     )
     version: ClassVar[int] = 2
+    counts = ("tokens",)
     headline = ("overall.loss",)
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Sentence], tuple[DataFile, ...]]:

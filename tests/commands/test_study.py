@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -20,8 +21,9 @@ from equiframe.config import EvaluateConfig, StudyConfig, read_config
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.options import validated
-from equiframe.record import RunRecord, StudyCell, StudyResult
+from equiframe.record import BenchmarkResult, Metrics, ModelDescription, Provenance, RunRecord, StudyCell, StudyResult
 from equiframe.report import study_tables
+from equiframe.uncertainty import Estimate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -216,6 +218,11 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         ({"headline": "cda"}, "headline of the study: 'cda' is not one of its methods: bec"),
         ({"verb": "audit"}, "'audit' is not a verb that fits here. Add a line such as verb: study"),
         ({"methods": [{"method": "bec", "weight": 3}]}, "study.methods.0 has no option 'weight'"),
+        ({"fine_tuning": {"seed": 7}}, "fine_tuning in the study: seed has no effect here. Give seeds to the study"),
+        ({"heads": {"seed": 7}}, "heads in the study: seed has no effect here"),
+        ({"methods": [{"method": "bec", "fine_tuning": {"seed": 7}}]}, "fine_tuning of bec in the study: seed has no"),
+        ({"unc3": {"weight": 7}}, "unc3 in the study: weight has no effect here. Give each method its weight as unc3"),
+        ({"methods": [{"method": "bec", "term": {"weight": 7}}]}, "term of bec in the study: weight has no effect"),
     ],
 )
 def test_a_file_that_does_not_fit_names_the_field(content, change, said, tmp_path):
@@ -229,7 +236,7 @@ def test_a_file_that_does_not_fit_names_the_field(content, change, said, tmp_pat
 def test_a_file_that_is_no_study(text, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(text)
-    with pytest.raises(InputError, match=r"study\.yaml"):
+    with pytest.raises((InputError, DataError), match=r"study\.yaml"):
         read_config(file, kind=StudyConfig)
     with pytest.raises(DataError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml", kind=StudyConfig)
@@ -251,6 +258,35 @@ def test_options_are_checked_before_any_work(content, change, said, tmp_path):
     with pytest.raises(InputError, match=said):
         run_study(made({**content, **change}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"benchmarks": {"lpbs": "overall.differenc"}}, "lpbs has no measure 'overall.differenc'. Available: "),
+        ({"benchmarks": {"lm_loss": "overall.loss"}}, "lm_loss overall.loss has no ideal, so it has no fairness gain"),
+        ({"kept": {"stereoset_intersentence:likelihood": "overall.ss"}}, "has no numbers (it was not measured)"),
+    ],
+)
+def test_a_measure_that_is_missing_is_found_at_the_first_cell(content, change, said, tmp_path, monkeypatch):
+    ran = []
+
+    estimates = {
+        "lpbs": {"overall.difference": Estimate(1.0, 0.5, 1.5, 40, "nats", 0.0)},
+        "lm_loss": {"overall.loss": Estimate(4.0, 3.5, 4.5, 40, "nats")},
+    }
+
+    def measured(config, folder, progress):
+        ran.append(folder)
+        results = [BenchmarkResult(name, 1, "", (), 40, {}, found, 1.0) for name, found in estimates.items()]
+        description = ModelDescription(name="m", kind="masked", vocabulary=9, fingerprint="f")
+        return RunRecord(Provenance(), Metrics(verb="evaluate", model=description, benchmarks=results))
+
+    monkeypatch.setattr(module, "run", measured)
+    content |= {"understanding": {}, "kept": {}, **change}
+    with pytest.raises(InputError, match=re.escape(said)):
+        run_study(made(content), tmp_path / "out")
+    assert len(ran) == 1
 
 
 def test_what_has_no_loss_has_no_arm_with_the_term(content):

@@ -113,7 +113,8 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
         The figures; None if other processes still work on cells. The last process writes the tables.
 
     Raises:
-        EquiframeError: a cell failed (all others are run first), or the folder belongs to another study.
+        EquiframeError: a cell failed (all others are run first) or lacks a measure, or the folder belongs to another
+            study.
     """
     out = Path(out)
     _take_own_device()
@@ -123,16 +124,19 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
         folder = out / "cells" / _cell_name(key)
         stage = f"{at + 1} of {len(configs)}, {folder.name}"
         if folder.exists():
-            _check_same(RunRecord.read(folder), config, folder)
+            record = RunRecord.read(folder)
+            _check_same(record, config, folder)
+            _check_measured(spec, record, folder)
             continue
         try:
-            run(config, folder, None if progress is None else _named(progress, stage))
+            record = run(config, folder, None if progress is None else _named(progress, stage))
         except EquiframeError as error:
             if not (isinstance(error, BusyError) or folder.exists()):  # else it is, or was, another process's
                 failed.setdefault(str(error), []).append(folder.name)
         else:
             if not spec.keep_models:
                 shutil.rmtree(folder / "model", ignore_errors=True)
+            _check_measured(spec, record, folder)
     if failed:
         errors = "; ".join(f"{error} ({', '.join(names)})" for error, names in failed.items())
         count = sum(map(len, failed.values()))
@@ -196,6 +200,21 @@ def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
                 f"{folder} was made with {name} {made.get(name)!r}, but the study says {value!r}:"
                 " give another --out, or remove that folder"
             )
+
+
+def _check_measured(spec: StudyConfig, record: RunRecord, folder: Path) -> None:
+    """Refuse a study with a measure that a finished cell lacks, before the other cells are run."""
+    results = record.metrics.results
+    for measures in (spec.benchmarks, spec.understanding, spec.kept):
+        for benchmark, key in measures.items():
+            if benchmark not in results:
+                why = record.provenance.left_out.get(benchmark, "it was not measured")
+                raise InputError(f"{folder}: {benchmark} has no numbers ({why}): leave it out of the study")
+            estimates = results[benchmark].estimates
+            if key not in estimates:
+                raise InputError(f"{benchmark} has no measure {key!r}. Available: {', '.join(estimates)}")
+            if measures is spec.benchmarks and estimates[key].ideal is None:
+                raise InputError(f"{benchmark} {key} has no ideal, so it has no fairness gain: name another measure")
 
 
 def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class StudyConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_ignored()
         labels = tuple(method.name for method in self.methods)
         if self.headline is not None and self.headline not in labels:
             raise InputError(f"headline of the study: {self.headline!r} is not one of its methods: {', '.join(labels)}")
@@ -93,3 +94,20 @@ class StudyConfig(Options):
                 raise InputError(
                     f"{what} of the study: {list(values)} contains a duplicate. Give each method a different label"
                 )
+
+    def _refuse_ignored(self) -> None:
+        """Refuse a seed or a weight in places where the study sets its own.
+
+        Raises:
+            InputError: there is one; the message says where to give it instead.
+        """
+        seeds = [("fine_tuning", self.fine_tuning.seed is not None), ("heads", "seed" in self.heads)]
+        seeds += [(f"fine_tuning of {method.name}", "seed" in method.fine_tuning) for method in self.methods]
+        weights = [("unc3", bool(self.unc3.weight))]
+        weights += [(f"term of {method.name}", "weight" in method.term) for method in self.methods]
+        for option, places, instead in (
+            ("seed", seeds, "Give seeds to the study"),
+            ("weight", weights, "Give each method its weight as unc3"),
+        ):
+            for place in (place for place, is_given in places if is_given):
+                raise InputError(f"{place} in the study: {option} has no effect here. {instead}")

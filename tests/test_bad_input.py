@@ -79,6 +79,20 @@ def test_a_wrong_option_is_one_line_before_anything_is_written(invoke, arguments
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("verb", "setting", "said"),
+    [
+        ("evaluate", "max_step=3", "head has no option 'max_step'. Available: epochs"),
+        ("debias", "max_steps=0", "max_steps 0: give a whole number above 0"),
+    ],
+)
+def test_a_wrong_setting_of_a_head_is_found_before_a_model_is_loaded(invoke, verb, setting, said, here, monkeypatch):
+    monkeypatch.setattr("equiframe.commands.run.answerer_of", lambda config: pytest.fail("a model was loaded"))
+    done = invoke(verb, MODEL, "--benchmarks", "pairs:p.csv,cola", "--head", setting)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
 def test_a_device_that_is_there_is_taken():
     assert usable_device("cpu") == torch.device("cpu") == usable_device(torch.device("cpu"))
     assert usable_device(None).type in ("cpu", "cuda")

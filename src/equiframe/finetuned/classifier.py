@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -173,7 +174,9 @@ def _fit_in_memory(
         return more, f"each batch of {size} is read in {more} parts"
 
     fit = functools.partial(_fit, language_model, head, outputs, settings, examples, work, progress)
-    return in_less_memory(fit, 1, more)[0]
+    found = in_less_memory(fit, 1, more)[0]
+    clear_device_cache(garbage_collection=True)  # the Trainer refers to itself, and holds the copy of the model
+    return found
 
 
 def _fit(

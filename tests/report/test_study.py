@@ -8,7 +8,7 @@ import pytest
 
 from equiframe.record import Environment, StudyCell, StudyFigure, StudyResult
 from equiframe.report import study_page, study_tables
-from equiframe.report.study import frontier_panels
+from equiframe.report.study import frontier_panels, headline_panels, study_headlines
 
 EVIL = "<script>alert(1)</script>"
 
@@ -31,7 +31,7 @@ def result():
         figures += [figure(m, a, "mean gain", "", 0.123, "share", low=-0.5, high=0.5, sd=None)]
         figures += [figure(m, a, "mean change", "", -0.2, "points", sd=None)]
         figures += [figure(m, a, "pooled gain", "", 0.2, "share", low=0.1, high=0.4, sd=None)]
-        figures += [figure(m, a, "change", "kept", -3.0, "points", sd=None)]
+        figures += [figure(m, a, "kept", "kept", 96.0), figure(m, a, "change", "kept", -3.0, "points", sd=None)]
         figures += [figure(m, a, "change", "understood", -2.0, "points", sd=None)]
     figures += [figure(EVIL, "difference", "mean gain", "", 0.05, "share", low=0.01, high=0.09, sd=None)]
     figures += [figure(EVIL, "difference", "gain", "two", 0.02, "share", low=-0.01, high=0.05, sd=None)]
@@ -60,7 +60,8 @@ def test_tables_hold_each_number_once(result):
 
 def test_without_a_second_arm_there_is_no_table_of_differences(result):
     plain = result.model_copy(update={"figures": [f for f in result.figures if f.arm in ("before", "plain")]})
-    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding", "Change"]
+    kept = "What must be kept"
+    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding", kept, "Change"]
 
 
 def test_gain_stands_against_what_must_be_kept(result):
@@ -71,8 +72,24 @@ def test_gain_stands_against_what_must_be_kept(result):
     assert (unc3.x, unc3.y, unc3.marker.symbol) == ((20.0,), (-3.0,), "diamond")
     assert (plain.error_x.array[0], plain.error_x.arrayminus[0]) == pytest.approx((20, 10))
     assert (plain.error_y.array[0], plain.error_y.arrayminus[0]) == pytest.approx((1, 1))
-    older = result.model_copy(update={"study": {"models": ["m"]}})
+    older = result.model_copy(update={"figures": [f for f in result.figures if f.kind != "kept"]})
     assert frontier_panels(older) == []
+
+
+def test_what_must_be_kept_has_its_own_unit_and_name(result):
+    """A benchmark that counts twice has its key in its name, and a change of log-odds is no change in points."""
+    name = "winogender overall.log_odds"
+    figures = [figure(EVIL, "plain", kind, name, -0.3, "nats", sd=None) for kind in ("kept", "change")]
+    study = {"models": ["m"], "kept": {"winogender": "overall.log_odds"}}
+    told = result.model_copy(update={"study": study, "figures": [*result.figures, *figures]})
+    assert f"{name} −0.300 [−1.300, +0.700] nats" in study_headlines(told)[0]
+    panel = next(panel for panel in frontier_panels(told) if panel.title == f"Gain against {name}, m")
+    assert panel.figure.layout.yaxis.title.text == f"change of {name}, nats"
+
+
+def test_a_panel_counts_no_items_where_it_is_told_of_none(result):
+    (trace, *_) = headline_panels(result)[0].figure.data
+    assert all("12.3" in text and "items" not in text for text in trace.text)
 
 
 def test_no_text_of_data_is_markup(result):

@@ -107,7 +107,6 @@ def sentences_by_group(sentences: Sequence[str], bias: Bias) -> dict[str, list[s
 
     For gender the groups are ``female``, ``male`` and ``neutral``; sentences with words of both are left out. For race
     and religion they are ``group``, with a word of any group, and ``neutral``. Words are matched whole, in any case.
-    religion ``group``, with a word of any group, and ``neutral``. Whole words, in any case.
     """
     groups = WordSet.builtin(bias).groups if bias == "gender" else {"group": WordSet.builtin(bias).words}
     patterns = {

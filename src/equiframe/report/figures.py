@@ -265,7 +265,8 @@ def dots(
             marker={"color": style.colour, "symbol": style.symbol, "size": 8},
             name=text_of(run),
             text=[
-                f"<b>{text_of(name)}</b>, {text_of(run)}<br>{interval(e)}<br>{e.count} items" for _, name, e in shown
+                f"<b>{text_of(name)}</b>, {text_of(run)}<br>{interval(e)}" + (f"<br>{e.count} items" if e.count else "")
+                for _, name, e in shown
             ],
             hovertemplate="%{text}<extra></extra>",
         )

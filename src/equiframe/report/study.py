@@ -76,8 +76,8 @@ def study_headlines(result: StudyResult) -> list[str]:
         what = [f"fairness gain {_cell(mean)} %"]
         what += [f"pooled {_cell(f)} %" for f in of_arm if f.kind == "pooled gain"]
         what += [f"language understanding {_cell(f)} points" for f in of_arm if f.kind == "mean change"]
-        kept = [f for f in of_arm if f.kind == "change" and f.name in result.study.get("kept", ())]
-        what += [f"{f.name} {_cell(f)} points" for f in kept]
+        kept = [f for f in of_arm if f.kind == "change" and f.name in _kept(result)]
+        what += [f"{f.name} {_cell(f)} {_unit(f)}".rstrip() for f in kept]
         said.append(f"{mean.model}, {_arm(mean.method, mean.arm)}: {', '.join(what)}")
     return said
 
@@ -110,7 +110,7 @@ def frontier_panels(result: StudyResult) -> list[Panel]:
     points: dict[tuple[str, str], list[tuple[StudyFigure, StudyFigure]]] = {}
     for change in result.figures:
         gain = gains.get((change.model, change.method, change.arm))
-        if change.kind == "change" and change.name in result.study.get("kept", ()) and change.arm in _ARMS and gain:
+        if change.kind == "change" and change.name in _kept(result) and change.arm in _ARMS and gain:
             points.setdefault((change.model, change.name), []).append((gain, change))
     panels = []
     for (model, name), pairs in points.items():
@@ -127,7 +127,8 @@ def frontier_panels(result: StudyResult) -> list[Panel]:
         figure.add_hline(y=0, line={"dash": "dash", "width": 1})
         finish(figure, height=360, runs=1)
         figure.update_xaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
-        figure.update_yaxes(title={"text": f"change of {name}, points", "standoff": 6})
+        unit = _unit(pairs[0][1])
+        figure.update_yaxes(title={"text": f"change of {name}{unit and f', {unit}'}", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method}" for method, style in looks.items() if method != "before")
         note = f"One mark per method: {marks}; filled with the (U)NC3 term, open without. The dashed lines are the"
         note += " model before training. A mark further to the right has less bias, and a higher one has kept more."
@@ -163,6 +164,16 @@ def study_panels(result: StudyResult) -> list[Panel]:
         note += "".join(f" Rank correlation {_cell(f)}." for f in correlation)
         panels.append(Panel(f"Collapse against gain, {model}", note, figure, is_wide=True))
     return panels
+
+
+def _kept(result: StudyResult) -> set[str]:
+    """Names of the measures that must be kept; the key is part of the name if a benchmark counts twice."""
+    return {figure.name for figure in result.figures if figure.kind == "kept"}
+
+
+def _unit(change: StudyFigure) -> str:
+    """The unit of a change, as :func:`_cell` shows it: a change of a share or a percentage is in points."""
+    return "points" if change.unit in ("%", "share") else change.unit
 
 
 def _mark(style: Style, method: str, arm: str, details: Sequence[str] = ("",)) -> dict[str, Any]:

@@ -131,6 +131,21 @@ def test_few_items_decide_nothing_however_they_agree(make_run):
     assert ruling(run, SHARE, {"within": 50}, fewest_items=20).outcome == "passed"
 
 
+def test_items_that_all_agree_decide_only_if_rarer_ones_cannot_break_the_limit(make_run):
+    """If 3 of 40 items are of a kind, a sample of 40 lacks it with a probability of 0.925^40, less than 5 %."""
+    run = make_run(pairs=[1.0] * 40)
+    (result,) = run.metrics.benchmarks
+    rare = {key: dataclasses.replace(e, ideal=100.0) for key, e in result.estimates.items()}
+    metrics = run.metrics.model_copy(update={"benchmarks": [dataclasses.replace(result, estimates=rare)]})
+    run = dataclasses.replace(run, metrics=metrics)
+    found = ruling(run, SHARE, {"within": 5})
+    assert (found.outcome, found.low, found.high, found.items_needed) == ("not judged", 100.0, 100.0, 60)
+    assert "all 40 items agree, so the interval has no width: if at least 20 more (60 in total) agree" in found.reason
+    assert ruling(run, SHARE, {"within": 7.5}).outcome == "passed"
+    assert ruling(run, SHARE, {"within": 7.4}).outcome == "not judged"
+    assert ruling(run, f"{PAIRS} overall.difference", {"within": 101}).outcome == "passed"  # nats, not a share
+
+
 def test_a_loss_is_worse_where_it_is_higher(make_run):
     rng = np.random.default_rng(0)
     first = rng.normal(4.0, 0.5, 300)

@@ -25,6 +25,8 @@ Outcome: TypeAlias = Literal["passed", "failed", "not judged"]
 EXIT_CODES: dict[Outcome, int] = {"passed": 0, "failed": 1, "not judged": 3}
 """Exit codes of the command; 2 means wrong use."""
 _MISSES = 0.05  # how often a 95 % interval misses the true value, at most
+_OF_SHARES = {"%": 100.0, "share": 1.0}  # the largest value of a share, by unit
+_UNSEEN = 3.0  # expected number of items of a kind that a sample lacks in at most 5 % of cases: the rule of three
 
 
 Values: TypeAlias = NDArray[np.float64]
@@ -106,6 +108,20 @@ class Found(NamedTuple):
         return "not judged"
 
     @property
+    def items_if_alike(self) -> int:
+        """Number of items needed to pass if all items agree, so that resampling them gives an interval without width.
+
+        If none of n items is of some kind, up to 3 / n of all items may be. 0 unless a share has such an interval.
+
+        Reference: Hanley and Lippman-Hand 1983, "If Nothing Goes Wrong, Is Everything All Right?".
+        """
+        most = _OF_SHARES.get(self.unit)
+        if most is None or self.low != self.high or not math.isfinite(self.lowest):
+            return 0
+        rooms = [self.value - self.lowest] * (self.value > 0) + [self.highest - self.value] * (self.value < most)
+        return math.ceil(_UNSEEN * most / max(min(rooms), most / 1e9))
+
+    @property
     def items_needed(self) -> int | None:
         """Number of items that would decide, if the value stays and the interval narrows with the square root of items.
 
@@ -185,6 +201,12 @@ def _ruling(rule: Rule, fewest: int, after: RunRecord, before: RunRecord | None,
         outcome, needed = "not judged", fewest
         reason = (
             f"it uses only {found.items} items: at least {fewest - found.items} more ({fewest} in total) are needed"
+        )
+    elif outcome == "passed" and found.items < found.items_if_alike:
+        outcome, needed = "not judged", found.items_if_alike
+        reason = (
+            f"all {found.items} items agree, so the interval has no width: if at least {needed - found.items:,} more"
+            f" ({needed:,} in total) agree too, rarer ones are too few to break the limit"
         )
     elif outcome == "not judged":
         needed = found.items_needed

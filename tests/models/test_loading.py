@@ -8,10 +8,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from equiframe.errors import ModelError
 from equiframe.models import load, save
+from equiframe.models.tokenizers import read_tokenizer
 
 
 def test_kind_window_and_codec(masked_model, causal_model):
@@ -147,3 +151,16 @@ def test_an_older_transformers_with_wrong_numbers_is_refused(model_type, older, 
     monkeypatch.setattr("transformers.__version__", older)
     with pytest.raises(ModelError, match=rf"a {model_type} model, transformers {older} .* 'transformers>={needed}'"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "llama"])
+def test_a_tokenizer_of_mistral_with_a_wrong_pattern_is_a_warning(architecture, tmp_path, recwarn):
+    words = {"<unk>": 0, **{f"word{number}": number for number in range(1, 100_002)}}
+    backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(tmp_path)
+    config = {"model_type": architecture, "transformers_version": "4.50.0"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_tokenizer(str(tmp_path)).encode("word7") == [7]
+    said = [str(warning.message) for warning in recwarn if "Mistral's own" in str(warning.message)]
+    assert len(said) == (architecture == "mistral")

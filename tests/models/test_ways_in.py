@@ -463,7 +463,7 @@ def gguf_file(llama, byte_level, tmp_path):
     """A GGUF file of the Llama, and the folder of the model that it holds."""
     gguf = pytest.importorskip("gguf")
 
-    def write(name="model.gguf", architecture="llama"):
+    def write(name="model.gguf", architecture="llama", start=False):
         path = tmp_path / name
         weights = load_file(llama / "model.safetensors")
         writer = gguf.GGUFWriter(path, architecture)
@@ -488,7 +488,7 @@ def gguf_file(llama, byte_level, tmp_path):
         writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(0)
-        writer.add_add_bos_token(False)
+        writer.add_add_bos_token(start)
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
         for key, tensor in weights.items():
             heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -520,6 +520,14 @@ def test_a_gguf_file_is_unpacked(gguf_file, llama, text, tmp_path):
     assert_close(log_probs(again), log_probs(language_model), 1e-6)
     half = load(gguf_file("half.gguf"), device="cpu", dtype="bfloat16")
     assert half.model.dtype == torch.bfloat16
+
+
+def test_a_gguf_file_says_whether_a_text_begins_with_a_start_token(gguf_file, text, tmp_path):
+    plain, begun = (load(gguf_file(f"{start}.gguf", start=start), device="cpu") for start in (False, True))
+    ids = plain.tokenizer(text[0])["input_ids"]
+    assert begun.tokenizer(text[0])["input_ids"] == [begun.tokenizer.bos_token_id, *ids]
+    save(begun, tmp_path / "saved")
+    assert load(tmp_path / "saved", device="cpu").codec.encode(text[0]) == begun.codec.encode(text[0])
 
 
 def test_where_a_gguf_file_may_be(gguf_file):

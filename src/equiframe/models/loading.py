@@ -15,7 +15,7 @@ import transformers
 from packaging.version import Version
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from equiframe.choices import SERVER, Dtype, ModelKind, check_model_args
@@ -29,6 +29,7 @@ from equiframe.models.peft_adapter import adapter_of, has_tokenizer, with_adapte
 from equiframe.models.projected import BUFFER, apply_projection
 from equiframe.models.quantised import check_quantised
 from equiframe.models.sources import Source, find_source, stored_if_unreachable, usable_device
+from equiframe.models.tokenizers import read_tokenizer
 from equiframe.options import check_choice
 
 DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
@@ -83,7 +84,7 @@ def load(
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if adapter is not None:
         base = functools.partial(load, kind=kind, device=given, dtype=dtype, device_map=device_map, **trust)
-        return _adapted(name, source, adapter, functools.partial(base, model_args=model_args))
+        return _adapted(name, source, adapter, functools.partial(base, model_args=model_args), trust)
     common = {**source.options, **trust}
     places = {"": str(device)} if device_map is None and device.type != "cpu" else device_map
     exact = torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
@@ -95,7 +96,7 @@ def load(
         kind = kind_of(config, name, kind)
         options = {"dtype": exact, "device_map": places, **common, **packed, **model_args}
         model = _read(name, source, kind, config=config, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source.where, **common)
+        tokenizer = read_tokenizer(source.where, **common)
     return _examined(name, model, tokenizer, kind)
 
 
@@ -143,7 +144,11 @@ def _read(name: str, source: Source, kind: ModelKind, *, config: Any, **options:
 
 
 def _adapted(
-    name: str, source: Source, adapter: Mapping[str, Any], load_base: Callable[..., LanguageModel]
+    name: str,
+    source: Source,
+    adapter: Mapping[str, Any],
+    load_base: Callable[..., LanguageModel],
+    trust: Mapping[str, Any],
 ) -> LanguageModel:
     """An adapter on its base model."""
     named = adapter["base_model_name_or_path"]
@@ -157,7 +162,7 @@ def _adapted(
     with explained(name), quiet():
         model = with_adapter(name, base.model, source)
         own = has_tokenizer(source)
-        tokenizer = AutoTokenizer.from_pretrained(source.where, **source.options) if own else base.tokenizer
+        tokenizer = read_tokenizer(source.where, **source.options, **trust) if own else base.tokenizer
     return _examined(name, model, tokenizer, base.kind)
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from equiframe.choices import SERVER
 from equiframe.errors import InputError, ModelError
-from equiframe.models.explaining import quiet
 from equiframe.models.language_model import tokenizer_identity
+from equiframe.models.tokenizers import read_tokenizer
 from equiframe.options import check_range, first_line
 from equiframe.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.answering import Progress, check_requests
@@ -342,8 +342,7 @@ def connect(
 
 def _tokenizer(name: str, source: str, trust_remote_code: bool, *, given: bool) -> PreTrainedTokenizerBase:
     try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return read_tokenizer(source, trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged file can cause any error
         whose = f"--tokenizer {source}" if given else f"{name}: the tokenizer of {source}, which the server has loaded,"
         raise ModelError(

@@ -246,6 +246,13 @@ def test_different_texts_or_settings_of_an_audit_are_not_compared(
     second = audited(model_folders["masked"], other, word_list, tmp_path / "two")
     with pytest.raises(InputError, match="one and two differ in their text"):
         compare({"one": first, "two": second})
+    few = [result.model_copy(update={"texts": 60}) for result in first.metrics.collapse]
+    part = dataclasses.replace(first, metrics=first.metrics.model_copy(update={"collapse": few}))
+    with pytest.raises(InputError, match="one read 64 texts and part 60: audit both with the same --sentences"):
+        compare({"one": first, "part": part})
+    unknown = [result.model_copy(update={"texts": None}) for result in few]  # as in records of older versions
+    older = dataclasses.replace(first, metrics=first.metrics.model_copy(update={"collapse": unknown}))
+    assert compare({"one": first, "older": older}).measures["older"]
     audit = first.provenance.audit.model_copy(update={"pairing": "paper"})
     made = first.provenance.model_copy(update={"audit": audit})
     with pytest.raises(InputError, match="differ in pairing"):

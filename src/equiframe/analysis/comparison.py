@@ -278,17 +278,20 @@ def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[s
 
 
 def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:
-    """Refuse audits of different texts, or with different options.
+    """Refuse audits of different texts, of different numbers of them, or with different options.
 
     Raises:
         InputError: the audits differ; the error says how.
     """
-    texts, others = (
-        next((_hashes(result.files) for result in records[run].metrics.collapse if result.files), None)
-        for run in (first, name)
+    ours, others = (
+        next((result for result in records[run].metrics.collapse if result.files), None) for run in (first, name)
     )
-    if texts and others and texts != others:
-        raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
+    if ours is not None and others is not None:
+        if _hashes(ours.files) != _hashes(others.files):
+            raise InputError(f"audit: {first} and {name} differ in their text: audit both on the same --text")
+        if None not in (ours.texts, others.texts) and ours.texts != others.texts:  # means of few samples inflate (U)NC3
+            read = f"{first} read {ours.texts:,} texts and {name} {others.texts:,}"
+            raise InputError(f"audit: {read}: audit both with the same --sentences")
     mine, theirs = (records[run].provenance.audit or AuditedWith() for run in (first, name))
     for what in options:
         if getattr(mine, what) != getattr(theirs, what):

@@ -89,7 +89,7 @@ class UnQover(Benchmark[TwoPeople]):
         "UnQover",
         "Means over few names do not vanish for a fair model: only compare models. Two genders.",
         {
-            "mu": Term("intensity of bias", "mean size of the preference over subjects and attributes"),
+            "mu": Term("intensity of bias", "size of the preference for the occupation where it is largest"),
             "eta": Term("count of bias", "how consistently one gender is preferred, by occupation"),
             "gamma": Term("preference", "mean with its sign; above 0 for the first gender"),
             "positional": Term("positional error", "how much the order of the names moves answers", True),

@@ -236,6 +236,7 @@ def test_a_user_without_home_or_name_can_fine_tune(here, model_folders):
 
 
 def test_a_port_in_use_is_one_line():
+    pytest.importorskip("uvicorn")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1, port {port} "):

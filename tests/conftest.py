@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 from typing import NamedTuple
@@ -121,6 +122,15 @@ def model_folders(tmp_path_factory):
         tokenizer.save_pretrained(folder)
         folders[kind] = folder
     return folders
+
+
+@pytest.fixture
+def no_collector():
+    """Nothing that refers to itself is freed unless someone asks for it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(params=["masked", "causal"])

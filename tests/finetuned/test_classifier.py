@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
 
 import numpy as np
@@ -60,6 +61,11 @@ def test_it_learns_and_leaves_the_model_as_it_was(language_model, task, tmp_path
     assert found.steps == 15 * 8
     assert (found.excluded, found.cut, found.accuracies) == ({}, frozenset(), ())
     assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".safetensors"]
+
+
+def test_neither_the_copy_nor_its_optimizer_stays_in_memory(masked_model, task, tmp_path, no_collector):
+    fit(masked_model, task, tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1, max_steps=1))
+    assert [o for o in gc.get_objects() if issubclass(type(o), (EncoderWithHead, torch.optim.Optimizer))] == []
 
 
 def test_a_score_is_fitted_by_squared_error(masked_model, text, tmp_path):

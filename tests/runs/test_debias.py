@@ -99,15 +99,6 @@ class Stop(Exception):
     """A kill, after the first checkpoint."""
 
 
-@pytest.fixture
-def no_collector():
-    """Nothing that refers to itself is freed unless someone asks for it."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.mark.parametrize("method", ["cda", "sentence-debias"])
 def test_memory_holds_neither_the_optimizer_nor_two_models(
     method, model, sentences, tmp_path, monkeypatch, no_collector

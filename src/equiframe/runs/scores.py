@@ -40,10 +40,12 @@ def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadIt
     Raises:
         CannotScoreError: responses from a file are to be measured, but no file is given.
         DataError: a file is missing, or not as expected.
-        InputError: a group of people or a measure is unknown.
+        InputError: a group of people, a measure or a setting of fine-tuning is unknown.
     """
     if config.audit is not None:
         stream(config.audit.text, config.data)
+    for tuned in (one for one in benchmarks if isinstance(one, FineTunedBenchmark)):
+        _settings(tuned, config)
     if _is_suite(config):
         return {}
     source = DataSource.of(config.data)
@@ -142,14 +144,13 @@ def _score(
             raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, but a server does not give its weights")
         if dist.is_initialized():
             raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
-        settings = validated(FineTuneSettings, {**vars(benchmark.settings), **config.heads}, of="head")
         with writing_to_cache():
             return score_finetuned(
                 answerer.language_model,
                 benchmark,
                 cache=cache_folder() / "finetuned",
                 source=config.data,
-                settings=settings,
+                settings=_settings(benchmark, config),
                 limit=config.limit,
                 seed=config.seed,
                 progress=progress,
@@ -164,3 +165,9 @@ def _score(
         limit=config.limit,
         reference=reference,
     )
+
+
+def _settings(benchmark: FineTunedBenchmark[Any], config: RunConfig) -> FineTuneSettings:
+    """The settings of a benchmark's fine-tuning: the published ones, and those that the run overrides."""
+    heads = {} if isinstance(config, AuditConfig) else config.heads
+    return validated(FineTuneSettings, {**vars(benchmark.settings), **heads}, of="head")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from equiframe.analysis.comparison import compare
+from equiframe.benchmarks.benchmark import Generated
 from equiframe.commands.compare import compare_folders
 from equiframe.errors import InputError, RunError
 from equiframe.record import RunRecord
@@ -42,6 +43,15 @@ def test_other_versions_data_or_scoring(runs, changes, what):
     other = benchmark(runs["after"], **changes)
     with pytest.raises(InputError, match=f"crows_pairs:changed: before and after differ in {what}: evaluate one again"):
         compare({"before": runs["before"], "after": other})
+
+
+def test_responses_with_and_without_a_chat_template(runs):
+    def asked(is_chat):
+        return benchmark(alone(runs["before"]), generated=Generated("a model", chat_template=is_chat))
+
+    with pytest.raises(InputError, match="after differ in the use of a chat template: evaluate one again"):
+        compare({"before": asked(True), "after": asked(False)})
+    assert compare({"before": asked(True), "after": asked(None)}).measures["after"]  # a file does not say it
 
 
 @pytest.mark.parametrize("option", ["multi_token", "pairing", "feature", "visibility"])

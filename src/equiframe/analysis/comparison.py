@@ -270,11 +270,14 @@ def _count_alike(own: pd.DataFrame, other: pd.DataFrame, counts: Sequence[str]) 
 
 
 def _decoding(mine: BenchmarkResult, other: BenchmarkResult) -> Iterator[tuple[str, object, object]]:
-    """Yield the differences in how the responses of two runs were decoded, if both runs say it."""
+    """Yield what decides the responses of two runs: how they were asked for and decoded, if both runs say it."""
     if mine.generated is not None and other.generated is not None:
-        ours, theirs = mine.generated.settings, other.generated.settings
-        if ours is not None and theirs is not None:
-            yield "decoding or length of the responses", ours, theirs
+        for what, ours, theirs in (
+            ("decoding or length of the responses", mine.generated.settings, other.generated.settings),
+            ("the use of a chat template", mine.generated.chat_template, other.generated.chat_template),
+        ):
+            if ours is not None and theirs is not None:
+                yield what, ours, theirs
 
 
 def _check_audits(records: Mapping[str, RunRecord], first: str, name: str, *options: str) -> None:

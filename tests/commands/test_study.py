@@ -252,6 +252,10 @@ def test_a_file_that_is_no_study(text, tmp_path):
         ({"fine_tuning": {"learning_rate": "fast"}}, "fine_tuning.learning_rate"),
         ({"benchmarks": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
         ({"kept": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
+        ({"methods": [{"method": "self-debias", "options": {"bais": "race"}}]}, "self-debias has no option 'bais'"),
+        ({"methods": [{"method": "self-debias", "unc3": 5}]}, "self-debias trains nothing, so unc3 has no effect"),
+        ({"methods": [{"method": "inlp", "cc": 5}]}, "inlp trains nothing, so cc has no effect"),
+        ({"methods": [{"method": "inlp", "fine_tuning": {"epochs": 5}}]}, "inlp trains nothing, so fine_tuning has no"),
     ],
 )
 def test_options_are_checked_before_any_work(content, change, said, tmp_path):

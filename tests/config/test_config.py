@@ -277,6 +277,15 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
         (lambda: EvaluateConfig("m", tokenizer="gpt2"), "--tokenizer gpt2: this option applies only to a"),
         (lambda: AuditConfig("m", model_args={"dtype": "auto"}), "--model-arg dtype: give --dtype instead"),
         (lambda: EvaluateConfig("m", benchmarks=()), "there is nothing to score"),
+        (lambda: GenerationOptions(top_p=0.5), "--top-p 0.5: the most probable token is always taken. Add a --temp"),
+        (
+            lambda: EvaluateConfig("m", responses="r", self_debias="race"),
+            "--responses r: no model is loaded. Remove --self-debias",
+        ),
+        (
+            lambda: EvaluateConfig("m", responses="r", chat_template="on"),
+            "--responses r: no model is loaded. Remove --chat-template",
+        ),
         (lambda: EvaluateConfig("m", limit=0), "--limit 0: give a whole number above 0"),
         (lambda: EvaluateConfig("m", dtype="int8"), "--dtype int8: choose auto, float32, bfloat16, float16"),
         (

@@ -67,9 +67,14 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
 def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: int) -> Iterator[tuple[Arm, RunConfig]]:
     """Yield a method without the term, and with it if it has a loss to which the term can be added."""
     if method.method == SELF_DEBIAS:
+        _check_untrained(method)
+        if unknown := sorted(set(method.options) - {"bias"}):
+            raise InputError(f"{SELF_DEBIAS} has no option {unknown[0]!r}. Available: bias")
         yield "plain", dataclasses.replace(before, self_debias=method.options.get("bias", "gender"))
         return
     loaded = load_method(method.method, method.options)
+    if not isinstance(loaded, Method):
+        _check_untrained(method)
     if method.cc:
         load_method("counterfactual-collapse", method.cc_options)  # a wrong option fails before any work
     published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
@@ -99,6 +104,13 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
                 ),
             ),
         )
+
+
+def _check_untrained(method: StudyMethod) -> None:
+    """Refuse settings of training for a method that trains nothing."""
+    for name in ("unc3", "term", "cc", "fine_tuning"):
+        if getattr(method, name):
+            raise InputError(f"{method.name} trains nothing, so {name} has no effect: remove it from the study")
 
 
 def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = None) -> StudyResult | None:

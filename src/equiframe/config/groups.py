@@ -226,6 +226,10 @@ class GenerationOptions(Options):
             raise InputError(
                 f"--samples {self.samples}: the most probable tokens are always the same. Add a --temperature above 0"
             )
+        if self.top_p < 1 and not self.temperature:
+            raise InputError(
+                f"--top-p {self.top_p:g}: the most probable token is always taken. Add a --temperature above 0"
+            )
         if "" in self.stop:
             raise InputError("--stop: an empty text ends every response at once. Remove it")
 

@@ -100,6 +100,10 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
     def _check_responses(self) -> None:
         if self.audit is not None or self.check_float32:
             raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
+        for name, unset in (("revision", None), ("device", None), ("self_debias", None), ("chat_template", "off")):
+            if getattr(self, name) != unset:
+                option = name.replace("_", "-")
+                raise InputError(f"--responses {self.responses}: no model is loaded. Remove --{option}")
         for option in fields(self.generation):
             if option.name not in ("groups", "measures") and getattr(self.generation, option.name) != option.default:
                 name = "sampling-seed" if option.name == "seed" else option.name.replace("_", "-")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from equiframe.benchmarks import load_benchmark, outcome_table
 from equiframe.benchmarks.aul import AUL, WholePair
@@ -203,3 +205,24 @@ def test_a_model_that_keeps_no_attention_is_named(masked_model, text, monkeypatc
     with pytest.raises(ModelError, match="does not return its attention"):
         answer(masked_model, requests_for(masked_model, AttentionWeightedLogProbs, text))
     assert masked_model.model.config._attn_implementation != "eager"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("longformer", {"attention_window": [4, 4]}), ("squeezebert", {"embedding_size": 16}), ("roformer", None)],
+)
+def test_numbers_that_are_no_shares_of_attention_are_refused(masked_model, text, name, options):
+    config = AutoConfig.for_model(
+        name, vocab_size=masked_model.examination.rows, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=70, pad_token_id=0, **options or {"embedding_size": 16},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    torch.nn.init.normal_(next(p for n, p in model.named_parameters() if "query" in n and "weight" in n), std=2.0)
+    language_model = dataclasses.replace(masked_model, model=model)
+    requests = requests_for(language_model, AttentionWeightedLogProbs, text)
+    if options is None:
+        assert len(answer(language_model, requests)) == len(text)
+    else:
+        with pytest.raises(ModelError, match="does not return the shares of its attention"):
+            answer(language_model, requests)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -72,6 +74,18 @@ def test_adds_the_term_of_the_same_states(language_model, text, tmp_path):
 
     evaluated = trainer.compute_loss(model.eval(), dict(batch))
     torch.testing.assert_close(evaluated, Trainer.compute_loss(trainer, model, dict(batch)))
+
+
+def test_a_processor_of_images_has_the_tokenizer(masked_model, text, tmp_path):
+    unc3 = term(masked_model, text)
+    ids = torch.cat([unc3.class_ids, masked_model.special_ids]).unique()
+    trainer = trainer_for(masked_model, tmp_path, text, unc3=UNC3Regularizer(ids, unc3.means.shape[1], weight=1.0))
+    trainer.processing_class = SimpleNamespace(tokenizer=masked_model.tokenizer)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(text))])
+    trainer.compute_loss(masked_model.model.train(), dict(batch))
+    seen = set(trainer.unc3.class_ids[trainer.unc3.counts > 0].tolist())
+    assert seen
+    assert not seen & set(masked_model.special_ids.tolist())
 
 
 def test_counts_once_a_step_however_many_batches(causal_model, model_folders, text, tmp_path):

@@ -15,6 +15,8 @@ from equiframe.models.adapter import forward_at
 from equiframe.models.language_model import LanguageModel
 from equiframe.scoring.planner import Row
 
+_ROUNDED = 0.05  # how far from 1 the sum of a token's attention may be
+
 
 def forward(language_model: LanguageModel, rows: Sequence[Row], *, logits: bool = True) -> Tensor:
     """Compute logits [places, vocabulary] or last states [places, dim] at the places of rows, row by row."""
@@ -45,7 +47,15 @@ def attention_received(language_model: LanguageModel, rows: Sequence[Row]) -> Te
     if not layers or any(layer is None for layer in layers):
         raise ModelError(f"{type(model).__name__} does not return its attention: choose a score that does not need it")
     attends = inputs["attention_mask"][:, :, None]
-    total = sum(layer.float().mean(dim=1) for layer in layers)  # [batch, attending, attended]
+    means = [layer.float().mean(dim=1) for layer in layers]  # [batch, attending, attended]
+    length = where.shape[1]
+    for mean in means:
+        if mean.shape[1:] != (length, length) or (mean.sum(dim=2)[attends[:, :, 0] > 0] - 1).abs().max() > _ROUNDED:
+            raise ModelError(
+                f"{type(model).__name__} does not return the shares of its attention between all tokens: choose a score"
+                " that does not need it"
+            )
+    total = sum(means)
     received = (total * attends).sum(dim=1) / (len(layers) * attends.sum(dim=1))
     return received[where]
 

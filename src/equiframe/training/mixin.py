@@ -102,11 +102,12 @@ class UNC3Mixin:
                 " batches with labels"
             )
         labels = batch.get("labels")
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)  # that of a processor of images
         where, token_ids = pair(
             self.unc3_kind,
             input_ids,
             batch.get("attention_mask", torch.ones_like(input_ids)),
-            input_ids.new_tensor(getattr(self.processing_class, "all_special_ids", ())),
+            input_ids.new_tensor(getattr(tokenizer, "all_special_ids", ())),
             true_ids=None if labels is None else torch.where(labels == -100, input_ids, labels),
         )
         term: Tensor = self.unc3(states[-1][where], token_ids, classifier(model))

@@ -102,8 +102,7 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
         for name, unset in (("revision", None), ("device", None), ("self_debias", None), ("chat_template", "off")):
             if getattr(self, name) != unset:
-                option = name.replace("_", "-")
-                raise InputError(f"--responses {self.responses}: no model is loaded. Remove --{option}")
+                raise InputError(f"--responses {self.responses}: no model is loaded. Remove --{name.replace('_', '-')}")
         for option in fields(self.generation):
             if option.name not in ("groups", "measures") and getattr(self.generation, option.name) != option.default:
                 name = "sampling-seed" if option.name == "seed" else option.name.replace("_", "-")

@@ -270,6 +270,16 @@ def test_a_root_that_is_not_here_needs_a_tokenizer(url, server, model_folders):
     assert connect(f"server:{url}#tiny", tokenizer=str(model_folders["causal"])).root == "/models/elsewhere"
 
 
+def test_an_adapter_has_the_window_of_its_base_model(url, server):
+    def as_adapter(path, said):
+        if path == "/v1/models":
+            (card,) = said["data"]
+            said["data"] = [{**card, "id": "base"}, {**card, "max_model_len": None, "parent": "base"}]
+
+    server.spoil = as_adapter
+    assert connect(f"server:{url}#tiny").codec.window == 38
+
+
 def test_names_and_addresses_that_lead_nowhere(url, server):
     for name in ("server:localhost:8000#tiny", f"server:{url}", f"server:{url}#", "server:#tiny"):
         with pytest.raises(InputError, match="write a served model as server:URL#MODEL"):

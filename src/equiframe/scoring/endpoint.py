@@ -29,7 +29,7 @@ def open_client(url: str, timeout: float) -> httpx.Client:
 
 
 def model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]:
-    """Return what the server reports about the model."""
+    """Return what the server reports about the model; an adapter has the window of its base model."""
     response = client.get("/v1/models")
     if response.status_code in (401, 403):
         raise ModelError(f"{name}: the server asks for a key ({said(response)}): set {KEY} to the key")
@@ -45,7 +45,8 @@ def model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]
             f"{name}: the server has no model {model!r}: it serves {', '.join(map(repr, cards)) or 'none'}"
         )
     found: Mapping[str, Any] = cards[model]
-    return found
+    base = cards.get(str(found.get("parent")), {})
+    return {**found, "max_model_len": found.get("max_model_len") or base.get("max_model_len")}
 
 
 def version_of(client: httpx.Client) -> str | None:

@@ -373,6 +373,14 @@ def test_an_adapter_is_merged_into_its_base_model(adapter, llama, tmp_path):
     assert load(tmp_path / "merged", device="cpu").fingerprint() == language_model.fingerprint()
 
 
+def test_a_revision_of_the_hub_is_left_out_where_the_base_model_is_a_folder(adapter):
+    folder, adapted = adapter()
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "revision": "main"}))
+    language_model = load(folder, device="cpu")
+    assert_close(log_probs(language_model), plain(adapted, language_model))
+
+
 @pytest.mark.parametrize("change", [8, -60])  # base models are padded to round numbers, and adapters add tokens
 def test_an_adapter_may_bring_embeddings_of_another_size(adapter, llama, byte_level, change):
     byte_level.add_tokens(["<a>", "<b>"])

@@ -152,8 +152,9 @@ def _adapted(
 ) -> LanguageModel:
     """An adapter on its base model."""
     named = adapter["base_model_name_or_path"]
+    is_local = Path(os.path.expanduser(named)).exists()  # noqa: PTH111
     try:
-        base = load_base(named, revision=adapter.get("revision"))
+        base = load_base(named, revision=None if is_local else adapter.get("revision"))
     except ModelError as error:
         raise ModelError(
             f"{name} is an adapter of {named}: {error}. If the base model is elsewhere, write where as"

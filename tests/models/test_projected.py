@@ -16,6 +16,7 @@ from transformers import (
     ElectraConfig,
     LlamaConfig,
     ModernBertConfig,
+    OPTConfig,
     Qwen2Config,
     RobertaConfig,
 )
@@ -69,6 +70,22 @@ def test_states_and_logits_are_those_computed_by_hand(language_model, matrix):
         for new, old in zip(found.hidden_states[:-1], before.hidden_states[:-1], strict=True):
             torch.testing.assert_close(new, old, rtol=0, atol=0)
     assert not torch.allclose(by_hand, before.last_hidden_state, atol=1e-2)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_states_of_opt_may_be_narrower_than_its_layers(width):
+    config = OPTConfig(
+        vocab_size=40, hidden_size=16, word_embed_proj_dim=width, ffn_dim=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    matrix = some_projection(width)
+    by_hand = run(model.base_model).last_hidden_state @ matrix.float()
+    with torch.no_grad():
+        logits = model.lm_head(by_hand)
+    project(model, matrix)
+    torch.testing.assert_close(run(model).logits, logits)
+    torch.testing.assert_close(run(model.base_model).last_hidden_state, by_hand)
 
 
 def test_scoring_and_embeddings_see_it(language_model, matrix):

@@ -120,7 +120,8 @@ def stack_of(model: PreTrainedModel) -> nn.Module:
 def _check(model: PreTrainedModel, matrix: Tensor) -> None:
     """Refuse a model without a stack, and a matrix that does not fit."""
     stack_of(model)
-    dim = model.config.get_text_config().hidden_size
+    config = model.config.get_text_config()
+    dim = getattr(config, "word_embed_proj_dim", config.hidden_size)  # the stack of OPT-350m ends in a projection
     if matrix.shape != (dim, dim) or not matrix.isfinite().all():
         raise InputError(f"a projection of shape {tuple(matrix.shape)}: give a finite matrix of {dim} x {dim}")
 

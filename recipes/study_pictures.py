@@ -19,7 +19,7 @@ from equiframe.record import StudyResult
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
-MEASURES = ("(U)NC3", "CC1 gender", "CC3 gender")
+MEASURES = ("(U)NC3", "NC3", "CC1 gender", "CC3 gender")
 
 
 def short(model: str) -> str:
@@ -85,7 +85,7 @@ def correlation(table: pd.DataFrame, measure: str) -> str:
 
 def collapse_against_gain(table: pd.DataFrame) -> None:
     """A panel per measure, a mark per arm."""
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(8.4, 3.2), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(9.6, 3.0), layout="constrained", sharey=True)
     for axes, measure in zip(panels, MEASURES, strict=True):
         for colour, (model, rows) in zip(COLOURS, table.groupby("model", sort=False), strict=False):
             for arm, face in (("plain", "white"), ("unc3", colour)):
@@ -106,7 +106,8 @@ def main(folders: list[str]) -> None:
     frontier(studies)
     table = pd.concat([changes(study) for study in studies], ignore_index=True)
     collapse_against_gain(table)
-    groups = {**dict(list(table.groupby("model", sort=False))), "all models": table}
+    groups = dict(list(table.groupby("model", sort=False)))
+    groups |= {"all models": table, "all models, without (U)NC3": table[table["arm"] == "plain"]}
     for model, rows in groups.items():
         for measure in MEASURES:
             print(f"{model} ({len(rows)} trained models): {measure} with gain {correlation(rows, measure)}")

@@ -265,6 +265,8 @@ def _in_common(records: Mapping[str, RunRecord]) -> Iterator[_Common]:
 
 def _count_alike(own: pd.DataFrame, other: pd.DataFrame, counts: Sequence[str]) -> bool:
     """Whether two runs split the items that they share into the same numbers of tokens, if a measure is per token."""
+    if not counts:
+        return True
     stacked, items = stack([own, other])
     return all(np.array_equal(*stacked[name].to_numpy().reshape(2, items)) for name in counts)
 

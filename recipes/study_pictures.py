@@ -7,6 +7,7 @@ Each argument is a folder written by `equiframe study`. Writes `frontier.svg` an
 
 import sys
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ import pandas as pd
 from equiframe.analysis.association import rank_correlation
 from equiframe.analysis.gain import interval
 from equiframe.record import StudyResult
+from equiframe.report.study import frontier_points, whiskers
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
@@ -30,26 +32,23 @@ def short(model: str) -> str:
 def frontier(studies: list[StudyResult]) -> None:
     """Pooled gain and change of agreement of every arm, with 95 % intervals; filled with the (U)NC3 term."""
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for colour, study in zip(COLOURS, studies, strict=False):
-        found = {(f.kind, f.name, f.method, f.arm): f for f in study.figures if f.arm in ("plain", "unc3")}
-        for (kind, _, method, arm), gain in found.items():
-            if kind != "pooled gain":
-                continue
-            kept = found["change", "agreement", method, arm]
-            x, y = 100 * gain.value, kept.value
+    for colour, study in zip(cycle(COLOURS), studies, strict=False):
+        points = [pair for key, found in frontier_points(study).items() if key[1] == "agreement" for pair in found]
+        for gain, kept in points:
+            (x, left, right), (y, below, above) = whiskers(gain), whiskers(kept)
             axes.errorbar(
                 x,
                 y,
-                xerr=[[x - 100 * gain.low], [100 * gain.high - x]],
-                yerr=[[y - kept.low], [kept.high - y]],
+                xerr=[[left], [right]],
+                yerr=[[below], [above]],
                 fmt="o",
                 color=colour,
-                mfc=colour if arm == "unc3" else "white",
+                mfc=colour if gain.arm == "unc3" else "white",
                 elinewidth=0.7,
                 label=short(gain.model),
             )
-            if arm == "plain":
-                axes.annotate(method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+            if gain.arm == "plain":
+                axes.annotate(gain.method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
     axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
     axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
     axes.set_xlabel("pooled fairness gain, % (0: the model before)")
@@ -87,7 +86,7 @@ def collapse_against_gain(table: pd.DataFrame) -> None:
     """A panel per measure, a mark per arm."""
     figure, panels = plt.subplots(1, len(MEASURES), figsize=(9.6, 3.0), layout="constrained", sharey=True)
     for axes, measure in zip(panels, MEASURES, strict=True):
-        for colour, (model, rows) in zip(COLOURS, table.groupby("model", sort=False), strict=False):
+        for colour, (model, rows) in zip(cycle(COLOURS), table.groupby("model", sort=False), strict=False):
             for arm, face in (("plain", "white"), ("unc3", colour)):
                 shown = rows[rows["arm"] == arm]
                 axes.scatter(100 * np.expm1(shown[measure]), shown["gain"], facecolors=face, edgecolors=colour, s=28)

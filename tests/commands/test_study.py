@@ -145,6 +145,10 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
     both = [figures["bec", arm, "mean gain", ""].value for arm in ("plain", "unc3")]
     assert difference.value == pytest.approx(both[1] - both[0])
     assert difference.low <= difference.value <= difference.high
+    with_term, alone = (
+        np.mean([value(arm, seed, "lm_loss", "overall.loss") for seed in (0, 1)]) for arm in ("unc3", "plain")
+    )
+    assert figures["bec", "difference", "change", "lm_loss"].value == pytest.approx(with_term - alone)
     (headline,) = json.loads((out / "headline.json").read_text())
     mean = figures["bec", "plain", "mean gain", ""]
     assert (headline["gain"], headline["gain_low"]) == pytest.approx((100 * mean.value, 100 * mean.low))
@@ -325,6 +329,19 @@ def test_terms_of_counterfactual_collapse_beside_a_method(content):
     content["methods"][0]["cc_options"] = {"pair": 8}
     with pytest.raises(InputError, match="counterfactual-collapse has no option 'pair'"):
         cells(made(content))
+
+
+def test_arms_are_compared_on_the_same_draws():
+    """Two arms that differ by 1.5 on every draw differ by 1.5 with an interval of no width."""
+    draws = np.random.default_rng(0).normal(size=100)
+
+    def arm(kind, shift):
+        value = study_figures._Value(shift, draws + shift)
+        return study_figures._Arm("bec", kind, {}, [], changes={"cola": ("%", value)}, means={"pooled gain": value})
+
+    found = list(study_figures._minus("m", "bec", "difference", arm("unc3", 2.0), arm("plain", 0.5)))
+    assert [(f.kind, f.name, f.unit) for f in found] == [("pooled gain", "", "share"), ("change", "cola", "%")]
+    assert [end for f in found for end in (f.value, f.low, f.high)] == pytest.approx([1.5] * 6)
 
 
 def test_rank_correlations_of_collapse_with_bias():

@@ -216,30 +216,31 @@ def _means(spec: StudyConfig, model: str, arms: Sequence[_Arm], draws: NDArray[n
 
 
 def _differences(spec: StudyConfig, model: str, arms: Sequence[_Arm]) -> Iterator[StudyFigure]:
-    """With (U)NC3 minus without."""
+    """With (U)NC3 minus without, paired in items and seeds."""
     for plain, arm in _with_and_without(arms):
         for benchmark in spec.benchmarks:
             difference = arm.gains[benchmark].minus(plain.gains[benchmark])
             yield _figure(model, arm.method, "difference", "gain", benchmark, "share", difference)
-        for kind, unit in _UNITS.items():
-            if kind in arm.means:
-                difference = arm.means[kind].minus(plain.means[kind])
-                yield _figure(model, arm.method, "difference", kind, "", unit, difference)
+        yield from _minus(model, arm.method, "difference", arm, plain)
 
 
 def _against(spec: StudyConfig, model: str, arms: Sequence[_Arm]) -> Iterator[StudyFigure]:
     """The headline's method minus every other arm, paired in items and seeds."""
     (headline,) = [arm for arm in arms if (arm.method, arm.arm) == (_headline(spec), "plain")]
     for arm in arms[1:]:
-        if arm is headline:
-            continue
-        name = f"{headline.label} − {arm.label}"
-        for kind, unit in _UNITS.items():
-            if kind in arm.means:
-                yield _figure(model, name, "against", kind, "", unit, headline.means[kind].minus(arm.means[kind]))
-        for benchmark, (unit, change) in arm.changes.items():
-            difference = headline.changes[benchmark][1].minus(change)
-            yield _figure(model, name, "against", "change", benchmark, unit, difference)
+        if arm is not headline:
+            yield from _minus(model, f"{headline.label} − {arm.label}", "against", headline, arm)
+
+
+def _minus(
+    model: str, name: str, column: Literal["difference", "against"], first: _Arm, second: _Arm
+) -> Iterator[StudyFigure]:
+    """One arm minus another: the means over benchmarks, and each measure of understanding or of what must be kept."""
+    for kind, unit in _UNITS.items():
+        if kind in first.means:
+            yield _figure(model, name, column, kind, "", unit, first.means[kind].minus(second.means[kind]))
+    for measure, (unit, change) in first.changes.items():
+        yield _figure(model, name, column, "change", measure, unit, change.minus(second.changes[measure][1]))
 
 
 def _collapse(model: str, arms: Sequence[_Arm], draws: NDArray[np.intp]) -> Iterator[StudyFigure]:

@@ -104,16 +104,21 @@ def headline_panels(result: StudyResult) -> list[Panel]:
     return panels
 
 
-def frontier_panels(result: StudyResult) -> list[Panel]:
-    """Change of each measure that must be kept against pooled gain: one mark per arm, with both intervals."""
+def frontier_points(result: StudyResult) -> dict[tuple[str, str], list[tuple[StudyFigure, StudyFigure]]]:
+    """The pooled gain of every arm with its change of what must be kept, by model and kept measure."""
     gains = {(f.model, f.method, f.arm): f for f in result.figures if f.kind == "pooled gain"}
     points: dict[tuple[str, str], list[tuple[StudyFigure, StudyFigure]]] = {}
     for change in result.figures:
         gain = gains.get((change.model, change.method, change.arm))
         if change.kind == "change" and change.name in _kept(result) and change.arm in _ARMS and gain:
             points.setdefault((change.model, change.name), []).append((gain, change))
+    return points
+
+
+def frontier_panels(result: StudyResult) -> list[Panel]:
+    """Change of each measure that must be kept against pooled gain: one mark per arm, with both intervals."""
     panels = []
-    for (model, name), pairs in points.items():
+    for (model, name), pairs in frontier_points(result).items():
         looks = styles(["before", *dict.fromkeys(gain.method for gain, _ in pairs)])
         figure = go.Figure()
         for gain, change in pairs:
@@ -121,14 +126,14 @@ def frontier_panels(result: StudyResult) -> list[Panel]:
                 **_interval("x", gain),
                 **_interval("y", change),
                 **_mark(looks[gain.method], gain.method, gain.arm),
-                hovertemplate=f"%{{text}}<br>gain {_cell(gain)} %<br>{name} {_cell(change)}<extra></extra>",
+                hovertemplate=f"%{{text}}<br>gain {_cell(gain)} %<br>{text_of(name)} {_cell(change)}<extra></extra>",
             )
         figure.add_vline(x=0, line={"dash": "dash", "width": 1})
         figure.add_hline(y=0, line={"dash": "dash", "width": 1})
         finish(figure, height=360, runs=1)
         figure.update_xaxes(title={"text": "pooled fairness gain, %", "standoff": 6})
         unit = _unit(pairs[0][1])
-        figure.update_yaxes(title={"text": f"change of {name}{unit and f', {unit}'}", "standoff": 6})
+        figure.update_yaxes(title={"text": f"change of {text_of(name)}{unit and f', {unit}'}", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method}" for method, style in looks.items() if method != "before")
         note = f"One mark per method: {marks}; filled with the (U)NC3 term, open without. The dashed lines are the"
         note += " model before training. A mark further to the right has less bias, and a higher one has kept more."
@@ -188,12 +193,17 @@ def _mark(style: Style, method: str, arm: str, details: Sequence[str] = ("",)) -
     }
 
 
-def _interval(axis: str, figure: StudyFigure) -> dict[str, Any]:
-    """A value on an axis with its interval, in percent or points."""
+def whiskers(figure: StudyFigure) -> tuple[float, float, float]:
+    """A value in percent or points, and how far its interval reaches below and above it; NaN if undefined."""
     scale = 100.0 if figure.unit == "share" else 1.0
     value, low, high = (np.nan if v is None else scale * v for v in (figure.value, figure.low, figure.high))
-    bar = {"array": [high - value], "arrayminus": [value - low], "thickness": 1, "width": 0}
-    return {axis: [value], f"error_{axis}": bar}
+    return value, value - low, high - value
+
+
+def _interval(axis: str, figure: StudyFigure) -> dict[str, Any]:
+    """A value on an axis with its interval."""
+    value, below, above = whiskers(figure)
+    return {axis: [value], f"error_{axis}": {"array": [above], "arrayminus": [below], "thickness": 1, "width": 0}}
 
 
 def _table(figures: list[StudyFigure], totals: dict[str, str]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def main() -> None:
                 benchmarks=("lm_loss",),
                 method="bec",
                 unc3=UNC3Options(weight=weight),
-                unc3_words="fairness",
+                unc3_words="fairness" if weight else "gender",
                 fine_tuning=FineTuning(
                     max_steps=options.steps, max_length=64, learning_rate=options.learning_rate, seed=seed
                 ),

@@ -93,6 +93,37 @@ def test_a_wrong_setting_of_a_head_is_found_before_a_model_is_loaded(invoke, ver
     assert said in done.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("debias", "--method", "inlp", "--max-steps", "5", "--learning-rate", "1e-3", "--lora", "4"),
+            "inlp projects states and trains nothing, so leave out --max-steps, --learning-rate, --lora",
+        ),
+        (
+            ("debias", "--method", "sentence-debias", "--unc3", "1", "--cc", "2", "--watch", "lpbs"),
+            "sentence-debias projects states and trains nothing, so leave out --unc3, --cc, --watch",
+        ),
+        (("debias", "--unc3-memory", "ema"), "--unc3-memory: no effect without --unc3"),
+        (("debias", "--head", "epochs=2"), "--head epochs: no benchmark of this run fine-tunes the model. Remove it"),
+        (("evaluate", "--head", "epochs=2"), "--head epochs: no benchmark of this run fine-tunes the model"),
+        (("evaluate", "--chat-template", "on"), "--chat-template on: no benchmark of this run asks a question"),
+        (
+            ("evaluate", "--temperature", "0.5", "--measures", "she"),
+            "--temperature, --measures: no benchmark of this run lets the model write",
+        ),
+        (("evaluate", "--check-float32"), "--check-float32 compares scores of the model"),
+    ],
+)
+def test_an_option_without_effect_is_refused_before_a_model_is_loaded(invoke, arguments, said, here, monkeypatch):
+    monkeypatch.setattr("equiframe.commands.run.answerer_of", lambda config: pytest.fail("a model was loaded"))
+    verb, *options = arguments
+    done = invoke(verb, MODEL, "--benchmarks", "cola" if "--check-float32" in options else "pairs:p.csv", *options)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert len(done.output.strip().splitlines()) == 1
+
+
 def test_a_device_that_is_there_is_taken():
     assert usable_device("cpu") == torch.device("cpu") == usable_device(torch.device("cpu"))
     assert usable_device(None).type in ("cpu", "cuda")

@@ -12,7 +12,7 @@ from equiframe.benchmarks.bbq import Question
 from equiframe.benchmarks.honest import Template
 from equiframe.chat import read_template, user_turn
 from equiframe.commands.run import run
-from equiframe.config import EvaluateConfig
+from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning
 from equiframe.errors import InputError, ModelError
 from equiframe.requests import TextCodec
 from equiframe.scoring.engine import LocalAnswerer
@@ -145,15 +145,21 @@ def test_a_masked_model_takes_no_turns(model_folders, tmp_path):
         EvaluateConfig("tiny", chat_template="on", self_debias="gender")
 
 
-def test_a_run_records_its_template_and_shows_a_prompt(tokenizer, tmp_path):
+@pytest.fixture
+def chats(tokenizer, tmp_path):
+    """The folder of a model that reads turns."""
     tokenizer.chat_template, tokenizer.model_max_length = BODY, 256
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=256)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_a_run_records_its_template_and_shows_a_prompt(chats, tmp_path):
     names = ("winogender", "crows_pairs")
     runs = {}
     for value in ("on", "off"):
-        config = EvaluateConfig(str(tmp_path / "model"), benchmarks=names, chat_template=value, limit=8, device="cpu")
+        config = EvaluateConfig(chats, benchmarks=names, chat_template=value, limit=8, device="cpu")
         runs[value] = run(config, tmp_path / value)
     asked, plain = runs["on"].metrics, runs["off"].metrics
     assert (asked.model.chat_template, plain.model.chat_template) == (BODY, None)
@@ -168,6 +174,28 @@ def test_a_run_records_its_template_and_shows_a_prompt(tokenizer, tmp_path):
     assert text.scoring == plain.benchmarks[1].scoring
     page = (tmp_path / "on" / "report.html").read_text()
     assert "<pre>&lt;user&gt;Complete the sentence: " in page
+
+
+def test_what_is_watched_is_asked_in_turns_too(chats, text, tmp_path):
+    sentences = tmp_path / "text.txt"
+    sentences.write_text("\n".join(text))
+    config = DebiasConfig(
+        chats,
+        device="cpu",
+        method="cda",
+        method_options={"text": str(sentences)},
+        fine_tuning=FineTuning(max_steps=1, batch_size=4, precision="fp32"),
+        audit=None,
+        watch=("winogender",),
+        benchmarks=("winogender",),
+        chat_template="on",
+        limit=8,
+    )
+    record = run(config, tmp_path / "run")
+    scored = record.metrics.results["winogender"].estimates
+    (seen,) = record.history.filter(like="bias/").to_dict("records")
+    assert seen == pytest.approx({name: scored[name.split()[1]].value for name in seen}, rel=1e-6)
+    assert seen
 
 
 def test_the_codec_of_an_answerer_has_its_template(causal_model):

@@ -36,12 +36,13 @@ def test_the_stages_of_a_method(method, options, stages, model_folders, tmp_path
     lines = ("a teacher told the man about his job", "her sister met the engineer", "the nurse is a cook")
     text.write_text("\n".join(f"{line} {'and ' * at}a ball" for at in range(12) for line in lines) + "\n")
     told = {}
+    trains = method not in ("sentence-debias", "inlp")
     config = DebiasConfig(
         str(model_folders["masked"]),
         method=method,
         method_options={**dict(option.split("=") for option in options), "text": str(text)},
         unc3=UNC3Options(weight="auto" if method == "cda" else 0.0),
-        fine_tuning=FineTuning(max_steps=1, batch_size=4),
+        fine_tuning=FineTuning(max_steps=1, batch_size=4) if trains else FineTuning(),
         audit=None,
         benchmarks=(),
     )

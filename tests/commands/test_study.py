@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from equiframe.analysis import study as study_figures
 from equiframe.analysis.study import CellKey
 from equiframe.commands import study as module
 from equiframe.commands.study import cells, run_study
-from equiframe.config import EvaluateConfig, StudyConfig, read_config
+from equiframe.config import EvaluateConfig, FineTuning, StudyConfig, UNC3Options, read_config
 from equiframe.data import locate
 from equiframe.errors import DataError, InputError, RunError
 from equiframe.options import validated
@@ -258,6 +259,14 @@ def test_a_file_that_is_no_study(text, tmp_path):
         ({"kept": {"crows_pairs:shared": "overall.metric"}}, "write crows_pairs"),
         ({"methods": [{"method": "self-debias", "options": {"bais": "race"}}]}, "self-debias has no option 'bais'"),
         ({"methods": [{"method": "self-debias", "unc3": 5}]}, "self-debias trains nothing, so unc3 has no effect"),
+        (
+            {"methods": [{"method": "bec", "unc3": 0, "term": {"memory": "ema"}}]},
+            "bec: term has no effect without a weight. Give one as unc3, or remove term",
+        ),
+        (
+            {"methods": [{"method": "self-debias"}], "kept": {"cola": "overall.matthews"}},
+            "cola fine-tunes the model, but Self-Debias only corrects probabilities",
+        ),
         ({"methods": [{"method": "inlp", "cc": 5}]}, "inlp trains nothing, so cc has no effect"),
         ({"methods": [{"method": "inlp", "fine_tuning": {"epochs": 5}}]}, "inlp trains nothing, so fine_tuning has no"),
     ],
@@ -318,7 +327,24 @@ def test_what_has_no_loss_has_no_arm_with_the_term(content):
     assert of_seed["self-debias", "plain"].self_debias == "gender"
     assert isinstance(of_seed["self-debias", "plain"], EvaluateConfig)
     assert (of_seed["bec", "unc3"].unc3.weight, of_seed["bec", "unc3"].unc3.memory) == ("auto", "ema")
-    assert of_seed["bec", "plain"].unc3.weight == 0
+    assert of_seed["bec", "plain"].unc3 == UNC3Options()
+    assert of_seed["sentence-debias", "plain"].fine_tuning == FineTuning(seed=0)
+
+
+def test_settings_of_a_term_that_is_not_there_do_not_make_another_cell(content):
+    """A cell without the term is recorded by older versions with the settings of the other arm."""
+    config = next(config for key, config in cells(made(content)).items() if key.arm == "plain")
+    recorded = {**config.plain(), "unc3": {**config.plain()["unc3"], "memory": "ema"}, "unc3_words": "w.txt"}
+    folder = Path("cell")
+
+    def record(options):
+        about = ModelDescription(name="m", kind="masked", vocabulary=9, fingerprint="f")
+        return RunRecord(Provenance.model_validate(options), Metrics(verb="debias", model=about))
+
+    module._check_same(record(recorded), config, folder)
+    recorded["unc3"]["weight"] = 1.0
+    with pytest.raises(InputError, match="cell was made with unc3"):
+        module._check_same(record(recorded), config, folder)
 
 
 def test_terms_of_counterfactual_collapse_beside_a_method(content):

@@ -66,7 +66,6 @@ EVALUATE = EvaluateConfig(
     token_budget=512,
     heads={"max_steps": "200", "seed": "1"},
     check_float32=True,
-    concurrency=2,
     self_debias="race",
     generation=GenerationOptions(
         samples=2,
@@ -120,13 +119,17 @@ COMMANDS = [
     (
         EVALUATE,
         "evaluate m --benchmarks lpbs,crows_pairs:changed --limit 7 --token-budget 512 --head max_steps=200"
-        " --head seed=1 --check-float32 --concurrency 2 --self-debias race --samples 2 --temperature 0.5 --top-p 0.9"
+        " --head seed=1 --check-float32 --self-debias race --samples 2 --temperature 0.5 --top-p 0.9"
         " --max-new-tokens 9 --stop '\n\n' --stop 'User:, x' --sampling-seed 8 --groups gender,age.yaml"
         " --measures words",
     ),
     (EvaluateConfig("m", suite="nlu"), "evaluate m --suite nlu"),
     (EvaluateConfig("m", chat_template="on"), "evaluate m --chat-template on"),
     (EvaluateConfig("m", benchmarks=("responses",), responses=Path("r.jsonl")), "evaluate m --responses r.jsonl"),
+    (
+        EvaluateConfig("server:http://x#m", tokenizer="t", concurrency=2),
+        "evaluate server:http://x#m --tokenizer t --concurrency 2",
+    ),
     (
         DEBIAS,
         "debias m --method cda --set text=a=b.txt --set sides=one --unc3 auto --unc3-warmup 5 --unc3-memory ema"
@@ -158,7 +161,7 @@ def test_the_command_line_gives_what_python_gives(config, command):
 
 def test_the_options_above_are_all_that_there_are():
     """So no option of a run is left out of the comparison of command line, file and Python."""
-    elsewhere = ("suite", "audit", "tokenizer", "chat_template", "responses")
+    elsewhere = ("suite", "audit", "tokenizer", "concurrency", "chat_template", "responses")
     differing = {AuditConfig: (), EvaluateConfig: elsewhere, DebiasConfig: ("generation",)}
     for config in (AUDIT, EVALUATE, DEBIAS):
         default = type(config)("other")
@@ -169,7 +172,7 @@ def test_the_options_above_are_all_that_there_are():
         assert not [name for name, value in vars(group).items() if value == vars(type(group)())[name]]
 
 
-@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[5][0]], ids=lambda config: config.verb)
+@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[7][0]], ids=lambda config: config.verb)
 def test_a_file_gives_what_python_gives(config, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config.plain()))
@@ -267,6 +270,14 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
             "--lora freezes the word embeddings",
         ),
         (lambda: DebiasConfig("m", cc_options={"pairs": 3}), "--cc-set has no effect without --cc. Add the weight"),
+        (
+            lambda: DebiasConfig("m", unc3=UNC3Options(memory="ema", warmup_steps=2), unc3_words="race"),
+            "--unc3-warmup, --unc3-memory, --unc3-words: no effect without --unc3. Add its weight",
+        ),
+        (
+            lambda: DebiasConfig("m", unc3=UNC3Options(weight=1, decay=0.5)),
+            "--unc3-decay has no effect on means over the whole run. Add --unc3-memory ema",
+        ),
         (lambda: AuditConfig("server:http://x#m"), "audit needs the states and weights"),
         (lambda: DebiasConfig("server:http://x#m"), "debias needs the states and weights"),
         (
@@ -275,16 +286,23 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
         ),
         (lambda: EvaluateConfig("server:http://x#m", dtype="float32"), "a served model is causal"),
         (lambda: EvaluateConfig("m", tokenizer="gpt2"), "--tokenizer gpt2: this option applies only to a"),
+        (lambda: EvaluateConfig("m", concurrency=2), "--concurrency 2: this option applies only to a served model"),
+        (lambda: EvaluateConfig("server:http://x#m", token_budget=64), "a served model is causal and already loaded"),
+        (
+            lambda: EvaluateConfig("server:http://x#m", tokenizer="t", chat_template="server"),
+            "--tokenizer t: with --chat-template server the server reads the text",
+        ),
         (lambda: AuditConfig("m", model_args={"dtype": "auto"}), "--model-arg dtype: give --dtype instead"),
         (lambda: EvaluateConfig("m", benchmarks=()), "there is nothing to score"),
+        (lambda: GenerationOptions(seed=1), "--sampling-seed 1: the most probable token is always taken. Add a --temp"),
         (lambda: GenerationOptions(top_p=0.5), "--top-p 0.5: the most probable token is always taken. Add a --temp"),
         (
             lambda: EvaluateConfig("m", responses="r", self_debias="race"),
             "--responses r: no model is loaded. Remove --self-debias",
         ),
         (
-            lambda: EvaluateConfig("m", responses="r", chat_template="on"),
-            "--responses r: no model is loaded. Remove --chat-template",
+            lambda: EvaluateConfig("m", responses="r", chat_template="on", dtype="bfloat16"),
+            "--responses r: no model is loaded. Remove --dtype, --chat-template",
         ),
         (lambda: EvaluateConfig("m", limit=0), "--limit 0: give a whole number above 0"),
         (lambda: EvaluateConfig("m", dtype="int8"), "--dtype int8: choose auto, float32, bfloat16, float16"),

@@ -103,8 +103,14 @@ def test_two_systems_are_compared_template_by_template_and_gated(evaluated, invo
             "asks the model itself, but only responses in a file are given",
         ),
         (["--responses", "R", "--check-float32"], "no model is loaded. Remove --check-float32"),
-        (["--responses", "R", "--samples", "2", "--temperature", "1"], "nothing is generated. Remove --samples"),
-        (["--responses", "R", "--sampling-seed", "1"], "nothing is generated. Remove --sampling-seed"),
+        (
+            ["--responses", "R", "--samples", "2", "--temperature", "1"],
+            "nothing is generated. Remove --samples, --temp",
+        ),
+        (
+            ["--responses", "R", "--sampling-seed", "1", "--temperature", "1"],
+            "nothing is generated. Remove --temperature, --sampling-seed",
+        ),
         (["--benchmarks", "responses"], "give --responses FILE"),
         (["--responses", "R", "--measures", "tone"], "--measures tone: choose"),
         (["--benchmarks", "decisions", "--temperature", "-1"], "--temperature -1"),

@@ -115,7 +115,7 @@ def test_memory_holds_neither_the_optimizer_nor_two_models(
 
     monkeypatch.setattr("equiframe.commands.run.audit_model", noted_audit)
     monkeypatch.setattr("equiframe.commands.run.save", noted_save)
-    tuning = FineTuning(max_steps=2, batch_size=4)
+    tuning = FineTuning(max_steps=2, batch_size=4) if method == "cda" else FineTuning()
     options = {"method": method, "method_options": {"text": str(sentences)}, "fine_tuning": tuning, "benchmarks": ()}
     run(DebiasConfig(model=str(model), device="cpu", audit=AuditOptions(), **options), tmp_path / "run")
     assert optimizers == []

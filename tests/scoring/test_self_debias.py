@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
+from equiframe.benchmarks import load_benchmark
+from equiframe.commands.run import run
+from equiframe.config import EvaluateConfig
+from equiframe.errors import CannotScoreError, InputError
 from equiframe.requests import Embedding, TokenLogProbs
+from equiframe.runs.scores import check_corrected
 from equiframe.scoring.engine import LocalAnswerer, answer
 from equiframe.scoring.self_debias import SelfDebias, debiased_logits
 
@@ -51,12 +56,27 @@ def test_answers_are_those_of_one_text_at_a_time(name, request):
     assert model.answer(asked) != answer(plain, asked)
 
 
-def test_states_stay_and_the_fingerprint_does_not(masked_model):
+def test_states_are_not_corrected_so_they_are_not_given(masked_model):
     prompt = tuple(masked_model.tokenizer.encode("the man is a", add_special_tokens=False))
     model = LocalAnswerer(masked_model, self_debias=SelfDebias(prompt))
-    asked = [Embedding(masked_model.codec.encode("she is a nurse"))]
-    assert model.answer(asked) == answer(masked_model, asked)
+    with pytest.raises(InputError, match="does not answer Embedding"):
+        model.answer([Embedding(masked_model.codec.encode("she is a nurse"))])
+    assert not model.codec.has_next_sentence
     assert model.fingerprint() != masked_model.fingerprint()
+
+
+def test_what_is_not_corrected_is_skipped(model_folders, tmp_path):
+    (tmp_path / "p.csv").write_text("stereotype,anti_stereotype\nshe is a nurse,he is a nurse\n")
+    names = (f"pairs:{tmp_path / 'p.csv'}", "cola", "decisions")
+    config = EvaluateConfig(str(model_folders["causal"]), device="cpu", benchmarks=names, self_debias="gender")
+    record = run(config, tmp_path / "run")
+    assert list(record.metrics.results) == [names[0]]
+    assert record.provenance.left_out == {
+        "cola": "cola fine-tunes the model, but Self-Debias only corrects probabilities",
+        "decisions": "decisions lets the model write, but Self-Debias only corrects probabilities",
+    }
+    with pytest.raises(CannotScoreError, match="seat reads states of the model, but Self-Debias only"):
+        check_corrected(load_benchmark("seat"))
 
 
 def test_the_prompts_name_the_bias(causal_model):

@@ -19,7 +19,6 @@ BENCHMARKS = ("stereoset:dev", "crows_pairs:changed", "lm_loss")
 BEC = DebiasConfig(
     MODEL,
     method="bec",
-    unc3_words="fairness",
     fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=1e-4),
     audit=AUDIT,
     benchmarks=BENCHMARKS,
@@ -27,7 +26,7 @@ BEC = DebiasConfig(
 RUNS: dict[str, RunConfig] = {
     "before": EvaluateConfig(MODEL, audit=AUDIT, benchmarks=BENCHMARKS),
     "BEC": BEC,
-    "BEC + (U)NC3": dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0)),
+    "BEC + (U)NC3": dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0), unc3_words="fairness"),
 }
 
 

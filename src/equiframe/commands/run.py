@@ -36,7 +36,7 @@ from equiframe.record import (
 from equiframe.report import run_page
 from equiframe.runs.answerers import Subject, answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
-from equiframe.runs.debias import AddedTerms, Debiased, debias
+from equiframe.runs.debias import AddedTerms, Debiased, check_untrained, debias
 from equiframe.runs.evaluate import Watched
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.scores import Progress, Scores, read_items, score_all, watched_of
@@ -85,6 +85,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             claimed({})
         else:
             stage = functools.partial(tell, "fine-tune")
+            watched = watched and dataclasses.replace(watched, chat_template=answerer.chat_template)
             with listening(tell):
                 debiased = _debias(answerer.language_model, training, watched, work, claimed, stage)
             answerer = dataclasses.replace(answerer, language_model=debiased.language_model)
@@ -125,9 +126,11 @@ def _training(config: DebiasConfig) -> _Training:
     """Make method, added terms and trackers, before any work.
 
     Raises:
-        InputError: a name or an option is unknown.
+        InputError: a name or an option is unknown, or an option has no effect.
     """
     method = load_method(config.method, config.method_options)
+    if isinstance(method, Projection):
+        check_untrained(method, config.unc3, config.fine_tuning, {"--cc": config.cc, "--watch": config.watch})
     check_trackers(config.fine_tuning.report_to)
     if not config.cc:
         return _Training(config, method, None)

@@ -22,14 +22,14 @@ from equiframe.analysis.study import Arm, CellKey, study_headlines, summarise_st
 from equiframe.benchmarks import load_benchmark
 from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
-from equiframe.config.base import Options
+from equiframe.config.base import Options, default_of
 from equiframe.errors import BusyError, EquiframeError, InputError, RunError
 from equiframe.files import written_whole
 from equiframe.methods import Method, load_method
 from equiframe.options import validated
 from equiframe.record import RunRecord, StudyResult, environment, file_name, write_json
 from equiframe.report import study_page, study_tables
-from equiframe.runs.scores import Progress
+from equiframe.runs.scores import Progress, check_corrected
 from equiframe.uncertainty import RESAMPLES
 
 SELF_DEBIAS = "self-debias"
@@ -41,17 +41,19 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
     Raises:
         InputError: a name or an option is unknown.
     """
-    benchmarks = tuple(dict.fromkeys((*spec.benchmarks, *spec.understanding, *spec.kept)))
-    for name in benchmarks:
-        if load_benchmark(name).spec != name:
-            raise InputError(f"{name}: write {load_benchmark(name).spec}")
+    benchmarks = {name: load_benchmark(name) for name in (*spec.benchmarks, *spec.understanding, *spec.kept)}
+    for name, benchmark in benchmarks.items():
+        if benchmark.spec != name:
+            raise InputError(f"{name}: write {benchmark.spec}")
+        if any(method.method == SELF_DEBIAS for method in spec.methods):
+            check_corrected(benchmark)
     found: dict[CellKey, RunConfig] = {}
     for model, seed in itertools.product(spec.models, spec.seeds):
         before = EvaluateConfig(
             model,
             data=spec.data,
             audit=spec.audit,
-            benchmarks=benchmarks,
+            benchmarks=tuple(benchmarks),
             heads={**spec.heads, "seed": seed},
             limit=spec.limit,
             seed=spec.seed,
@@ -73,15 +75,20 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
         yield "plain", dataclasses.replace(before, self_debias=method.options.get("bias", "gender"))
         return
     loaded = load_method(method.method, method.options)
-    if not isinstance(loaded, Method):
+    published, tuning = 0.0, {}
+    if isinstance(loaded, Method):
+        published, tuning = loaded.settings.unc3_weight, {**vars(spec.fine_tuning), **method.fine_tuning}
+    else:
         _check_untrained(method)
     if method.cc:
         load_method("counterfactual-collapse", method.cc_options)  # a wrong option fails before any work
-    published = loaded.settings.unc3_weight if isinstance(loaded, Method) else 0.0
     weight = published if method.unc3 is None else method.unc3
-    arms: tuple[Arm, ...] = ("plain", "unc3") if weight else ("plain",)
-    for arm in arms:
-        term = {**vars(spec.unc3), **method.term, "weight": weight if arm == "unc3" else 0.0}
+    terms: dict[Arm, dict[str, Any]] = {"plain": {}}
+    if weight:
+        terms["unc3"] = {**vars(spec.unc3), **method.term, "weight": weight}
+    elif method.term:
+        raise InputError(f"{method.name}: term has no effect without a weight. Give one as unc3, or remove term")
+    for arm, term in terms.items():
         yield (
             arm,
             DebiasConfig(
@@ -98,10 +105,8 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
                 cc=method.cc,
                 cc_options=method.cc_options,
                 unc3=validated(UNC3Options, term, of="unc3"),
-                unc3_words=spec.unc3_words,
-                fine_tuning=validated(
-                    FineTuning, {**vars(spec.fine_tuning), **method.fine_tuning, "seed": seed}, of="fine_tuning"
-                ),
+                unc3_words=spec.unc3_words if term else DebiasConfig.unc3_words,
+                fine_tuning=validated(FineTuning, {**tuning, "seed": seed}, of="fine_tuning"),
             ),
         )
 
@@ -205,8 +210,10 @@ def _cell_name(key: CellKey) -> str:
 
 def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
     """Refuse a finished cell that was made in another way than this study would make it."""
-    made = _with_defaults(record.provenance.plain(), config)
-    for name, value in config.plain().items():
+    made, wanted = _with_defaults(record.provenance.plain(), config), config.plain()
+    if isinstance(config, DebiasConfig) and not (config.unc3.weight or made["unc3"]["weight"]):
+        wanted = {name: value for name, value in wanted.items() if name not in ("unc3", "unc3_words")}  # no effect
+    for name, value in wanted.items():
         if made.get(name) != value:
             raise InputError(
                 f"{folder} was made with {name} {made.get(name)!r}, but the study says {value!r}:"
@@ -243,11 +250,7 @@ def _with_defaults(made: Mapping[str, Any], options: Any) -> dict[str, Any]:
 
 def _default(known: dataclasses.Field[Any]) -> dict[str, Any]:
     """The default of an option by its name, in the form that a record stores; empty if there is none."""
-    if known.default is not dataclasses.MISSING:
-        default = known.default
-    elif known.default_factory is not dataclasses.MISSING:
-        default = known.default_factory()
-    else:
+    if (default := default_of(known)) is dataclasses.MISSING:
         return {}
     plain = dataclasses.asdict(default) if isinstance(default, Options) else default
     found: dict[str, Any] = json.loads(json.dumps({known.name: plain}, default=str))

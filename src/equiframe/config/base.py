@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_type_hints
@@ -36,11 +36,21 @@ class Options:
             except ValidationError as error:
                 raise InputError(misfit(spelling(kind, name), error)) from None
 
+    def given(self, *, without: Collection[str] = ()) -> list[str]:
+        """The options that differ from their defaults, as the command line spells them, except some fields."""
+        options = (option for option in dataclasses.fields(self) if option.name not in without)
+        return [spelling(type(self), o.name) for o in options if getattr(self, o.name) != default_of(o)]
+
     def plain(self) -> dict[str, Any]:
         """All options and the verb, in the form a record stores: paths as text, tuples as lists."""
         verb = {"verb": self.verb} if hasattr(self, "verb") else {}
         found: dict[str, Any] = json.loads(json.dumps({**verb, **dataclasses.asdict(self)}, default=str))
         return found
+
+
+def default_of(option: dataclasses.Field[Any]) -> Any:
+    """The default of a field; ``dataclasses.MISSING`` if there is none."""
+    return option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
 
 
 def misfit(option: str, error: ValidationError) -> str:

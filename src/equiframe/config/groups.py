@@ -230,6 +230,10 @@ class GenerationOptions(Options):
             raise InputError(
                 f"--top-p {self.top_p:g}: the most probable token is always taken. Add a --temperature above 0"
             )
+        if self.seed and not self.temperature:
+            raise InputError(
+                f"--sampling-seed {self.seed}: the most probable token is always taken. Add a --temperature above 0"
+            )
         if "" in self.stop:
             raise InputError("--stop: an empty text ends every response at once. Remove it")
 

@@ -1,7 +1,7 @@
 """The options of each verb: one class per verb."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -37,6 +37,9 @@ from equiframe.config.groups import (
     needs_weights,
 )
 from equiframe.errors import InputError
+
+_OF_RESPONSES = ("model", "responses", "benchmarks", "suite", "limit", "seed", "data", "generation", "audit")
+"""The options of an evaluation that apply to responses from a file."""
 
 
 @FLAT
@@ -86,8 +89,9 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             raise InputError("there is nothing to score. Name a benchmark with --benchmarks")
         if self.responses is not None:
             self._check_responses()
-        if not self.is_served and self.tokenizer is not None:
-            raise InputError(f"--tokenizer {self.tokenizer}: this option applies only to a served model. Remove it")
+        for name in ("tokenizer", "concurrency"):
+            if not self.is_served and (value := getattr(self, name)) != getattr(type(self), name):
+                raise InputError(f"--{name} {value}: this option applies only to a served model. Remove it")
         if self.chat_template == "server" and not self.is_served:
             raise InputError("--chat-template server: only a server has its own template. Choose off, on or a file")
         if self.self_debias is not None and self.chat_template != "off":
@@ -98,15 +102,12 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
             self._check_served()
 
     def _check_responses(self) -> None:
-        if self.audit is not None or self.check_float32:
-            raise InputError(f"--responses {self.responses}: no model is loaded. Remove --check-float32 and the audit")
-        for name, unset in (("revision", None), ("device", None), ("self_debias", None), ("chat_template", "off")):
-            if getattr(self, name) != unset:
-                raise InputError(f"--responses {self.responses}: no model is loaded. Remove --{name.replace('_', '-')}")
-        for option in fields(self.generation):
-            if option.name not in ("groups", "measures") and getattr(self.generation, option.name) != option.default:
-                name = "sampling-seed" if option.name == "seed" else option.name.replace("_", "-")
-                raise InputError(f"--responses {self.responses}: nothing is generated. Remove --{name}")
+        if self.audit is not None:
+            raise InputError(f"--responses {self.responses}: no model is loaded. Remove the audit")
+        if options := self.given(without=_OF_RESPONSES):
+            raise InputError(f"--responses {self.responses}: no model is loaded. Remove {', '.join(options)}")
+        if options := self.generation.given(without=("groups", "measures")):
+            raise InputError(f"--responses {self.responses}: nothing is generated. Remove {', '.join(options)}")
 
     def _check_served(self) -> None:
         if self.audit is not None:
@@ -116,11 +117,15 @@ class EvaluateConfig(ScoringOptions, DataOptions, ModelOptions):
                 raise InputError(
                     f"--{name.replace('_', '-')} {value}: this option does not apply to a served model. Remove it"
                 )
+        if self.tokenizer is not None and self.chat_template == "server":
+            raise InputError(
+                f"--tokenizer {self.tokenizer}: with --chat-template server the server reads the text. Remove it"
+            )
         of_weights = self.dtype != "auto" or self.device_map is not None or self.model_args or self.check_float32
-        if self.kind == "masked" or of_weights:
+        if self.kind == "masked" or of_weights or self.token_budget != type(self).token_budget:
             raise InputError(
                 "a served model is causal and already loaded by its server. Remove --kind, --dtype, --device-map,"
-                " --model-arg and --check-float32"
+                " --model-arg, --token-budget and --check-float32"
             )
 
 
@@ -163,7 +168,18 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
             raise needs_weights(self.verb, self.model)
         if self.cc_options and not self.cc:
             raise InputError("--cc-set has no effect without --cc. Add the weight of the terms, such as --cc 1")
+        if not self.unc3.weight:
+            self._check_no_term()
+        if self.unc3.memory == "run" and self.unc3.decay != UNC3Options.decay:
+            raise InputError("--unc3-decay has no effect on means over the whole run. Add --unc3-memory ema")
         check_gradient(self.unc3, self.fine_tuning)
+
+    def _check_no_term(self) -> None:
+        options = self.unc3.given(without=("weight", "pairing", "feature"))  # these two are those of the audit
+        if self.unc3_words != type(self).unc3_words:
+            options.append("--unc3-words")
+        if options:
+            raise InputError(f"{', '.join(options)}: no effect without --unc3. Add its weight, such as --unc3 auto")
 
 
 RunConfig: TypeAlias = AuditConfig | EvaluateConfig | DebiasConfig

@@ -108,12 +108,9 @@ def debias(
     source = DataSource.of(source)
     _check_weights(language_model, method)
     if isinstance(method, Projection):
-        if added is not None:
-            raise InputError(f"{method.name} trains nothing, so there is no loss to add terms to: leave out --cc")
-        if watched is not None:
-            raise InputError(f"{method.name} trains nothing, so there are no steps to score: leave out --watch")
+        check_untrained(method, unc3, fine_tuning, {"--cc": added, "--watch": watched})
         claim({})
-        return _project(language_model, method, unc3, fine_tuning, source)
+        return _project(language_model, method, fine_tuning.seed, source)
     how = unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), watched, source, progress
     debiased = _fine_tune(language_model, method, *how)
     clear_device_cache(garbage_collection=True)  # the Trainer refers to itself, and holds the optimizer's moments
@@ -337,15 +334,30 @@ def _train(
     return trainer, model
 
 
-def _project(
-    language_model: LanguageModel, method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, source: DataSource
-) -> Debiased:
+def check_untrained(
+    method: Projection, unc3: UNC3Options, fine_tuning: FineTuning, others: Mapping[str, object]
+) -> None:
+    """Refuse options of training, because a projection trains nothing; it has only the seed.
+
+    Args:
+        method: the projection.
+        unc3: the term.
+        fine_tuning: the length and speed of training.
+        others: further options of training by name; an empty value means that the option was not given.
+
+    Raises:
+        InputError: an option was given.
+    """
+    options = [name for name, value in {"--unc3": unc3.weight, **others}.items() if value]
+    options += fine_tuning.given(without=("seed",))
+    if options:
+        raise InputError(f"{method.name} projects states and trains nothing, so leave out {', '.join(options)}")
+
+
+def _project(language_model: LanguageModel, method: Projection, seed: int | None, source: DataSource) -> Debiased:
     """Project a model's last states; nothing is trained."""
-    if unc3.weight:
-        raise InputError(f"{method.name} trains nothing, so there is no loss to add a term to: leave out --unc3")
     began = time.perf_counter()
-    seed = method.seed if fine_tuning.seed is None else fine_tuning.seed
-    fitted = method.projection(language_model, source=source, seed=seed)
+    fitted = method.projection(language_model, source=source, seed=method.seed if seed is None else seed)
     project(language_model.model, fitted.matrix)
     return Debiased(
         language_model=language_model,

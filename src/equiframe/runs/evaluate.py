@@ -112,17 +112,20 @@ class Watched:
         read: each benchmark with its items and files.
         limit: maximum number of items per benchmark, sampled evenly; None for all.
         token_budget: tokens per forward pass.
+        chat_template: template in which benchmarks ask questions; plain text by default.
     """
 
     read: Sequence[tuple[Benchmark[Any], ReadItems]]
     limit: int | None = None
     token_budget: int = 4096
+    chat_template: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that its numbers depend on except the model."""
         files = {one.spec: {file.name: file.sha256 for file in files} for one, (_, files) in self.read}
-        return {"benchmarks": files, "limit": self.limit}
+        template = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        return {"benchmarks": files, "limit": self.limit, **template}
 
     def values(self, language_model: LanguageModel) -> dict[str, float]:
         """Return the measures by benchmark and key, such as ``lpbs overall.difference``.
@@ -131,7 +134,7 @@ class Watched:
             CannotScoreError: the model cannot answer a benchmark's requests, or cannot score any item.
             ModelError: an answer is NaN, or there is too little memory.
         """
-        answerer = LocalAnswerer(language_model, token_budget=self.token_budget)
+        answerer = LocalAnswerer(language_model, token_budget=self.token_budget, chat_template=self.chat_template)
         values = {}
         for benchmark, (items, _) in self.read:
             found, _ = _ask(benchmark, answerer, spread(items, self.limit), None)

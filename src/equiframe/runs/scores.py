@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -23,6 +23,7 @@ from equiframe.generation.measures import check_measures
 from equiframe.generation.responses import ResponseFile
 from equiframe.generation.served import ChatModel
 from equiframe.options import validated
+from equiframe.requests import Embedding
 from equiframe.runs.answerers import Subject
 from equiframe.runs.evaluate import ReadItems, Watched, score
 from equiframe.scoring.engine import LocalAnswerer
@@ -34,14 +35,53 @@ Scores: TypeAlias = dict[str, tuple[BenchmarkResult, pd.DataFrame]]
 _Benchmark: TypeAlias = Benchmark[Any] | FineTunedBenchmark[Any] | GeneratedBenchmark
 
 
-def read_items(config: RunConfig, benchmarks: Iterable[Any]) -> dict[str, ReadItems]:
+def check_options(config: EvaluateConfig | DebiasConfig, benchmarks: Sequence[_Benchmark]) -> None:
+    """Refuse options that none of the benchmarks reads.
+
+    Raises:
+        InputError: there is one.
+    """
+    watched = map(load_benchmark, config.watch if isinstance(config, DebiasConfig) else ())
+    generates = any(isinstance(one, GeneratedBenchmark) for one in benchmarks)
+    scored = [one for one in (*benchmarks, *watched) if isinstance(one, Benchmark)]
+    if not generates and (options := config.generation.given()):
+        raise InputError(f"{', '.join(options)}: no benchmark of this run lets the model write. Remove it")
+    if config.chat_template != "off" and not generates and not any(one.puts_questions for one in scored):
+        raise InputError(f"--chat-template {config.chat_template}: no benchmark of this run asks a question. Remove it")
+    heads = sorted(set(config.heads) - {"seed"})  # a study gives the seed to every run
+    if heads and not any(isinstance(one, FineTunedBenchmark) for one in benchmarks):
+        raise InputError(f"--head {heads[0]}: no benchmark of this run fine-tunes the model. Remove it")
+    if isinstance(config, EvaluateConfig) and config.check_float32 and not scored:
+        raise InputError("--check-float32 compares scores of the model itself, and this run has none. Remove it")
+
+
+def check_corrected(benchmark: _Benchmark) -> None:
+    """Refuse a benchmark whose numbers Self-Debias does not change.
+
+    Raises:
+        CannotScoreError: it fine-tunes the model, lets it write, or reads its states.
+    """
+    problem = None
+    if isinstance(benchmark, FineTunedBenchmark):
+        problem = "fine-tunes the model"
+    elif isinstance(benchmark, GeneratedBenchmark):
+        problem = "lets the model write"
+    elif set(benchmark.needs) == {Embedding}:
+        problem = "reads states of the model"
+    if problem:
+        raise CannotScoreError(f"{benchmark.spec} {problem}, but Self-Debias only corrects probabilities")
+
+
+def read_items(config: RunConfig, benchmarks: Sequence[Any]) -> dict[str, ReadItems]:
     """Read the data of a run before a model is loaded; that of a suite is read when it is scored.
 
     Raises:
         CannotScoreError: responses from a file are to be measured, but no file is given.
         DataError: a file is missing, or not as expected.
-        InputError: a group of people, a measure or a setting of fine-tuning is unknown.
+        InputError: a group of people, a measure or a setting of fine-tuning is unknown, or an option has no effect.
     """
+    if not isinstance(config, AuditConfig):
+        check_options(config, benchmarks)
     if config.audit is not None:
         stream(config.audit.text, config.data)
     for tuned in (one for one in benchmarks if isinstance(one, FineTunedBenchmark)):
@@ -125,6 +165,8 @@ def _score(
     progress: Callable[[int, int], None],
 ) -> tuple[BenchmarkResult, pd.DataFrame]:
     """Score one benchmark; stored results for the same model and data are read again."""
+    if isinstance(answerer, LocalAnswerer) and answerer.self_debias is not None:
+        check_corrected(benchmark)
     if isinstance(benchmark, GeneratedBenchmark):
         return score_generated(
             answerer,

@@ -89,9 +89,12 @@ class LocalAnswerer:
 
     @cached_property
     def codec(self) -> TextCodec:
-        """How the model reads text; the window allows for the prompt of Self-Debias."""
+        """How the model reads text; Self-Debias puts its prompt in the window and corrects only token probabilities."""
         codec = replace(self.language_model.codec, chat_template=self.chat_template)
-        return codec if self.self_debias is None else replace(codec, window=codec.window - len(self.self_debias.prompt))
+        if self.self_debias is None:
+            return codec
+        window = codec.window - len(self.self_debias.prompt)
+        return replace(codec, window=window, has_states=False, has_next_sentence=False)
 
     def fingerprint(self) -> str:
         """The fingerprint of the model, and of Self-Debias."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from equiframe.about import About, Pair, Term
+from equiframe.about import About, Term
 from equiframe.benchmarks.asking import each_masked_alone
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Measure, Outcome
 from equiframe.benchmarks.row_statistics import mean_of
@@ -62,7 +62,6 @@ class BLiMP(Benchmark[AcceptabilityPair]):
         " templates, so the accuracy says little about the meaning of longer texts.",
         {"accuracy": Term("accuracy", "share of pairs where the acceptable sentence is more likely")},
         (("Warstadt et al. 2020", "https://aclanthology.org/2020.tacl-1.25"),),
-        pair=Pair("good_sentence", "bad_sentence", "good", "bad", "log-probability", "phenomenon"),
     )
     version: ClassVar[int] = 1
     decisions = (("good", "bad"),)

@@ -78,7 +78,8 @@ def correlation(table: pd.DataFrame, measure: str) -> str:
     """Spearman's correlation with the gain over arms, with a 95 % bootstrap interval over arms."""
     if len(table) < 4:
         return "too few models"
-    found = interval(*rank_correlation(table[[measure, "gain"]].to_numpy(), seed=0, resamples=2000))
+    pairs = table[[measure, "gain"]].to_numpy()
+    found = interval(*rank_correlation(pairs, range(len(pairs)), seed=0, resamples=2000))
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 

@@ -164,12 +164,28 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
     assert "<script>" in (out / "report.html").read_text()
 
 
-def test_a_study_of_other_options_is_told_from_the_cells_in_the_folder(spec, content, tmp_path):
-    run_study(spec, tmp_path / "out")
+def test_finished_cells_of_another_study_are_found_before_any_work(spec, content, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_study(spec, out)
+    first, last = (
+        out / "cells" / module._cell_name(CellKey(spec.models[0], *key))
+        for key in (("", "before", 0), ("bec", "unc3", 1))
+    )
+    shutil.rmtree(first)  # the next command would have to make it again
+    monkeypatch.setattr(module, "run", None)
     changed = {**content["fine_tuning"], "learning_rate": 2e-3}
-    other = made({**content, "fine_tuning": changed})
     with pytest.raises(InputError, match="was made with fine_tuning"):
-        run_study(other, tmp_path / "out")
+        run_study(made({**content, "fine_tuning": changed}), out)
+
+    config = json.loads((last / "config.json").read_text())
+    said = f"{re.escape(spec.models[0])} changed between .* and .*{last.name}"
+    (last / "config.json").write_text(json.dumps({**config, "model_before": "0" * 64}))
+    with pytest.raises(InputError, match=said):
+        run_study(spec, out)
+    config["files"] = [{**file, "sha256": "0" * 64} for file in config["files"]]
+    (last / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"of bec changed between .* and .*{last.name}"):
+        run_study(spec, out)
 
 
 def test_an_older_record_had_the_defaults_of_options_that_came_later(spec):
@@ -228,6 +244,14 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         ({"methods": [{"method": "bec", "fine_tuning": {"seed": 7}}]}, "fine_tuning of bec in the study: seed has no"),
         ({"unc3": {"weight": 7}}, "unc3 in the study: weight has no effect here. Give each method its weight as unc3"),
         ({"methods": [{"method": "bec", "term": {"weight": 7}}]}, "term of bec in the study: weight has no effect"),
+        (
+            {"methods": [{"method": "bec", "label": "before"}]},
+            "methods of the study: tables call another model 'before'",
+        ),
+        (
+            {"methods": [{"method": "bec"}, {"method": "bec", "label": "bec + (U)NC3", "unc3": 0}]},
+            r"methods of the study: tables call another model 'bec \+ \(U\)NC3'",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_names_the_field(content, change, said, tmp_path):
@@ -267,6 +291,11 @@ def test_a_file_that_is_no_study(text, tmp_path):
             {"methods": [{"method": "self-debias"}], "kept": {"cola": "overall.matthews"}},
             "cola fine-tunes the model, but Self-Debias only corrects probabilities",
         ),
+        (
+            {"methods": [{"method": "bec", "label": "A + B"}, {"method": "cda", "label": "a-b"}]},
+            "the same folder, .*-a-b",
+        ),
+        ({"methods": [{"method": "self-debias", "cc_options": {"pairs": 8}}]}, "so cc_options has no effect"),
         ({"methods": [{"method": "inlp", "cc": 5}]}, "inlp trains nothing, so cc has no effect"),
         ({"methods": [{"method": "inlp", "fine_tuning": {"epochs": 5}}]}, "inlp trains nothing, so fine_tuning has no"),
     ],
@@ -355,6 +384,14 @@ def test_terms_of_counterfactual_collapse_beside_a_method(content):
     content["methods"][0]["cc_options"] = {"pair": 8}
     with pytest.raises(InputError, match="counterfactual-collapse has no option 'pair'"):
         cells(made(content))
+
+
+def test_latex_shows_captions_headers_and_cells_unchanged():
+    table = pd.DataFrame([{"": "a_b & c", "lm_loss": "5 %"}])
+    text = module._latex("Gain, %: C:\\m{1}", table)
+    assert r"\caption{Gain, \%: C:\textbackslash{}m\{1\}}" in text
+    assert r" & lm\_loss \\" in text
+    assert r"a\_b \& c & 5 \% \\" in text
 
 
 def test_arms_are_compared_on_the_same_draws():

@@ -27,7 +27,7 @@ from equiframe.uncertainty import RESAMPLES
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
 _UNITS = {"mean gain": "share", "pooled gain": "share", "mean change": "points"}
 _POINTS = ("%", "points")
-_FEWEST_CELLS, _FEWEST_ARMS = 4, 4  # for a rank correlation: those that differ in the seed alone say little
+_FEWEST_ARMS = 4  # for a rank correlation: models that differ in the seed alone say little
 _OF_WORDS = {"(U)NC3": "unc3", "NC1": "nc1_log_cdnv_mean", "NC3": "nc3_self_duality"}
 _OF_CONTEXTS = {"CC1": "cc1_js", "CC3": "cc3_log_odds"}
 
@@ -296,32 +296,41 @@ def _association(model: str, cells: Sequence[StudyCell], seed: int, resamples: i
     """Which measure of collapse goes with bias? Rank correlations over the cells of a model, or of all models.
 
     With the pooled gain, which is relative to one model before, over its fine-tuned cells alone; with the distance from
-    the ideal over all cells, a model before fine-tuning once.
+    the ideal over all cells, a model before fine-tuning once. The intervals resample arms, each with all its seeds.
     """
     tuned = [cell for cell in cells if cell.arm != "before"]
-    if len({(cell.model, cell.method, cell.arm) for cell in tuned}) < _FEWEST_ARMS:
-        return
     before = {cell.model: cell for cell in cells if cell.arm == "before"}
     points = [*before.values(), *tuned]
     for measure in dict.fromkeys(name for cell in cells for name in cell.geometry):
         if model:
-            pairs = [(cell.geometry.get(measure), cell.gain) for cell in tuned]
-            yield from _correlation(model, f"{measure} with pooled gain", pairs, seed, resamples)
+            gains = [cell.gain for cell in tuned]
+            yield from _correlation(model, measure, "pooled gain", tuned, gains, seed, resamples)
         for benchmark in cells[0].distances:
-            pairs = [(cell.geometry.get(measure), cell.distances[benchmark]) for cell in points]
-            yield from _correlation(model, f"{measure} with distance of {benchmark}", pairs, seed, resamples)
+            distances = [cell.distances[benchmark] for cell in points]
+            yield from _correlation(model, measure, f"distance of {benchmark}", points, distances, seed, resamples)
 
 
 def _correlation(
-    model: str, name: str, pairs: Sequence[tuple[float | None, float | None]], seed: int, resamples: int
+    model: str,
+    measure: str,
+    name: str,
+    cells: Sequence[StudyCell],
+    values: Sequence[float | None],
+    seed: int,
+    resamples: int,
 ) -> Iterator[StudyFigure]:
-    """Spearman's rank correlation with an interval over cells; nothing where there are too few, or all are alike."""
-    both = np.array([pair for pair in pairs if None not in pair], dtype=np.float64)
-    if len(both) < _FEWEST_CELLS or np.ptp(both, axis=0).min() == 0:
+    """Spearman's rank correlation of a measure of collapse with values; nothing where arms are few, or all alike."""
+    known = [
+        (cell, (collapse, value))
+        for cell, value in zip(cells, values, strict=True)
+        if (collapse := cell.geometry.get(measure)) is not None and value is not None
+    ]
+    arms = [(cell.model, cell.method, cell.arm) for cell, _ in known]
+    pairs = np.array([pair for _, pair in known], dtype=np.float64)
+    if len({arm for arm in arms if arm[2] != "before"}) < _FEWEST_ARMS or np.ptp(pairs, axis=0).min() == 0:
         return
-    yield _figure(
-        model, "", "all", "rank correlation", name, "", _Value(*rank_correlation(both, seed=seed, resamples=resamples))
-    )
+    found = _Value(*rank_correlation(pairs, arms, seed=seed, resamples=resamples))
+    yield _figure(model, "", "all", "rank correlation", f"{measure} with {name}", "", found)
 
 
 def _figure(

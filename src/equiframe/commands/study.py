@@ -33,6 +33,10 @@ from equiframe.runs.scores import Progress, check_corrected
 from equiframe.uncertainty import RESAMPLES
 
 SELF_DEBIAS = "self-debias"
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "%#&_${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
@@ -63,7 +67,20 @@ def cells(spec: StudyConfig) -> dict[CellKey, RunConfig]:
         for method in spec.methods:
             for arm, config in _arms(spec, method, before, seed):
                 found[CellKey(model, method.name, arm, seed)] = config
+    _check_names(found)
     return found
+
+
+def _check_names(keys: Iterable[CellKey]) -> None:
+    """Refuse a study in which two cells would share a folder."""
+    named: dict[str, CellKey] = {}
+    for key in keys:
+        other = named.setdefault(_cell_name(key).lower(), key)  # some file systems ignore case
+        if other != key:
+            raise InputError(
+                f"{' '.join(filter(None, other[:2]))} and {' '.join(filter(None, key[:2]))} would have the same folder,"
+                f" {_cell_name(key)}. Give one of them a name that differs in letters or digits"
+            )
 
 
 def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: int) -> Iterator[tuple[Arm, RunConfig]]:
@@ -113,7 +130,7 @@ def _arms(spec: StudyConfig, method: StudyMethod, before: EvaluateConfig, seed: 
 
 def _check_untrained(method: StudyMethod) -> None:
     """Refuse settings of training for a method that trains nothing."""
-    for name in ("unc3", "term", "cc", "fine_tuning"):
+    for name in ("unc3", "term", "cc", "cc_options", "fine_tuning"):
         if getattr(method, name):
             raise InputError(f"{method.name} trains nothing, so {name} has no effect: remove it from the study")
 
@@ -136,14 +153,19 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
     out = Path(out)
     _take_own_device()
     configs = cells(spec)
-    failed: dict[str, list[str]] = {}  # cells by what was wrong with them
-    for at, (key, config) in enumerate(configs.items()):
-        folder = out / "cells" / _cell_name(key)
-        stage = f"{at + 1} of {len(configs)}, {folder.name}"
-        if folder.exists():
+    folders = {key: out / "cells" / _cell_name(key) for key in configs}
+    seen: dict[str, tuple[str, Path]] = {}
+    for key, config in configs.items():  # all that is finished is checked before any work
+        if (folder := folders[key]).exists():
             record = RunRecord.read(folder)
             _check_same(record, config, folder)
             _check_measured(spec, record, folder)
+            _check_contents(key, record, folder, seen)
+    failed: dict[str, list[str]] = {}  # cells by what was wrong with them
+    for at, (key, config) in enumerate(configs.items()):
+        folder = folders[key]
+        stage = f"{at + 1} of {len(configs)}, {folder.name}"
+        if folder.exists():
             continue
         try:
             record = run(config, folder, None if progress is None else _named(progress, stage))
@@ -154,13 +176,14 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
             if not spec.keep_models:
                 shutil.rmtree(folder / "model", ignore_errors=True)
             _check_measured(spec, record, folder)
+            _check_contents(key, record, folder, seen)
     if failed:
         errors = "; ".join(f"{error} ({', '.join(names)})" for error, names in failed.items())
         count = sum(map(len, failed.values()))
         raise RunError(f"{count} of {len(configs)} cells failed, and the finished ones are kept: {errors}")
-    if not all((out / "cells" / _cell_name(key)).exists() for key in configs):
+    if not all(folder.exists() for folder in folders.values()):
         return None
-    records = {key: RunRecord.read(out / "cells" / _cell_name(key)) for key in configs}
+    records = {key: RunRecord.read(folder) for key, folder in folders.items()}
     result = summarise_study(spec, records, resamples=RESAMPLES)
     _write(spec, result, records.values(), out)
     return result
@@ -173,21 +196,28 @@ def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord],
         "tables.md": "\n".join(
             f"{name}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n" for name, table in tables.items()
         ),
-        "tables.tex": "\n".join(
-            table.style.hide(axis="index").format(escape="latex").to_latex(caption=name, hrules=True)
-            for name, table in tables.items()
-        ),
+        "tables.tex": "\n".join(_latex(name, table) for name, table in tables.items()),
         "report.html": study_page(result, records, made=environment()),
         "figures.csv": pd.DataFrame([figure.model_dump() for figure in result.figures]).to_csv(index=False),
         "study.yaml": yaml.safe_dump(spec.plain(), sort_keys=False),
     }
     for name, text in texts.items():
-        with written_whole(out / name) as scratch:
+        with written_whole(out / name, shared=True) as scratch:
             scratch.write_text(text, encoding="utf-8")
     headlines = [headline.model_dump(mode="json") for headline in study_headlines(spec, result)]
     for name, value in (("headline.json", headlines), ("study.json", result.model_dump(mode="json"))):
-        with written_whole(out / name) as scratch:
+        with written_whole(out / name, shared=True) as scratch:
             write_json(scratch, value)
+
+
+def _latex(caption: str, table: pd.DataFrame) -> str:
+    shown = table.style.hide(axis="index").format(_in_latex).format_index(_in_latex, axis="columns")
+    return shown.to_latex(caption=_in_latex(caption), hrules=True)
+
+
+def _in_latex(text: str) -> str:
+    """A text that LaTeX shows unchanged."""
+    return text.translate(_LATEX)
 
 
 def _take_own_device() -> None:
@@ -218,6 +248,25 @@ def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
             raise InputError(
                 f"{folder} was made with {name} {made.get(name)!r}, but the study says {value!r}:"
                 " give another --out, or remove that folder"
+            )
+
+
+def _check_contents(key: CellKey, record: RunRecord, folder: Path, seen: dict[str, tuple[str, Path]]) -> None:
+    """Refuse a cell whose model, texts or benchmarks had another content under the same name in a cell seen before."""
+    made, metrics = record.provenance, record.metrics
+    contents = {f"{file.name} of {key.method}": file.sha256 for file in made.files if key.method}
+    contents |= {f"{file.name} of the audit": file.sha256 for audit in metrics.collapse for file in audit.files}
+    for result in metrics.benchmarks:
+        contents |= {f"{file.name} of {result.benchmark}": file.sha256 for file in result.files}
+        contents[f"the version of {result.benchmark}"] = str(result.version)
+    if made.model_before is not None:
+        contents[key.model] = made.model_before
+    for what, content in contents.items():
+        first, where = seen.setdefault(what, (content, folder))
+        if first != content:
+            raise InputError(
+                f"{what} changed between {where} and {folder}:"
+                " give another --out, or remove the cells that were made before the change"
             )
 
 

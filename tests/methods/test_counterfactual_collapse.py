@@ -19,7 +19,8 @@ from equiframe.methods.counterfactual_collapse import CounterfactualCollapse, Or
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import load
 from equiframe.models.pairs import Role
-from equiframe.runs.debias import AddedTerms, UNC3Options, debias
+from equiframe.runs.debias import UNC3Options, debias
+from equiframe.runs.terms import AddedTerms
 from equiframe.training import FineTuning
 from equiframe.words import WordSet
 

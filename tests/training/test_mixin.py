@@ -27,7 +27,7 @@ def term(lm, texts, weight=10.0):
     return UNC3Regularizer(torch.tensor(sorted(ids)), output_embedding(lm.model).weight.shape[1], weight=weight)
 
 
-def trainer_for(lm, folder, texts, *, unc3=None, steps=1, **arguments):
+def trainer_for(lm, folder, texts, *, unc3=None, steps=1, processing_class=None, **arguments):
     for module in lm.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -43,7 +43,7 @@ def trainer_for(lm, folder, texts, *, unc3=None, steps=1, **arguments):
         args=TrainingArguments(str(folder), report_to=[], logging_steps=1, disable_tqdm=True, **given | arguments),
         train_dataset=Dataset.from_dict({"input_ids": [lm.tokenizer(t)["input_ids"] for t in texts]}),
         data_collator=DataCollatorForLanguageModeling(lm.tokenizer, mlm=lm.kind == "masked", mlm_probability=0.3),
-        processing_class=lm.tokenizer,
+        processing_class=processing_class or lm.tokenizer,
         unc3=unc3 or term(lm, texts),
         unc3_kind=lm.kind,
     )
@@ -79,8 +79,11 @@ def test_adds_the_term_of_the_same_states(language_model, text, tmp_path):
 def test_a_processor_of_images_has_the_tokenizer(masked_model, text, tmp_path):
     unc3 = term(masked_model, text)
     ids = torch.cat([unc3.class_ids, masked_model.special_ids]).unique()
-    trainer = trainer_for(masked_model, tmp_path, text, unc3=UNC3Regularizer(ids, unc3.means.shape[1], weight=1.0))
-    trainer.processing_class = SimpleNamespace(tokenizer=masked_model.tokenizer)
+    unc3, processor = (
+        UNC3Regularizer(ids, unc3.means.shape[1], weight=1.0),
+        SimpleNamespace(tokenizer=masked_model.tokenizer),
+    )
+    trainer = trainer_for(masked_model, tmp_path, text, unc3=unc3, processing_class=processor)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(text))])
     trainer.compute_loss(masked_model.model.train(), dict(batch))
     seen = set(trainer.unc3.class_ids[trainer.unc3.counts > 0].tolist())

@@ -36,10 +36,11 @@ from equiframe.record import (
 from equiframe.report import run_page
 from equiframe.runs.answerers import Subject, answerer_of, describe, load_of, reference_of
 from equiframe.runs.audit import Audit, audit_model
-from equiframe.runs.debias import AddedTerms, Debiased, check_untrained, debias
+from equiframe.runs.debias import Debiased, check_untrained, debias
 from equiframe.runs.evaluate import Watched
 from equiframe.runs.ranks import process_group, wait_for_all
 from equiframe.runs.scores import Progress, Scores, read_items, score_all, watched_of
+from equiframe.runs.terms import AddedTerms
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,47 +15,28 @@ import pandas as pd
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
-from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from equiframe.collapse import UNC3Regularizer
 from equiframe.config import AuditOptions, FineTuning, UNC3Options
 from equiframe.config.groups import check_gradient
 from equiframe.data import AnySource, DataFile, DataSource, stream
-from equiframe.data.spreading import every_nth
 from equiframe.errors import InputError
-from equiframe.methods import Method, Projection, WithCounterfactuals, WithUNC3, balanced_weight, what_it_does
-from equiframe.methods.objective import Objective
+from equiframe.methods import Method, Projection, what_it_does
 from equiframe.models import LanguageModel
-from equiframe.models.adapter import classifier
 from equiframe.models.encoding import check_length
 from equiframe.models.peft_adapter import is_quantised
 from equiframe.models.projected import fold, project
-from equiframe.progress import tracked
 from equiframe.record import TrainingResult
 from equiframe.runs.audit import collapse_of_words
 from equiframe.runs.evaluate import Watched
+from equiframe.runs.terms import AddedTerms, with_pairs, with_term
 from equiframe.training import DebiasingTrainer
 from equiframe.training.arguments import training_arguments
 from equiframe.training.trainer import Progress
 from equiframe.words import ResolvedWords, WordSet
 
-_BALANCED_BATCHES = 16
 _LAST_STEPS = 10
 _STEPS_WATCHED = 50  # steps between two scores during training, by default
-
-
-@dataclass(frozen=True)
-class AddedTerms:
-    """Terms of counterfactual collapse that are added to a method, see :class:`equiframe.methods.WithCounterfactuals`.
-
-    Args:
-        method: the terms, and the pairs that they use.
-        weight: weight of all terms together, above 0.
-    """
-
-    method: Method
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,65 +86,50 @@ def debias(
         InputError: options cannot be combined, weights are quantised or spread, or examples are too short for a token.
         ModelError: the loss is not finite.
     """
-    source = DataSource.of(source)
+    source, audit = DataSource.of(source), audit or AuditOptions()
     _check_weights(language_model, method)
     if isinstance(method, Projection):
         check_untrained(method, unc3, fine_tuning, {"--cc": added, "--watch": watched})
         claim({})
         return _project(language_model, method, fine_tuning.seed, source)
-    how = unc3, fine_tuning, words, checkpoints, added, claim, audit or AuditOptions(), watched, source, progress
-    debiased = _fine_tune(language_model, method, *how)
-    clear_device_cache(garbage_collection=True)  # the Trainer refers to itself, and holds the optimizer's moments
-    return debiased
-
-
-def _fine_tune(
-    language_model: LanguageModel,
-    method: Method,
-    unc3: UNC3Options,
-    fine_tuning: FineTuning,
-    words: ResolvedWords,
-    checkpoints: Path,
-    added: AddedTerms | None,
-    claim: Callable[[Mapping[str, Any]], None],
-    audit: AuditOptions,
-    watched: Watched | None,
-    source: DataSource,
-    progress: Callable[[int, int], None] | None,
-) -> Debiased:
-    """Fine-tune a model in place, see :func:`debias`."""
+    check_gradient(unc3, fine_tuning)
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
     pairs, of_pairs = (None, ()) if added is None else examples(added.method)
-    term = words if unc3.weight else None
-    read = _identity(files, of_pairs, term, audit if fine_tuning.audit_steps else None, source)
+    audited = audit if fine_tuning.audit_steps else None
+    read = _identity(files, of_pairs, words if unc3.weight else None, audited, source)
     claim(read if watched is None else {**read, "watch": watched.identity})
     set_seed(arguments.seed)
     objective = method.objective(language_model, dataset, pairing=unc3.pairing, feature=unc3.feature)
-    collator = method.collator(language_model)
+    collator, weight = method.collator(language_model), 0.0
     if added is not None and pairs is not None:
-        objective = _with_pairs(objective, language_model, added, pairs, unc3, arguments)
-    weight = 0.0
+        objective = with_pairs(objective, added, language_model, pairs, unc3, arguments)
     if unc3.weight:
-        check_gradient(unc3, fine_tuning)
-        objective, weight = _with_term(objective, language_model, unc3, words, dataset, collator, arguments)
-    of_collapse = functools.partial(collapse_of_words, language_model, audit, source=source)
-    watch = functools.partial(_watch, language_model, of_collapse if fine_tuning.audit_steps else None, watched)
-    steps = fine_tuning.audit_steps or (0 if watched is None else _STEPS_WATCHED)
+        objective, weight = with_term(objective, language_model, unc3, words, dataset, collator, arguments)
     begun = time.perf_counter()
-    trainer, model = _train(
-        objective, language_model.model, arguments, fine_tuning.lora_rank, dataset, collator, (watch, steps), progress
+    model, history = _train(
+        language_model.model,
+        fine_tuning.lora_rank,
+        objective=objective,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[] if progress is None else [Progress(progress)],
+        watch=functools.partial(_watch, language_model, audited, watched, source),
+        watch_steps=fine_tuning.audit_steps or (0 if watched is None else _STEPS_WATCHED),
     )
-    history = pd.DataFrame(trainer.history)
+    seconds = time.perf_counter() - begun
+    del objective  # it may hold a second model
+    clear_device_cache(garbage_collection=True)  # the Trainer refers to itself, and holds the optimizer's moments
     return Debiased(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             **_told(method, added),
             settings=_settings(arguments, _longest(language_model, fine_tuning, method)),
             unc3_weight=weight,
-            steps=trainer.state.global_step,
-            seconds=time.perf_counter() - begun,
+            steps=int(history["step"].iloc[-1]),
+            seconds=seconds,
             final_loss=float(history["loss"].tail(_LAST_STEPS).mean()),
         ),
         history=history,
@@ -172,10 +138,13 @@ def _fine_tune(
 
 
 def _watch(
-    language_model: LanguageModel, of_collapse: Callable[[], Mapping[str, float]] | None, watched: Watched | None
+    language_model: LanguageModel, audit: AuditOptions | None, watched: Watched | None, source: DataSource
 ) -> dict[str, float]:
     """The numbers that are recorded during training, by name."""
-    numbers = {} if of_collapse is None else {f"collapse/{key}": value for key, value in of_collapse().items()}
+    numbers: dict[str, float] = {}
+    if audit is not None:
+        collapse = collapse_of_words(language_model, audit, source=source)
+        numbers |= {f"collapse/{key}": value for key, value in collapse.items()}
     if watched is not None:
         numbers |= {f"bias/{key}": value for key, value in watched.values(language_model).items()}
     return numbers
@@ -243,85 +212,10 @@ def _identity(
     return read
 
 
-def _with_pairs(
-    objective: Objective,
-    language_model: LanguageModel,
-    added: AddedTerms,
-    pairs: Dataset,
-    unc3: UNC3Options,
-    arguments: TrainingArguments,
-) -> Objective:
-    """A host with the terms of counterfactual collapse added."""
-    return WithCounterfactuals(
-        objective,
-        added.method.objective(language_model, pairs, pairing=unc3.pairing, feature=unc3.feature),
-        pairs,
-        added.method.collator(language_model),
-        weight=added.weight,
-        batch_size=max(1, arguments.per_device_train_batch_size // 2),
-        seed=arguments.seed,
-    )
-
-
-def _with_term(
-    objective: Objective,
-    language_model: LanguageModel,
-    unc3: UNC3Options,
-    words: ResolvedWords,
-    dataset: Dataset,
-    collator: Callable[..., Any],
-    arguments: TrainingArguments,
-) -> tuple[Objective, float]:
-    """A host with the (U)NC3 term, and the term's weight."""
-    model, device = language_model.model, language_model.device
-
-    def regularizer(weight: float) -> UNC3Regularizer:
-        term = UNC3Regularizer(
-            torch.tensor(words.token_ids),
-            classifier(model).shape[1],
-            weight=weight,
-            warmup_steps=unc3.warmup_steps,
-            memory=unc3.memory,
-            decay=unc3.decay,
-            through_features=unc3.through_features,
-        )
-        return term.to(device)
-
-    if unc3.weight == "auto":
-        batches = tracked(
-            _first_batches(dataset, collator, arguments.per_device_train_batch_size, device),
-            "balance the weight of (U)NC3",
-            _BALANCED_BATCHES,
-        )
-        weight = balanced_weight(objective.to(device), regularizer(1.0), model, batches)
-        set_seed(arguments.seed)
-    else:
-        weight = unc3.weight
-    return WithUNC3(objective, regularizer(weight)), weight
-
-
-def _train(
-    objective: Objective,
-    model: Any,
-    arguments: TrainingArguments,
-    lora_rank: int,
-    dataset: Dataset,
-    collator: Callable[..., Any],
-    watch: tuple[Callable[[], Mapping[str, float]], int],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[DebiasingTrainer, Any]:
-    """Train, and return the trainer and the model, with its original configuration."""
+def _train(model: Any, lora_rank: int, **arguments: Any) -> tuple[Any, pd.DataFrame]:
+    """Train with the arguments of the Trainer; return the model with its own configuration, and the logged steps."""
     configured, device = dict(vars(model.config)), model.device
-    trainer = DebiasingTrainer(
-        objective=objective,
-        model=_with_lora(model, lora_rank) if lora_rank else model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[Progress(progress)] if progress is not None else [],
-        watch=watch[0],
-        watch_steps=watch[1],
-    )
+    trainer = DebiasingTrainer(model=_with_lora(model, lora_rank) if lora_rank else model, **arguments)
     trainer.remove_callback(PrinterCallback)
     trainer.train_on()
     model = trainer.whole_model().to(device)
@@ -331,7 +225,7 @@ def _train(
     if lora_rank:
         model = model.merge_and_unload()
     fold(model)
-    return trainer, model
+    return model, pd.DataFrame(trainer.history)
 
 
 def check_untrained(
@@ -393,14 +287,6 @@ def _options(method: Method | Projection) -> dict[str, Any]:
     given = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else vars(method)
     found: dict[str, Any] = json.loads(json.dumps(given, default=str))
     return found
-
-
-def _first_batches(dataset: Dataset, collator: Any, size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Batches of examples that are spread evenly over the data."""
-    chosen = dataset.select(every_nth(len(dataset), size * _BALANCED_BATCHES))
-    for start in range(0, len(chosen), size):
-        batch = collator(chosen.select(range(start, min(start + size, len(chosen)))).to_list())
-        yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _with_lora(model: Any, rank: int) -> Any:

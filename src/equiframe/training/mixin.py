@@ -67,6 +67,8 @@ class UNC3Mixin:
         self.unc3 = unc3.to(self.args.device)
         self.add_callback(_ClassMeans(self.unc3))
         self.unc3_kind = unc3_kind
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)  # that of a processor of images
+        self._special_ids = torch.tensor(getattr(tokenizer, "all_special_ids", ()), device=self.args.device).long()
 
     def compute_loss(
         self,
@@ -102,12 +104,11 @@ class UNC3Mixin:
                 " batches with labels"
             )
         labels = batch.get("labels")
-        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)  # that of a processor of images
         where, token_ids = pair(
             self.unc3_kind,
             input_ids,
             batch.get("attention_mask", torch.ones_like(input_ids)),
-            input_ids.new_tensor(getattr(tokenizer, "all_special_ids", ())),
+            self._special_ids,
             true_ids=None if labels is None else torch.where(labels == -100, input_ids, labels),
         )
         term: Tensor = self.unc3(states[-1][where], token_ids, classifier(model))

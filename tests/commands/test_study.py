@@ -159,6 +159,8 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
     against = figures["bec − bec + (U)NC3", "against", "mean gain", ""]
     assert against.value == pytest.approx(-difference.value)
     assert (against.low, against.high) == pytest.approx((-difference.high, -difference.low))
+    winogender, lpbs = (figures["", "before", "bias", name].ideal for name in ("winogender", "lpbs"))
+    assert (winogender, lpbs) == (50.0, 0.0)
     table = pd.read_csv(out / "figures.csv")
     assert len(table) == len(result.figures)
     assert "<script>" in (out / "report.html").read_text()
@@ -405,6 +407,18 @@ def test_arms_are_compared_on_the_same_draws():
     found = list(study_figures._minus("m", "bec", "difference", arm("unc3", 2.0), arm("plain", 0.5)))
     assert [(f.kind, f.name, f.unit) for f in found] == [("pooled gain", "", "share"), ("change", "cola", "%")]
     assert [end for f in found for end in (f.value, f.low, f.high)] == pytest.approx([1.5] * 6)
+
+
+def test_a_gain_that_is_undefined_is_no_part_of_the_mean_nor_of_its_interval():
+    at_ideal = study_figures._Value(np.nan, np.array([-9.0, np.nan, -9.0]))
+    known = [
+        study_figures._Value(0.2, np.array([0.1, 0.2, 0.3])),
+        study_figures._Value(0.4, np.array([0.3, 0.4, np.nan])),
+    ]
+    mean = study_figures._mean([at_ideal, *known])
+    assert mean.value == pytest.approx(0.3)
+    assert mean.resampled == pytest.approx([0.2, 0.3, 0.3])
+    assert np.isnan(study_figures._mean([at_ideal]).value)
 
 
 def test_rank_correlations_of_collapse_with_bias():

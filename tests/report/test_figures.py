@@ -33,15 +33,16 @@ def luminance(colour):
 
 @pytest.mark.parametrize("paper", ["#ffffff", "#14171b"])
 def test_colours_stand_out_on_light_and_dark(paper):
-    for style in styles([str(n) for n in range(5)]).values():
+    for style in styles([str(n) for n in range(9)]).values():
         lighter, darker = sorted((luminance(style.colour), luminance(paper)), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 3
 
 
 def test_runs_differ_in_colour_and_in_shape():
-    looks = styles(["a", "b", "c", "d", "e"])
-    assert len({style.colour for style in looks.values()}) == 5
-    assert len({style.symbol for style in looks.values()}) == 5
+    looks = styles("abcdefghi")
+    assert len({style.colour for style in looks.values()}) == 9
+    assert len({style.symbol for style in looks.values()}) == 9
+    assert len({style.glyph for style in looks.values()}) == 9
     assert len(styles([str(n) for n in range(12)])) == 12
 
 

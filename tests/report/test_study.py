@@ -61,7 +61,22 @@ def test_tables_hold_each_number_once(result):
 def test_without_a_second_arm_there_is_no_table_of_differences(result):
     plain = result.model_copy(update={"figures": [f for f in result.figures if f.arm in ("before", "plain")]})
     kept = "What must be kept"
-    assert list(study_tables(plain)) == ["Bias", "Fairness gain, %", "Language understanding", kept, "Change"]
+    change = "Change, after minus before"
+    assert list(study_tables(plain)) == ["Measures", "Bias", "Fairness gain, %", "Language understanding", kept, change]
+
+
+def test_a_table_says_what_the_columns_of_the_others_are(result):
+    figures = [
+        figure("", "before", "bias", "lpbs", 0.9, "nats", ideal=0.0),
+        figure("", "before", "kept", "lpbs n", 3.0),
+    ]
+    study = {"benchmarks": {"lpbs": "overall.difference"}, "kept": {"lpbs": "n"}}
+    table = study_tables(result.model_copy(update={"study": study, "figures": figures}))["Measures"]
+    assert list(table.columns) == ["", "measure", "of", "unit", "ideal"]
+    assert table.to_numpy().tolist() == [
+        ["lpbs", "overall.difference", "bias", "nats", "0"],
+        ["lpbs n", "n", "what must be kept", "%", ""],
+    ]
 
 
 def test_gain_stands_against_what_must_be_kept(result):

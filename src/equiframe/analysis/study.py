@@ -186,7 +186,8 @@ def _levels(
         for arm in arms:
             now = arm.measures[counted.name]
             level = _Value(now.value.mean(), mean_over(now.resampled, draws))
-            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value))
+            figure = _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value))
+            yield figure.model_copy(update={"ideal": was.ideal})
             if arm is before:
                 continue
             if counted.kind == "bias":
@@ -209,10 +210,19 @@ def _means(spec: StudyConfig, model: str, arms: Sequence[_Arm], draws: NDArray[n
         changes = [value for name, (unit, value) in arm.changes.items() if name in understood and unit in _POINTS]
         for kind, found in (("mean gain", [*arm.gains.values()]), ("mean change", changes)):
             if found:
-                mean = float(np.nanmean([value.value for value in found]))
-                arm.means[kind] = _Value(mean, np.nanmean([value.resampled for value in found], axis=0))
+                arm.means[kind] = _mean(found)
         for kind, value in arm.means.items():
             yield _figure(model, arm.method, arm.arm, kind, "", _UNITS[kind], value)
+
+
+def _mean(values: Sequence[_Value]) -> _Value:
+    """Mean of the values that are defined, such as the gains of measures that were not at their ideal before."""
+    defined = [value for value in values if np.isfinite(value.value)]
+    resampled = np.array([value.resampled for value in defined or values])
+    known = np.isfinite(resampled)
+    with np.errstate(invalid="ignore"):
+        means = np.where(known, resampled, 0).sum(axis=0) / known.sum(axis=0)
+    return _Value(float(np.mean([value.value for value in defined or values])), means)
 
 
 def _differences(spec: StudyConfig, model: str, arms: Sequence[_Arm]) -> Iterator[StudyFigure]:

@@ -29,6 +29,7 @@ from equiframe.methods import Method, load_method
 from equiframe.options import validated
 from equiframe.record import RunRecord, StudyResult, environment, file_name, write_json
 from equiframe.report import study_page, study_tables
+from equiframe.report.study import READING
 from equiframe.runs.scores import Progress, check_corrected
 from equiframe.uncertainty import RESAMPLES
 
@@ -193,7 +194,8 @@ def _write(spec: StudyConfig, result: StudyResult, records: Iterable[RunRecord],
     """Write every file of the summary, each completely or not at all."""
     tables = study_tables(result)
     texts = {
-        "tables.md": "\n".join(
+        "tables.md": f"{READING}\n\n"
+        + "\n".join(
             f"{name}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n" for name, table in tables.items()
         ),
         "tables.tex": "\n".join(_latex(name, table) for name, table in tables.items()),
@@ -215,9 +217,9 @@ def _latex(caption: str, table: pd.DataFrame) -> str:
     return shown.to_latex(caption=_in_latex(caption), hrules=True)
 
 
-def _in_latex(text: str) -> str:
+def _in_latex(text: object) -> str:
     """A text that LaTeX shows unchanged."""
-    return text.translate(_LATEX)
+    return str(text).translate(_LATEX)
 
 
 def _take_own_device() -> None:

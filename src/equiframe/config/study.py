@@ -89,6 +89,8 @@ class StudyConfig(Options):
         labels = tuple(method.name for method in self.methods)
         if self.headline is not None and self.headline not in labels:
             raise InputError(f"headline of the study: {self.headline!r} is not one of its methods: {', '.join(labels)}")
+        if double := next((name for name, key in self.understanding.items() if self.kept.get(name) == key), None):
+            raise InputError(f"{double} {self.kept[double]} is in understanding and in kept: name it in one of them")
         taken = {"before", *(f"{label} + (U)NC3" for label in labels)}
         if clash := next((label for label in labels if label in taken), None):
             raise InputError(f"methods of the study: tables call another model {clash!r}. Choose another label")

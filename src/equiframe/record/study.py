@@ -40,6 +40,7 @@ class StudyFigure(Frozen):
     sd: float | None = Field(description="standard deviation over seeds (n-1), if there are several")
     low: float | None = Field(description="lower end of the 95 % interval over items and seeds")
     high: float | None
+    ideal: float | None = Field(None, description="ideal of a benchmark's measure, if it has one")
 
 
 class StudyCell(Frozen):

@@ -39,6 +39,10 @@ _STYLES = (
     Style("#d55e00", "square", "■"),
     Style("#009e73", "triangle-up", "▲"),
     Style("#b5628f", "star", "★"),
+    Style("#8a6d00", "triangle-down", "▼"),
+    Style("#6f74d6", "cross", "✚"),
+    Style("#c8455a", "hexagon", "⬢"),
+    Style("#3b8a9e", "pentagon", "⬟"),
 )
 
 
@@ -55,7 +59,7 @@ class Panel(NamedTuple):
 
 
 def styles(runs: Sequence[str]) -> dict[str, Style]:
-    """A style for each run: several are set against a grey first one. From the sixth on they repeat."""
+    """A style for each run: several are set against a grey first one. From the tenth on they repeat."""
     first = [_GREY] if len(runs) > 1 else []
     return dict(zip(runs, first + [*_STYLES] * len(runs), strict=False))
 

@@ -35,7 +35,14 @@ from equiframe.report.figures import (
 )
 from equiframe.report.glossary import sentence_case
 from equiframe.report.sections import benchmark_section, geometry_section, price_section
-from equiframe.report.study import frontier_panels, headline_panels, study_headlines, study_panels, study_tables
+from equiframe.report.study import (
+    READING,
+    frontier_panels,
+    headline_panels,
+    study_headlines,
+    study_panels,
+    study_tables,
+)
 from equiframe.report.tables import compared_over
 from equiframe.report.verdict import Verdict, comparison_verdict, run_verdict
 
@@ -96,6 +103,7 @@ def study_page(result: StudyResult, records: Iterable[RunRecord], *, made: Envir
         .render(
             title="study",
             tables=study_tables(result),
+            reading=READING,
             headline_panels=headline_panels(result),
             frontiers=frontier_panels(result),
             panels=study_panels(result),

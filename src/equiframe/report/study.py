@@ -15,6 +15,17 @@ from equiframe.report.figures import Panel, Style, dots, finish, styles, text_of
 from equiframe.report.numbers import bounds, decimals, number
 from equiframe.uncertainty import Estimate
 
+READING = (
+    "Each value is a mean over seeds, with ± its standard deviation if there are several seeds, and its [95 % interval]"
+    " over items and seeds."
+)
+"""How to read the tables."""
+
+_COUNTED = {  # the options that name measures, and what the measures are for
+    "bias": ("benchmarks", "bias"),
+    "understanding": ("understanding", "language understanding"),
+    "kept": ("kept", "what must be kept"),
+}
 _ARMS = {"before": "before", "plain": "", "unc3": " + (U)NC3"}
 
 
@@ -23,7 +34,7 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
 
     Values have their standard deviation over seeds, if there are several, and their 95 % interval over items and seeds.
     """
-    tables = {}
+    tables = {"Measures": _measures(result)}
     models = dict.fromkeys(figure.model for figure in result.figures)
     for model in models:
         found = [figure for figure in result.figures if figure.model == model]
@@ -34,7 +45,7 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
             ("Fairness gain, %", {"gain"}, {"mean gain": "mean", "pooled gain": "pooled"}),
             ("Language understanding", {"understanding"}, {"mean change": "mean change, points"}),
             ("What must be kept", {"kept"}, {}),
-            ("Change", {"change"}, {}),
+            ("Change, after minus before", {"change"}, {}),
             ("Collapse", {"collapse"}, {}),
         ):
             table = _table([f for f in values if f.kind in kinds or f.kind in totals], totals)
@@ -204,6 +215,19 @@ def _interval(axis: str, figure: StudyFigure) -> dict[str, Any]:
     """A value on an axis with its interval."""
     value, below, above = whiskers(figure)
     return {axis: [value], f"error_{axis}": {"array": [above], "arrayminus": [below], "thickness": 1, "width": 0}}
+
+
+def _measures(result: StudyResult) -> pd.DataFrame:
+    """What the columns of the other tables are: the measure of each benchmark, its purpose, unit and ideal."""
+    rows = {}
+    for figure in result.figures:
+        if figure.kind in _COUNTED:
+            option, purpose = _COUNTED[figure.kind]
+            named = result.study.get(option, {})
+            key = next((key for name, key in named.items() if figure.name in (name, f"{name} {key}")), "")
+            ideal = "" if figure.ideal is None else f"{figure.ideal:g}"
+            rows[figure.name] = {"": figure.name, "measure": key, "of": purpose, "unit": figure.unit, "ideal": ideal}
+    return pd.DataFrame([*rows.values()])
 
 
 def _table(figures: list[StudyFigure], totals: dict[str, str]) -> pd.DataFrame:

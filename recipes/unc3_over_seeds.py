@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from equiframe.commands.run import run
+from equiframe.commands.study import check_same
 from equiframe.config import AuditOptions, DebiasConfig, FineTuning, UNC3Options
 from equiframe.record import RunRecord
 
@@ -43,6 +44,7 @@ def main() -> None:
                 ),
             )
             record = RunRecord.read(out) if out.exists() else run(config, out)
+            check_same(record, config, out)  # it may be a run of an earlier command with other options
             values = record.metrics.collapse[1].values
             loss = record.metrics.benchmarks[0].estimates["overall.loss"].value
             rows.append((seed, name, values["unc3"], values["nc3_self_duality"], loss))

@@ -186,8 +186,8 @@ def _levels(
         for arm in arms:
             now = arm.measures[counted.name]
             level = _Value(now.value.mean(), mean_over(now.resampled, draws))
-            figure = _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value))
-            yield figure.model_copy(update={"ideal": was.ideal})
+            sd, ideal = _sd(now.value), now.ideal
+            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, sd, ideal)
             if arm is before:
                 continue
             if counted.kind == "bias":
@@ -344,7 +344,15 @@ def _correlation(
 
 
 def _figure(
-    model: str, method: str, arm: Any, kind: Any, name: str, unit: str, found: _Value, sd: float | None = None
+    model: str,
+    method: str,
+    arm: Any,
+    kind: Any,
+    name: str,
+    unit: str,
+    found: _Value,
+    sd: float | None = None,
+    ideal: float | None = None,
 ) -> StudyFigure:
     ends = interval(float(found.value), found.resampled)
     value, low, high = (_finite(end) for end in (ends.value, ends.low, ends.high))
@@ -359,6 +367,7 @@ def _figure(
         sd=_finite(sd),
         low=low,
         high=high,
+        ideal=ideal,
     )
 
 

@@ -159,7 +159,7 @@ def run_study(spec: StudyConfig, out: Path | str, progress: Progress | None = No
     for key, config in configs.items():  # all that is finished is checked before any work
         if (folder := folders[key]).exists():
             record = RunRecord.read(folder)
-            _check_same(record, config, folder)
+            check_same(record, config, folder)
             _check_measured(spec, record, folder)
             _check_contents(key, record, folder, seen)
     failed: dict[str, list[str]] = {}  # cells by what was wrong with them
@@ -240,15 +240,19 @@ def _cell_name(key: CellKey) -> str:
     return file_name("-".join(filter(None, (key.model, key.method, key.arm, f"seed{key.seed}"))))
 
 
-def _check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
-    """Refuse a finished cell that was made in another way than this study would make it."""
+def check_same(record: RunRecord, config: RunConfig, folder: Path) -> None:
+    """Refuse a finished run that was made with other options.
+
+    Raises:
+        InputError: an option differs; the message names it.
+    """
     made, wanted = _with_defaults(record.provenance.plain(), config), config.plain()
     if isinstance(config, DebiasConfig) and not (config.unc3.weight or made["unc3"]["weight"]):
         wanted = {name: value for name, value in wanted.items() if name not in ("unc3", "unc3_words")}  # no effect
     for name, value in wanted.items():
         if made.get(name) != value:
             raise InputError(
-                f"{folder} was made with {name} {made.get(name)!r}, but the study says {value!r}:"
+                f"{folder} was made with {name} {made.get(name)!r}, but {value!r} is given now:"
                 " give another --out, or remove that folder"
             )
 

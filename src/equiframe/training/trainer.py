@@ -292,8 +292,11 @@ class DebiasingTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the Trainer does, with the mean of each part since the last log."""
         if "loss" in logs and self._part_steps:
-            for name, total in self._part_sums.items():
-                logs[name] = float(total) / self._part_steps
+            if self._part_sums:
+                totals = torch.stack([total.float() for total in self._part_sums.values()])
+                totals = self.accelerator.reduce(totals, "mean")  # over ranks, as the Trainer does with the loss
+                for name, total in zip(self._part_sums, totals.tolist(), strict=True):
+                    logs[name] = total / self._part_steps
             self._part_sums, self._part_steps = {}, 0
             step = self.state.global_step
             if self._watch is not None and (step == 1 or step % self._watch_steps == 0):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equiframe.benchmarks.fine_tuned import HeadKind
 from equiframe.errors import ModelError
 from equiframe.models import LanguageModel
+from equiframe.models.adapter import state_size
 from equiframe.models.peft_adapter import is_quantised
 
 _DROPOUT = 0.1
@@ -50,7 +51,7 @@ class EncoderWithHead(nn.Module):
         self.takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.reads_last = language_model.kind == "causal"
         self.outputs = outputs
-        dim = model.config.get_text_config().hidden_size
+        dim = state_size(model)
         if head == "sequence":
             self.head = nn.Sequential(nn.Dropout(_DROPOUT), nn.Linear(dim, outputs))
         else:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from equiframe.data import DataFile, DataSource, stream
 from equiframe.data.spreading import evenly
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
-from equiframe.errors import DataError, InputError
+from equiframe.errors import DataError, InputError, ModelError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, own_forward, pair
@@ -228,7 +228,7 @@ class PrototypeObjective(Objective):
         read = forward_at(model, inputs, states_at, logits=False, layers=True, feature=self.feature)
         is_neutral = batch["group"] == _NEUTRAL
         with torch.autocast(ids.device.type, enabled=False):
-            layers = torch.stack([layer.float() for layer in read.layers])  # [layers, batch, length, dim]
+            layers = _stacked(read.layers)
             words = word_states(layers, batch["start"], batch["end"])
             bias = (
                 divergence_loss(self.prototypes, words[is_neutral], rho=self.method.rho)
@@ -258,9 +258,7 @@ class PrototypeObjective(Objective):
             part = {name: tensor.to(self.special_ids.device) for name, tensor in batch.items()}
             inputs = {name: part[name] for name in ("input_ids", "attention_mask")}
             nowhere = torch.zeros_like(part["input_ids"], dtype=torch.bool)
-            layers = torch.stack(
-                [x.float() for x in forward_at(model, inputs, nowhere, logits=False, layers=True).layers]
-            )
+            layers = _stacked(forward_at(model, inputs, nowhere, logits=False, layers=True).layers)
             states[group].append(word_states(layers, part["start"], part["end"]))
         model.train(was_training)
         return torch.stack([torch.cat(of_group).mean(0) for of_group in states])
@@ -276,13 +274,22 @@ class PrototypeObjective(Objective):
         inputs, nowhere = {"input_ids": ids, "attention_mask": mask}, torch.zeros_like(mask, dtype=torch.bool)
         original = self._original[0].to(ids.device)
         with torch.no_grad():
-            before = torch.stack(
-                [x.float() for x in forward_at(original, inputs, nowhere, logits=False, layers=True).layers]
-            )
+            before = _stacked(forward_at(original, inputs, nowhere, logits=False, layers=True).layers)
         attended = mask.bool()
         if self.kind == "causal":
             attended &= mask.cumsum(1) > 1
         return representation_loss(layers[:, attended], before[:, attended], form=self.method.representation)
+
+
+def _stacked(layers: Sequence[Tensor]) -> Tensor:
+    """The states of all layers in float32, [layers, batch, length, dim].
+
+    Raises:
+        ModelError: the layers differ in width, as in OPT-350m.
+    """
+    if len({layer.shape for layer in layers}) > 1:
+        raise ModelError("the layers of this model differ in width, so ADEPT cannot compare them: use another --method")
+    return torch.stack([layer.float() for layer in layers])
 
 
 def word_states(layers: Tensor, start: Tensor, end: Tensor) -> Tensor:

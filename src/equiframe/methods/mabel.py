@@ -19,7 +19,7 @@ from equiframe.data.entailment import counterfactual_pairs
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
-from equiframe.models.adapter import Feature, Pairing, forward_at, pair
+from equiframe.models.adapter import Feature, Pairing, forward_at, pair, state_size
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.language_model import LanguageModel
 
@@ -135,7 +135,7 @@ class EntailmentObjective(Objective):
         self.method = method
         self.pairing: Pairing = pairing
         self.feature: Feature = feature
-        dim = language_model.model.config.get_text_config().hidden_size
+        dim = state_size(language_model.model)
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, dim))
         self.masked_modelling = LanguageModelling(language_model, pairing=pairing, feature=feature)
         self.register_buffer("special_ids", language_model.special_ids, persistent=False)

@@ -107,6 +107,13 @@ def classifier(model: nn.Module) -> Tensor:
     return weight
 
 
+def state_size(model: nn.Module) -> int:
+    """The width of the last hidden states, which in OPT-350m is smaller than that of its layers."""
+    config: Any = unwrap(model).config
+    text = config.get_text_config()
+    return int(getattr(text, "word_embed_proj_dim", text.hidden_size))
+
+
 class Classifier(NamedTuple):
     """The output embedding on one device: ``weight`` [vocabulary, dim] and ``bias`` [vocabulary], if it has one."""
 

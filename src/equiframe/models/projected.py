@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from equiframe.errors import InputError, ModelError
-from equiframe.models.adapter import input_device
+from equiframe.models.adapter import input_device, state_size
 from equiframe.models.same_logits import centred_logits, distance, tolerance
 
 BUFFER = "output_projection"
@@ -120,8 +120,7 @@ def stack_of(model: PreTrainedModel) -> nn.Module:
 def _check(model: PreTrainedModel, matrix: Tensor) -> None:
     """Refuse a model without a stack, and a matrix that does not fit."""
     stack_of(model)
-    config = model.config.get_text_config()
-    dim = getattr(config, "word_embed_proj_dim", config.hidden_size)  # the stack of OPT-350m ends in a projection
+    dim = state_size(model)
     if matrix.shape != (dim, dim) or not matrix.isfinite().all():
         raise InputError(f"a projection of shape {tuple(matrix.shape)}: give a finite matrix of {dim} x {dim}")
 

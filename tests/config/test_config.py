@@ -84,7 +84,7 @@ DEBIAS = DebiasConfig(
     method_options={"text": "a=b.txt", "sides": "one"},
     cc=0.5,
     cc_options={"text": "c.txt"},
-    unc3=UNC3Options(weight="auto", warmup_steps=5, memory="ema", decay=0.5, through_features=True),
+    unc3=UNC3Options(weight=7.0, warmup_steps=5, memory="ema", decay=0.5, through_features=True),
     unc3_words="fairness",
     fine_tuning=FineTuning(
         epochs=0.5,
@@ -132,7 +132,7 @@ COMMANDS = [
     ),
     (
         DEBIAS,
-        "debias m --method cda --set text=a=b.txt --set sides=one --unc3 auto --unc3-warmup 5 --unc3-memory ema"
+        "debias m --method cda --set text=a=b.txt --set sides=one --unc3 7 --unc3-warmup 5 --unc3-memory ema"
         " --unc3-decay 0.5 --unc3-through-features --unc3-words fairness --epochs 0.5 --max-steps 10"
         " --learning-rate 1e-4 --batch-size 4 --accumulation 2 --max-length 64 --training-seed 1 --precision fp32"
         " --save-steps 9 --lora 8 --report-to tensorboard,wandb --audit-steps 3 --multi-token first --min-count 2"
@@ -140,6 +140,7 @@ COMMANDS = [
         " --watch lpbs,crows_pairs:changed"
         " --token-budget 1024 --chat-template chat.jinja --head epochs=1",
     ),
+    (DebiasConfig("m", unc3=UNC3Options(weight="auto")), "debias m --unc3 auto"),
     (CompareConfig((Path("a"), Path("b")), seed=4), "compare a b --seed 4"),
     (CardConfig(Path("a"), before=Path("b"), out=Path("c.md")), "card a --before b --out c.md"),
     (ExportConfig(Path("a"), out=Path("c"), layout="model-index"), "export a --out c --layout model-index"),
@@ -172,7 +173,7 @@ def test_the_options_above_are_all_that_there_are():
         assert not [name for name, value in vars(group).items() if value == vars(type(group)())[name]]
 
 
-@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[7][0]], ids=lambda config: config.verb)
+@pytest.mark.parametrize("config", [AUDIT, EVALUATE, DEBIAS, COMMANDS[8][0]], ids=lambda config: config.verb)
 def test_a_file_gives_what_python_gives(config, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config.plain()))
@@ -268,6 +269,12 @@ def test_what_belongs_to_another_verb_cannot_be_built(kind, values):
         (
             lambda: DebiasConfig("m", unc3=UNC3Options(weight="auto"), fine_tuning=FineTuning(lora_rank=2)),
             "--lora freezes the word embeddings",
+        ),
+        (
+            lambda: DebiasConfig(
+                "m", unc3=UNC3Options(weight="auto", through_features=True), fine_tuning=FineTuning(lora_rank=2)
+            ),
+            "--unc3 auto compares gradients of the word embeddings, which --lora freezes. Give a number",
         ),
         (lambda: DebiasConfig("m", cc_options={"pairs": 3}), "--cc-set has no effect without --cc. Add the weight"),
         (

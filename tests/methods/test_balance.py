@@ -36,6 +36,15 @@ class Squared(Objective):
         return ObjectiveOutput(loss=loss, features=batch["features"], token_ids=batch["ids"])
 
 
+class Elsewhere(Objective):
+    """A loss that does not read the embedding, as ADEPT's does not if it is not tied."""
+
+    def forward(self, model, batch):
+        return ObjectiveOutput(
+            loss=torch.ones((), requires_grad=True).square(), features=batch["features"], token_ids=batch["ids"]
+        )
+
+
 def batches(count=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.tensor([1, 2, 4, 1, 2, 4, 0])
@@ -76,6 +85,8 @@ def test_what_cannot_be_balanced_is_refused(rows):
     model = Rows(rows)
     with pytest.raises(InputError, match="fewer than two of its words"):
         balanced_weight(Squared(1.0), UNC3Regularizer(torch.tensor([3, 5]), 5, weight=1.0), model, batches())
+    with pytest.raises(InputError, match="the method does not change the word embeddings"):
+        balanced_weight(Elsewhere(), UNC3Regularizer(torch.tensor([1, 2]), 5, weight=1.0), model, batches())
     model.head.weight.requires_grad_(False)
     with pytest.raises(InputError, match="frozen"):
         balanced_weight(Squared(1.0), UNC3Regularizer(torch.tensor([1, 2]), 5, weight=1.0), model, batches())

@@ -188,13 +188,15 @@ def check_gradient(unc3: UNC3Options, fine_tuning: FineTuning) -> None:
     """Refuse a (U)NC3 term that could not change any weight.
 
     Raises:
-        InputError: LoRA freezes every weight that the term reaches.
+        InputError: LoRA freezes every weight that the term reaches, or the rows whose gradients ``auto`` compares.
     """
     if unc3.weight and fine_tuning.lora_rank and not unc3.through_features:
         raise InputError(
             "--lora freezes the word embeddings, so (U)NC3 would have no gradient. Add"
             " --unc3-through-features, or remove --lora"
         )
+    if unc3.weight == "auto" and fine_tuning.lora_rank:
+        raise InputError("--unc3 auto compares gradients of the word embeddings, which --lora freezes. Give a number")
 
 
 @FLAT

@@ -33,7 +33,7 @@ def balanced_weight(
         batches: batches of training examples, on the model's device.
 
     Raises:
-        InputError: the embedding has no gradient, or the term has none on these batches.
+        InputError: the embedding has no gradient, or the host or the term has none on these batches.
     """
     weight = classifier(model)
     if not weight.requires_grad:
@@ -46,13 +46,16 @@ def balanced_weight(
         weighted = regularizer(host.features, host.token_ids, weight)
         term = weighted / regularizer.last_parts["unc3_weight"]
         of_host, of_term = (
-            float(torch.autograd.grad(loss, weight, retain_graph=True)[0][rows].norm()) for loss in (host.loss, term)
+            torch.autograd.grad(loss, weight, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+            for loss in (host.loss, term)
         )
-        if of_term > 0:
-            norms.append((of_host, of_term))
+        if (length := float(of_term[rows].norm())) > 0:
+            norms.append((float(of_host[rows].norm()), length))
     if not norms:
         raise InputError(
             "--unc3 auto: the term has no gradient on the first batches, in which fewer than two of its words occur:"
             " give more words (--unc3-words), larger batches, or a number"
         )
+    if not any(host for host, _ in norms):
+        raise InputError("--unc3 auto: the method does not change the word embeddings of this model. Give a number")
     return sum(host for host, _ in norms) / sum(term for _, term in norms)

@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -249,7 +250,43 @@ def test_without_a_whole_checkpoint_another_run_begins_anew(model, sentences, tm
     assert steps_taken(config_of(model, sentences, learning_rate=0.5), tmp_path / "run") == [1, 2, 3, 4, 5, 6]
 
 
+# ------------------------------------------------------------------------------------------------------- the log
+
+
+def test_lambda_rises_over_steps_however_many_batches_each_has(causal_model, sentences, tmp_path):
+    done = debias(
+        causal_model,
+        load_method("cda", {"text": str(sentences)}),
+        UNC3Options(weight=8.0, warmup_steps=2),
+        FineTuning(max_steps=3, batch_size=2, accumulation=2, precision="fp32"),
+        WordSet.builtin("gender").resolve(causal_model.tokenizer),
+        tmp_path / "checkpoints",
+    )
+    first, second, third = done.history["unc3_weight"]
+    assert 2 < first < 4 < 6 < second < 8 == third
+
+
+def test_the_files_for_tensorboard_are_kept(model, sentences, tmp_path):
+    def track(stage, done, total):
+        if stage == "fine-tune" and done == 1:
+            events = tmp_path / "run.partial" / "checkpoints" / "runs" / "today"  # the folder of its writer
+            events.mkdir(parents=True)
+            (events / "events.out").write_text("loss")
+
+    run(config_of(model, sentences, max_steps=1), tmp_path / "run", track)
+    assert (tmp_path / "run" / "tensorboard" / "today" / "events.out").read_text() == "loss"
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 # -------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_lora_without_peft_is_refused_before_any_text_is_read(masked_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    words = WordSet.builtin("gender").resolve(masked_model.tokenizer)
+    method, tuning = load_method("cda", {"text": "missing.txt"}), FineTuning(lora_rank=2)
+    with pytest.raises(InputError, match="--lora needs peft: pip install"):
+        debias(masked_model, method, UNC3Options(), tuning, words, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "length", "least"), [("masked", 2, 3), ("masked", 1, 3), ("causal", 1, 2)])

@@ -111,6 +111,8 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
                 write_responses(work / "responses.jsonl", written)
             title = f"{config.verb}: {config.model}"
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
+            if (logs := work / "checkpoints" / "runs").exists():  # where the Trainer writes for TensorBoard
+                logs.rename(work / "tensorboard")
             shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return record
 

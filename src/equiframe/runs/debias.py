@@ -93,6 +93,7 @@ def debias(
         claim({})
         return _project(language_model, method, fine_tuning.seed, source)
     check_gradient(unc3, fine_tuning)
+    adapters = _adapters(fine_tuning.lora_rank)
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
     dataset, files = examples(method)
@@ -110,7 +111,7 @@ def debias(
     begun = time.perf_counter()
     model, history = _train(
         language_model.model,
-        fine_tuning.lora_rank,
+        adapters,
         objective=objective,
         args=arguments,
         train_dataset=dataset,
@@ -212,17 +213,21 @@ def _identity(
     return read
 
 
-def _train(model: Any, lora_rank: int, **arguments: Any) -> tuple[Any, pd.DataFrame]:
+def _train(model: Any, adapters: Any, **arguments: Any) -> tuple[Any, pd.DataFrame]:
     """Train with the arguments of the Trainer; return the model with its own configuration, and the logged steps."""
     configured, device = dict(vars(model.config)), model.device
-    trainer = DebiasingTrainer(model=_with_lora(model, lora_rank) if lora_rank else model, **arguments)
+    if adapters is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapters)
+    trainer = DebiasingTrainer(model=model, **arguments)
     trainer.remove_callback(PrinterCallback)
     trainer.train_on()
     model = trainer.whole_model().to(device)
     vars(model.config).pop("use_cache", None)  # the Trainer switches it off, which would make generation slow
     if "use_cache" in configured:
         model.config.use_cache = configured["use_cache"]
-    if lora_rank:
+    if adapters is not None:
         model = model.merge_and_unload()
     fold(model)
     return model, pd.DataFrame(trainer.history)
@@ -289,10 +294,12 @@ def _options(method: Method | Projection) -> dict[str, Any]:
     return found
 
 
-def _with_lora(model: Any, rank: int) -> Any:
-    """The model with LoRA adapters on its linear layers (the output embedding is left alone)."""
+def _adapters(rank: int) -> Any:
+    """The configuration of LoRA adapters on all linear layers (the output embedding is left alone); None for rank 0."""
+    if not rank:
+        return None
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
     except ImportError as error:
         raise InputError("--lora needs peft: pip install 'equiframe[lora]'") from error
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")

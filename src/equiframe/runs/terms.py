@@ -73,7 +73,7 @@ def with_term(
             torch.tensor(words.token_ids),
             classifier(model).shape[1],
             weight=weight,
-            warmup_steps=unc3.warmup_steps,
+            warmup_steps=unc3.warmup_steps * arguments.gradient_accumulation_steps,  # it counts batches
             memory=unc3.memory,
             decay=unc3.decay,
             through_features=unc3.through_features,

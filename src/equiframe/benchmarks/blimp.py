@@ -116,8 +116,8 @@ class BLiMP(Benchmark[AcceptabilityPair]):
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Return the accuracy overall, by phenomenon, and on the paradigm about gender."""
-        points = (1 + np.sign(outcomes["good"] - outcomes["bad"])) / 2
-        accuracy = mean_of(points.to_numpy(dtype=np.float64), 100)
+        difference = (outcomes["good"] - outcomes["bad"]).to_numpy(dtype=np.float64)
+        accuracy = mean_of(1 + np.sign(difference), 50)
         phenomenon, counted = outcomes["phenomenon"], outcomes["excluded"].isna()
         groups = {"overall": counted}
         groups |= {name: counted & (phenomenon == name) for name in sorted(set(phenomenon))}

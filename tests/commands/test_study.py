@@ -372,10 +372,10 @@ def test_settings_of_a_term_that_is_not_there_do_not_make_another_cell(content):
         about = ModelDescription(name="m", kind="masked", vocabulary=9, fingerprint="f")
         return RunRecord(Provenance.model_validate(options), Metrics(verb="debias", model=about))
 
-    module._check_same(record(recorded), config, folder)
+    module.check_same(record(recorded), config, folder)
     recorded["unc3"]["weight"] = 1.0
     with pytest.raises(InputError, match="cell was made with unc3"):
-        module._check_same(record(recorded), config, folder)
+        module.check_same(record(recorded), config, folder)
 
 
 def test_terms_of_counterfactual_collapse_beside_a_method(content):

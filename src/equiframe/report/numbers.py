@@ -5,11 +5,11 @@ from __future__ import annotations
 from equiframe.uncertainty import Difference, Estimate
 
 MINUS = "−"
-_DECIMALS = {"%": 1, "words": 1, "points": 2, "perplexity": 2}
+_DECIMALS = {"%": 1, "words": 1, "points": 2, "perplexity": 2, "cosine": 4}
 
 
 def decimals(unit: str) -> int:
-    """Three, fewer for some units."""
+    """Three, fewer or more for some units."""
     return _DECIMALS.get(unit, 3)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from equiframe.printing import make_console, print_table
 from equiframe.record import Metrics, RunRecord
 
 
@@ -33,6 +34,14 @@ def test_help_names_every_verb_and_ends_in_examples(invoke):
     for verb in ("audit", "evaluate", "debias", "compare", "demo"):
         assert verb in out
         assert "Example: equiframe" in invoke(verb, "--help").output
+
+
+def test_a_name_with_brackets_or_colons_is_printed_as_it_is(capsys):
+    names = ["BEC [lr=3e-5]", "pairs:a[/b].csv", "x:key:y"]
+    print_table(make_console(), ["", names[0]], [[name, "0.3 [0.1, 0.5]"] for name in names])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+    assert printed.count(names[0]) == 2
 
 
 def test_help_imports_neither_torch_nor_transformers():

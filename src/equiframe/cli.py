@@ -146,8 +146,8 @@ def gate(
         console = make_console()
         print_table(console, output.HEADERS, output.rows(judgement))
         for line in (*output.reasons(judgement), output.chance(judgement)):
-            console.print(f"\n{line}", highlight=False, markup=False)
-        console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False, markup=False)
+            console.print(f"\n{line}", highlight=False)
+        console.print(f"\n{output.conclusion(judgement)}", style="bold", highlight=False)
     raise SystemExit(EXIT_CODES[judgement.outcome])
 
 
@@ -309,13 +309,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the words after ``equiframe``; by default those of this process.
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it logs each retry, and the error says the same once
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
     except (EquiframeError, CycloptsError) as error:
         console.print("error:", style="bold red", end=" ")
-        console.print(_said(error), markup=False)
+        console.print(_said(error))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         console.print("Interrupted. Run the same command again to resume.")
@@ -378,6 +378,6 @@ def _study(config: StudyConfig, out: Path, offline: bool, as_json: bool) -> None
     else:
         console = make_console()
         for caption, table in study_tables(result).items():
-            console.print(f"\n{caption}", style="bold", markup=False)
+            console.print(f"\n{caption}", style="bold")
             print_table(console, list(table.columns), table.to_numpy().tolist())
         console.print(f"{out / 'report.html'}", highlight=False)

@@ -42,9 +42,9 @@ def print_json(value: Any) -> None:
 
 
 def make_console() -> Console:
-    """A console for standard output that does not wrap lines if the output is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=1000)
+    """A console for standard output that shows names as they are, and wraps lines only on a terminal."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=1000, markup=False, emoji=False)
 
 
 def _headlines(comparison: Comparison) -> Comparison:
@@ -92,7 +92,7 @@ def _print_metrics(console: Console, metrics: Metrics) -> None:
         if others:
             console.print(f"The report has {others} more.", highlight=False)
     for line in left_out(metrics):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False)
 
 
 def print_table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
@@ -138,7 +138,7 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None] | Non
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

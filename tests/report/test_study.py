@@ -31,7 +31,10 @@ def result():
         figures += [figure(m, a, "mean gain", "", 0.123, "share", low=-0.5, high=0.5, sd=None)]
         figures += [figure(m, a, "mean change", "", -0.2, "points", sd=None)]
         figures += [figure(m, a, "pooled gain", "", 0.2, "share", low=0.1, high=0.4, sd=None)]
-        figures += [figure(m, a, "kept", "kept", 96.0), figure(m, a, "change", "kept", -3.0, "points", sd=None)]
+        figures += [
+            figure(m, a, "kept", "kept", 96.0, higher_is_better=True),
+            figure(m, a, "change", "kept", -3.0, "points", sd=None),
+        ]
         figures += [figure(m, a, "change", "understood", -2.0, "points", sd=None)]
     figures += [figure(EVIL, "difference", "mean gain", "", 0.05, "share", low=0.01, high=0.09, sd=None)]
     figures += [figure(EVIL, "difference", "gain", "two", 0.02, "share", low=-0.01, high=0.05, sd=None)]
@@ -68,14 +71,14 @@ def test_without_a_second_arm_there_is_no_table_of_differences(result):
 def test_a_table_says_what_the_columns_of_the_others_are(result):
     figures = [
         figure("", "before", "bias", "lpbs", 0.9, "nats", ideal=0.0),
-        figure("", "before", "kept", "lpbs n", 3.0),
+        figure("", "before", "kept", "lpbs n", 3.0, higher_is_better=False),
     ]
     study = {"benchmarks": {"lpbs": "overall.difference"}, "kept": {"lpbs": "n"}}
     table = study_tables(result.model_copy(update={"study": study, "figures": figures}))["Measures"]
     assert list(table.columns) == ["", "measure", "of", "unit", "ideal"]
     assert table.to_numpy().tolist() == [
         ["lpbs", "overall.difference", "bias", "nats", "0"],
-        ["lpbs n", "n", "what must be kept", "%", ""],
+        ["lpbs n", "n", "what must be kept", "%", "lower"],
     ]
 
 
@@ -87,6 +90,9 @@ def test_gain_stands_against_what_must_be_kept(result):
     assert (unc3.x, unc3.y, unc3.marker.symbol) == ((20.0,), (-3.0,), "diamond")
     assert (plain.error_x.array[0], plain.error_x.arrayminus[0]) == pytest.approx((20, 10))
     assert (plain.error_y.array[0], plain.error_y.arrayminus[0]) == pytest.approx((1, 1))
+    assert panel.note.endswith("has less bias, and a higher one has kept more.")
+    lower = [f.model_copy(update={"higher_is_better": False}) for f in result.figures]
+    assert "a lower one has kept more" in frontier_panels(result.model_copy(update={"figures": lower}))[0].note
     older = result.model_copy(update={"figures": [f for f in result.figures if f.kind != "kept"]})
     assert frontier_panels(older) == []
 

@@ -22,7 +22,7 @@ from equiframe.analysis.gain import (
 from equiframe.benchmarks import load_benchmark
 from equiframe.config import StudyConfig
 from equiframe.record import RunRecord, StudyCell, StudyFigure, StudyHeadline, StudyResult
-from equiframe.uncertainty import RESAMPLES
+from equiframe.uncertainty import RESAMPLES, Estimate
 
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
 _UNITS = {"mean gain": "share", "pooled gain": "share", "mean change": "points"}
@@ -182,12 +182,12 @@ def _levels(
     first = records[CellKey(model, before.method, before.arm, spec.seeds[0])]
     estimates = {result.benchmark: result.estimates for result in first.metrics.benchmarks}
     for counted in _counted(spec):
-        was, unit = before.measures[counted.name], estimates[counted.benchmark][counted.key].unit
+        was, measured = before.measures[counted.name], estimates[counted.benchmark][counted.key]
+        unit = measured.unit
         for arm in arms:
             now = arm.measures[counted.name]
             level = _Value(now.value.mean(), mean_over(now.resampled, draws))
-            sd, ideal = _sd(now.value), now.ideal
-            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, sd, ideal)
+            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value), measured)
             if arm is before:
                 continue
             if counted.kind == "bias":
@@ -352,7 +352,7 @@ def _figure(
     unit: str,
     found: _Value,
     sd: float | None = None,
-    ideal: float | None = None,
+    measured: Estimate | None = None,
 ) -> StudyFigure:
     ends = interval(float(found.value), found.resampled)
     value, low, high = (_finite(end) for end in (ends.value, ends.low, ends.high))
@@ -367,7 +367,8 @@ def _figure(
         sd=_finite(sd),
         low=low,
         high=high,
-        ideal=ideal,
+        ideal=None if measured is None else measured.ideal,
+        higher_is_better=None if measured is None else measured.higher_is_better,
     )
 
 

@@ -41,6 +41,7 @@ class StudyFigure(Frozen):
     low: float | None = Field(description="lower end of the 95 % interval over items and seeds")
     high: float | None
     ideal: float | None = Field(None, description="ideal of a benchmark's measure, if it has one")
+    higher_is_better: bool | None = Field(None, description="direction of a benchmark's measure, if it has one")
 
 
 class StudyCell(Frozen):

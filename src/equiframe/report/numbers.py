@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from equiframe.record import StudyFigure
 from equiframe.uncertainty import Difference, Estimate
 
 MINUS = "−"
@@ -44,7 +45,7 @@ def change(difference: Difference, unit: str) -> str:
     return text if p is None else f"{text}, p < 0.001" if p < 0.001 else f"{text}, p = {p:.3f}"
 
 
-def ideal(estimate: Estimate) -> str:
+def ideal(estimate: Estimate | StudyFigure) -> str:
     """The ideal, or the direction if there is no ideal."""
     if estimate.ideal is not None:
         return f"{estimate.ideal:g}"

@@ -12,12 +12,12 @@ import plotly.graph_objects as go
 from equiframe.about import Term
 from equiframe.record import StudyFigure, StudyResult
 from equiframe.report.figures import Panel, Style, dots, finish, styles, text_of
-from equiframe.report.numbers import bounds, decimals, number
+from equiframe.report.numbers import bounds, decimals, ideal, number
 from equiframe.uncertainty import Estimate
 
 READING = (
     "Each value is a mean over seeds, with ± its standard deviation if there are several seeds, and its [95 % interval]"
-    " over items and seeds."
+    " over items and seeds; that of (U)NC3 is over seeds alone."
 )
 """How to read the tables."""
 
@@ -128,6 +128,8 @@ def frontier_points(result: StudyResult) -> dict[tuple[str, str], list[tuple[Stu
 
 def frontier_panels(result: StudyResult) -> list[Panel]:
     """Change of each measure that must be kept against pooled gain: one mark per arm, with both intervals."""
+    better = {f.name: f.higher_is_better for f in result.figures if f.kind == "kept"}
+    kept_more = {True: ", and a higher one has kept more.", False: ", and a lower one has kept more.", None: "."}
     panels = []
     for (model, name), pairs in frontier_points(result).items():
         looks = styles(["before", *dict.fromkeys(gain.method for gain, _ in pairs)])
@@ -147,7 +149,8 @@ def frontier_panels(result: StudyResult) -> list[Panel]:
         figure.update_yaxes(title={"text": f"change of {text_of(name)}{unit and f', {unit}'}", "standoff": 6})
         marks = ", ".join(f"{style.glyph} {method}" for method, style in looks.items() if method != "before")
         note = f"One mark per method: {marks}; filled with the (U)NC3 term, open without. The dashed lines are the"
-        note += " model before training. A mark further to the right has less bias, and a higher one has kept more."
+        note += " model before training. A mark further to the right has less bias"
+        note += kept_more[better[name]]
         panels.append(Panel(f"Gain against {name}, {model}", note, figure, is_wide=True))
     return panels
 
@@ -225,8 +228,8 @@ def _measures(result: StudyResult) -> pd.DataFrame:
             option, purpose = _COUNTED[figure.kind]
             named = result.study.get(option, {})
             key = next((key for name, key in named.items() if figure.name in (name, f"{name} {key}")), "")
-            ideal = "" if figure.ideal is None else f"{figure.ideal:g}"
-            rows[figure.name] = {"": figure.name, "measure": key, "of": purpose, "unit": figure.unit, "ideal": ideal}
+            row = {"": figure.name, "measure": key, "of": purpose, "unit": figure.unit, "ideal": ideal(figure)}
+            rows[figure.name] = row
     return pd.DataFrame([*rows.values()])
 
 

@@ -180,7 +180,7 @@ def test_finished_cells_of_another_study_are_found_before_any_work(spec, content
         run_study(made({**content, "fine_tuning": changed}), out)
 
     config = json.loads((last / "config.json").read_text())
-    said = f"{re.escape(spec.models[0])} changed between .* and .*{last.name}"
+    said = f"{re.escape(spec.models[0])} in float32 changed between .* and .*{last.name}"
     (last / "config.json").write_text(json.dumps({**config, "model_before": "0" * 64}))
     with pytest.raises(InputError, match=said):
         run_study(spec, out)
@@ -188,6 +188,26 @@ def test_finished_cells_of_another_study_are_found_before_any_work(spec, content
     (last / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=f"of bec changed between .* and .*{last.name}"):
         run_study(spec, out)
+
+
+def test_one_model_may_be_read_in_several_ways():
+    """On a GPU a model is scored in the precision of its file, and trained in float32; LoRA keeps it as it is."""
+    seen = {}
+
+    def check(fingerprint, precision="float32", **made):
+        about = ModelDescription(name="m", kind="masked", vocabulary=9, fingerprint="f", precision=precision)
+        record = RunRecord(
+            Provenance(model_before=fingerprint, **made), Metrics(verb="evaluate", model=about, benchmarks=[])
+        )
+        module._check_contents(CellKey("m", "", "before", 0), record, Path(fingerprint), seen)
+
+    check("a", "bfloat16")
+    check("b")
+    check("c", fine_tuning={"lora_rank": 8})
+    check("d", "bfloat16", self_debias="gender")
+    check("b")
+    with pytest.raises(InputError, match="m in bfloat16 changed between a and e"):
+        check("e", "bfloat16")
 
 
 def test_an_older_record_had_the_defaults_of_options_that_came_later(spec):

@@ -17,6 +17,7 @@ from equiframe.errors import ModelError
 from equiframe.finetuned import FineTuneSettings
 from equiframe.finetuned.classifier import fine_tuned_outputs
 from equiframe.models import collect
+from equiframe.runs.answerers import answerer_of, load_of
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_collapse_is_that_of_the_whole_batch(language_model, text, small_memory)
 
 
 @pytest.mark.parametrize("call", [0, 7])  # at the first step, and at the third, after checkpoints
-def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder, tmp_path, small_memory):
+def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder, tmp_path, small_memory, monkeypatch):
     config = DebiasConfig(
         audit=None,
         benchmarks=(),
@@ -67,6 +68,18 @@ def test_fine_tuning_goes_on_with_half_the_batch(call, model_folders, gap_folder
     fewer = dataclasses.replace(config.fine_tuning, batch_size=2, accumulation=2)
     by_hand = run(dataclasses.replace(config, fine_tuning=fewer), tmp_path / "by-hand")
     calls = small_memory(2, call=call)
+    held = []
+
+    def answerer_noted(config):
+        held.append(answerer_of(config))
+        return held[0]
+
+    def load_noted(config):
+        assert not any(weight.numel() for weight in held[0].language_model.model.parameters())
+        return load_of(config)
+
+    monkeypatch.setattr("equiframe.commands.run.answerer_of", answerer_noted)
+    monkeypatch.setattr("equiframe.commands.run.load_of", load_noted)
     with pytest.warns(UserWarning, match="out of memory: continuing with batches of 2, 2 per step"):
         record = run(config, tmp_path / "run")
     assert max(calls) == 4

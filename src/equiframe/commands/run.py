@@ -22,6 +22,7 @@ from equiframe.generation.served import ChatModel
 from equiframe.methods import Method, Projection, load_method
 from equiframe.models import LanguageModel, save
 from equiframe.models.memory import in_less_memory
+from equiframe.models.saving import free_weights
 from equiframe.progress import listening
 from equiframe.record import (
     Metrics,
@@ -233,9 +234,15 @@ def _debias(
     options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}
     loaded = iter([language_model])
 
+    def given() -> LanguageModel:
+        if (first := next(loaded, None)) is not None:
+            return first
+        free_weights(language_model)  # a step may have changed it
+        return load_of(config)
+
     def attempt(fine_tuning: FineTuning) -> Debiased:
         return debias(
-            next(loaded, None) or load_of(config),  # a step may have changed the first one
+            given(),
             method,
             config.unc3,
             fine_tuning,

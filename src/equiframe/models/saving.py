@@ -61,11 +61,16 @@ def save(language_model: LanguageModel, folder: Path, *, release: bool = False) 
         (scratch / README).write_text(READ_BY_TRANSFORMERS, encoding="utf-8")
     expected = _outputs(language_model)
     if release:
-        for tensor in (*language_model.model.parameters(), *language_model.model.buffers()):
-            tensor.data = tensor.data.new_empty(0)
+        free_weights(language_model)
     _check(language_model, expected, scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.replace(folder)
+
+
+def free_weights(language_model: LanguageModel) -> None:
+    """Free the memory of a model that someone still refers to. The model cannot be used afterwards."""
+    for tensor in (*language_model.model.parameters(), *language_model.model.buffers()):
+        tensor.grad, tensor.data = None, tensor.data.new_empty(0)
 
 
 class _Output(NamedTuple):

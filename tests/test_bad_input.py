@@ -124,6 +124,23 @@ def test_an_option_without_effect_is_refused_before_a_model_is_loaded(invoke, ar
     assert len(done.output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("options", [("--words", "none.txt"), ("--unc3", "5", "--unc3-words", "none.txt")])
+def test_missing_words_are_found_before_a_model_is_loaded(invoke, options, here, monkeypatch):
+    monkeypatch.setattr("equiframe.commands.run.answerer_of", lambda config: pytest.fail("a model was loaded"))
+    done = invoke("debias", MODEL, "--benchmarks", "pairs:p.csv", *options)
+    assert done.exit_code == 2
+    assert "no word set and no file 'none.txt'" in done.output
+
+
+@pytest.mark.parametrize("benchmark", ["cola", "stories"])
+def test_what_needs_one_process_is_refused_before_a_model_is_loaded(invoke, benchmark, here, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("equiframe.commands.run.process_group", lambda: pytest.fail("the processes have joined"))
+    done = invoke("debias", MODEL, "--benchmarks", f"lm_loss,{benchmark}")
+    assert done.exit_code == 2
+    assert f"{benchmark} trains or writes in one process: start it without torchrun" in done.output
+
+
 def test_a_device_that_is_there_is_taken():
     assert usable_device("cpu") == torch.device("cpu") == usable_device(torch.device("cpu"))
     assert usable_device(None).type in ("cpu", "cuda")

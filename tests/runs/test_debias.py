@@ -12,6 +12,8 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from equiframe.commands.run import run
 from equiframe.config import AuditConfig, AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, UNC3Options
@@ -279,6 +281,24 @@ def test_the_files_for_tensorboard_are_kept(model, sentences, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_words_that_the_tokenizer_does_not_know_matter_only_to_what_reads_them(model_folders, sentences, tmp_path):
+    alphabet = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    letters = Tokenizer(models.BPE({letter: at for at, letter in enumerate(alphabet)}, []))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    folder = shutil.copytree(model_folders["causal"], tmp_path / "letters")
+    PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>", model_max_length=64).save_pretrained(folder)
+    config = config_of(folder, sentences, max_steps=1)
+    assert run(config, tmp_path / "run").metrics.training.steps == 1
+    for changed in (
+        dataclasses.replace(config, unc3=UNC3Options(weight=1.0)),
+        dataclasses.replace(config, audit=AuditOptions(str(sentences), words="gender")),
+    ):
+        with pytest.raises(InputError, match="has no single token for any of the"):
+            run(
+                changed, tmp_path / "other", lambda stage, done, total: stage != "fine-tune" or pytest.fail("it trains")
+            )
 
 
 def test_lora_without_peft_is_refused_before_any_text_is_read(masked_model, tmp_path, monkeypatch):

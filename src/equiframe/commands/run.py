@@ -39,7 +39,7 @@ from equiframe.runs.answerers import Subject, answerer_of, describe, load_of, re
 from equiframe.runs.audit import Audit, audit_model
 from equiframe.runs.debias import Debiased, check_untrained, debias
 from equiframe.runs.evaluate import Watched
-from equiframe.runs.ranks import process_group, wait_for_all
+from equiframe.runs.ranks import process_group, processes, wait_for_all
 from equiframe.runs.scores import Progress, Scores, read_items, score_all, watched_of
 from equiframe.runs.terms import AddedTerms
 from equiframe.scoring.engine import LocalAnswerer
@@ -123,11 +123,12 @@ class _Training(NamedTuple):
 
     config: DebiasConfig
     method: Method | Projection
+    words: WordSet | None
     added: AddedTerms | None
 
 
 def _training(config: DebiasConfig) -> _Training:
-    """Make method, added terms and trackers, before any work.
+    """Make method and added terms, and read the words of (U)NC3 if it has a weight, before any work.
 
     Raises:
         InputError: a name or an option is unknown, or an option has no effect.
@@ -136,11 +137,12 @@ def _training(config: DebiasConfig) -> _Training:
     if isinstance(method, Projection):
         check_untrained(method, config.unc3, config.fine_tuning, {"--cc": config.cc, "--watch": config.watch})
     check_trackers(config.fine_tuning.report_to)
+    words = WordSet.load(config.unc3_words) if config.unc3.weight else None
     if not config.cc:
-        return _Training(config, method, None)
+        return _Training(config, method, words, None)
     terms = load_method("counterfactual-collapse", config.cc_options)
     assert isinstance(terms, Method)
-    return _Training(config, method, AddedTerms(terms, config.cc))
+    return _Training(config, method, words, AddedTerms(terms, config.cc))
 
 
 def _claim(
@@ -152,9 +154,8 @@ def _claim(
 ) -> None:
     """Claim the folder for this run on the first rank, while the others wait."""
     if rank == 0:
-        processes = dist.get_world_size() if dist.is_initialized() else 1
         device = answerer.language_model.device.type if isinstance(answerer, LocalAnswerer) else "elsewhere"
-        identity = {"model": fingerprint, "kind": answerer.kind, "device": device, "processes": processes}
+        identity = {"model": fingerprint, "kind": answerer.kind, "device": device, "processes": processes()}
         claim(work, {**identity, **training})
     wait_for_all()
 
@@ -229,8 +230,10 @@ def _debias(
 
     A step still uses equally many examples; a loss that compares the examples of a batch, as MABEL's does, uses half.
     """
-    config, method, added = training
-    words = WordSet.load(config.unc3_words).resolve(language_model.tokenizer)
+    config, method, words, added = training
+    resolved = None if words is None else words.resolve(language_model.tokenizer)
+    if config.audit is not None:  # words that this tokenizer does not know are found before training, not after it
+        WordSet.load(config.audit.words).resolve(language_model.tokenizer, multi_token=config.audit.multi_token)
     options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}
     loaded = iter([language_model])
 
@@ -246,7 +249,7 @@ def _debias(
             method,
             config.unc3,
             fine_tuning,
-            words,
+            resolved,
             work / "checkpoints",
             added=added,
             claim=lambda read: claimed({**options, **read}),

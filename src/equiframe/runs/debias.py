@@ -54,7 +54,7 @@ def debias(
     method: Method | Projection,
     unc3: UNC3Options,
     fine_tuning: FineTuning,
-    words: ResolvedWords,
+    words: ResolvedWords | None,
     checkpoints: Path,
     *,
     added: AddedTerms | None = None,
@@ -71,7 +71,7 @@ def debias(
         method: the debiasing method.
         unc3: the term; with weight 0 the host method is unchanged, to the bit.
         fine_tuning: the length and speed of training.
-        words: the term's words under the model's tokenizer.
+        words: the term's words under the model's tokenizer; not needed without the term.
         checkpoints: folder of the Trainer's checkpoints.
         added: terms of counterfactual collapse in addition to the method's own loss, on half as many pairs as the
             method has examples in a batch, so on as many texts.
@@ -93,6 +93,8 @@ def debias(
         claim({})
         return _project(language_model, method, fine_tuning.seed, source)
     check_gradient(unc3, fine_tuning)
+    if unc3.weight and words is None:
+        raise InputError("(U)NC3 has a weight, but no words: give them as the model's tokenizer reads them")
     adapters = _adapters(fine_tuning.lora_rank)
     arguments = training_arguments(fine_tuning, checkpoints, method.settings, language_model.device)
     examples = functools.partial(_examples, language_model, fine_tuning, source, arguments.seed)
@@ -106,7 +108,7 @@ def debias(
     collator, weight = method.collator(language_model), 0.0
     if added is not None and pairs is not None:
         objective = with_pairs(objective, added, language_model, pairs, unc3, arguments)
-    if unc3.weight:
+    if unc3.weight and words is not None:
         objective, weight = with_term(objective, language_model, unc3, words, dataset, collator, arguments)
     begun = time.perf_counter()
     model, history = _train(

@@ -10,6 +10,11 @@ import torch
 import torch.distributed as dist
 
 
+def processes() -> int:
+    """The number of processes of this run, whether they have joined or not yet."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[int]:
     """Join the processes that a launcher started, and leave them at the end; yield the rank of this process.
@@ -18,7 +23,7 @@ def process_group() -> Iterator[int]:
     """
     if dist.is_initialized():
         yield dist.get_rank()
-    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    elif processes() == 1:
         yield 0
     else:
         if torch.cuda.is_available():

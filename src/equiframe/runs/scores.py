@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import pandas as pd
-import torch.distributed as dist
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Benchmark, BenchmarkResult
@@ -26,7 +25,9 @@ from equiframe.options import validated
 from equiframe.requests import Embedding
 from equiframe.runs.answerers import Subject
 from equiframe.runs.evaluate import ReadItems, Watched, score
+from equiframe.runs.ranks import processes
 from equiframe.scoring.engine import LocalAnswerer
+from equiframe.words import WordSet
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the stage, the steps done so far, and the number of all steps."""
@@ -78,12 +79,16 @@ def read_items(config: RunConfig, benchmarks: Sequence[Any]) -> dict[str, ReadIt
     Raises:
         CannotScoreError: responses from a file are to be measured, but no file is given.
         DataError: a file is missing, or not as expected.
-        InputError: a group of people, a measure or a setting of fine-tuning is unknown, or an option has no effect.
+        InputError: a group of people, a measure, a word set or a setting of fine-tuning is unknown, an option has no
+            effect, or a benchmark needs one process.
     """
     if not isinstance(config, AuditConfig):
         check_options(config, benchmarks)
+    for alone in (one for one in benchmarks if processes() > 1 and not isinstance(one, Benchmark)):
+        raise InputError(f"{alone.spec} trains or writes in one process: start it without torchrun")
     if config.audit is not None:
         stream(config.audit.text, config.data)
+        WordSet.load(config.audit.words)
     for tuned in (one for one in benchmarks if isinstance(one, FineTunedBenchmark)):
         _settings(tuned, config)
     if _is_suite(config):
@@ -184,8 +189,6 @@ def _score(
     if isinstance(benchmark, FineTunedBenchmark):
         if not isinstance(answerer, LocalAnswerer):
             raise CannotScoreError(f"{benchmark.spec} fine-tunes the model, but a server does not give its weights")
-        if dist.is_initialized():
-            raise InputError(f"{benchmark.spec} fine-tunes in one process: start it without torchrun")
         with writing_to_cache():
             return score_finetuned(
                 answerer.language_model,

@@ -16,7 +16,7 @@ from equiframe.benchmarks.benchmark import BenchmarkResult
 from equiframe.commands import publish
 from equiframe.commands.run import run
 from equiframe.config import DebiasConfig
-from equiframe.errors import RunError
+from equiframe.errors import InputError, RunError
 from equiframe.methods import METHODS, Projection, load_method, what_it_does
 from equiframe.models import load
 from equiframe.record import (
@@ -101,6 +101,34 @@ def test_a_card_has_its_numbers_and_no_markup_of_its_data(runs):
     assert "\\[x\\](http" in card.text
     assert publish.write_card(before) == before / "README.md"
     assert ModelCard.load(before / "README.md").data.base_model is None
+
+
+def test_a_card_tells_no_changes_to_another_model(runs, tmp_path):
+    before, after = runs
+    made = RunRecord.read(after)
+
+    def starts_from(fingerprint, model):
+        told = {**made.provenance.plain(), "model_before": fingerprint, "model": model}
+        folder = tmp_path / f"{fingerprint}-{model}"
+        folder.mkdir()
+        dataclasses.replace(made, provenance=Provenance.model_validate(told)).write(folder)
+        return folder
+
+    bert = "bert-base-uncased"
+    for ours, theirs in ((starts_from("e00", "gpt2"), before), (starts_from("e00", bert), after)):
+        with pytest.raises(InputError, match="is not a run of the original model"):
+            publish.write_card(ours, tmp_path / "card.md", before=theirs)
+    for same in (starts_from("f00", "a-copy"), tmp_path / f"e00-{bert}"):  # a copy, and another precision
+        publish._check_original(RunRecord.read(before), RunRecord.read(same), before)
+
+
+def test_a_card_that_exists_is_found_before_runs_are_compared(runs, monkeypatch):
+    before, after = runs
+    (after / "card.md").write_text("mine")
+    monkeypatch.setattr(publish, "compare", None)
+    with pytest.raises(RunError, match="exists: choose another --out"):
+        publish.write_card(after, after / "card.md", before=before)
+    assert (after / "card.md").read_text() == "mine"
 
 
 def test_a_card_tells_paired_changes(runs, monkeypatch):

@@ -36,17 +36,25 @@ def compare_folders(
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         raise InputError(f"two runs have the same name among {', '.join(names)}: rename one folder")
+    if out is None:
+        return _compared(names, paths, seed, progress)[1]
+    with run_folder(out, {"compare": [str(path) for path in paths], "seed": seed}) as work:
+        records, comparison = _compared(names, paths, seed, progress)
+        write_comparison(work, records, comparison, title=" / ".join(names))
+    return comparison
+
+
+def _compared(
+    names: Sequence[str], paths: Sequence[Path], seed: int, progress: Callable[[str, int, int], None] | None
+) -> tuple[dict[str, RunRecord], Comparison]:
+    """The runs by name, and their comparison."""
     records = {}
     for done, (name, path) in enumerate(zip(names, paths, strict=True), start=1):
         records[name] = RunRecord.read(path)
         if progress is not None:
             progress("read runs", done, len(paths))
     records = aligned(records)
-    comparison = compare(records, seed=seed)
-    if out is not None:
-        with run_folder(out, {"compare": [str(path) for path in paths], "seed": seed}) as work:
-            write_comparison(work, records, comparison, title=" / ".join(names))
-    return comparison
+    return records, compare(records, seed=seed)
 
 
 def write_comparison(work: Path, records: Mapping[str, RunRecord], comparison: Comparison, *, title: str) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from equiframe.analysis.comparison import compare
 from equiframe.choices import Layout
-from equiframe.errors import RunError
+from equiframe.errors import InputError, RunError
 from equiframe.files import written_whole
 from equiframe.models.saving import READ_BY_TRANSFORMERS, README
 from equiframe.options import check_choice
@@ -33,16 +33,29 @@ def write_card(run: Path | str, out: Path | str | None = None, *, before: Path |
 
     Raises:
         RunError: there is no such run, the file exists, or it cannot be written.
-        InputError: the two runs share no measure.
+        InputError: the two runs share no measure, or ``before`` is a run of another model.
     """
     run = Path(run)
     record = RunRecord.read(run)
+    file = Path(out) if out else (run / "model" if (run / "model").is_dir() else run) / README
+    _refuse_existing(file)
     comparison = None
     if before is not None:
-        comparison = compare({"before": RunRecord.read(before), "after": record})
-    file = Path(out) if out else (run / "model" if (run / "model").is_dir() else run) / README
+        original = RunRecord.read(before)
+        _check_original(original, record, before)
+        comparison = compare({"before": original, "after": record})
     _write_new(file, model_card(record, comparison))
     return file
+
+
+def _check_original(original: RunRecord, record: RunRecord, folder: Path | str) -> None:
+    """Refuse a run of another model than that from which a model was made, because a card tells the changes to it."""
+    start, model = record.provenance.model_before, record.provenance.model
+    if start in (None, original.metrics.model.fingerprint):
+        return
+    # the same model in another precision has another fingerprint, but its name, and was not trained
+    if original.metrics.training is not None or original.provenance.model != model:
+        raise InputError(f"--before {folder} is not a run of the original model. Give one of {model}")
 
 
 def export(run: Path | str, layout: Layout, out: Path | str) -> None:
@@ -100,11 +113,18 @@ def _is_free(file: Path) -> bool:
     return not file.exists() or (file.is_file() and file.read_bytes() == READ_BY_TRANSFORMERS.encode())
 
 
-def _write_new(file: Path, text: str) -> None:
-    """Write a new file, under a temporary name first; an existing file is not replaced."""
+def _refuse_existing(file: Path) -> None:
     try:
         if not _is_free(file):
             raise RunError(f"{file} exists: choose another --out, or remove it first")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a new file, under a temporary name first; an existing file is not replaced."""
+    _refuse_existing(file)
+    try:
         with written_whole(file) as scratch:
             scratch.write_text(text, encoding="utf-8")
     except OSError as error:

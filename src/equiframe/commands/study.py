@@ -266,8 +266,8 @@ def _check_contents(key: CellKey, record: RunRecord, folder: Path, seen: dict[st
         contents |= {f"{file.name} of {result.benchmark}": file.sha256 for file in result.files}
         contents[f"the version of {result.benchmark}"] = str(result.version)
     if made.model_before is not None:  # of the model as it was read, which these three decide
-        ways = [f"in {metrics.model.precision}", made.fine_tuning.lora_rank and "for LoRA", made.self_debias]
-        contents[" ".join([key.model, *filter(None, ways)])] = made.model_before
+        way = "for LoRA" if made.fine_tuning.lora_rank else made.self_debias
+        contents[" ".join(filter(None, (key.model, "in", metrics.model.precision, way)))] = made.model_before
     for what, content in contents.items():
         first, where = seen.setdefault(what, (content, folder))
         if first != content:

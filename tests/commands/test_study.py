@@ -268,11 +268,11 @@ def test_what_fails_is_named_and_the_rest_is_kept(content, tmp_path):
         ({"methods": [{"method": "bec", "term": {"weight": 7}}]}, "term of bec in the study: weight has no effect"),
         (
             {"methods": [{"method": "bec", "label": "before"}]},
-            "methods of the study: tables call another model 'before'",
+            "methods of the study: 'before' is the name of another row",
         ),
         (
             {"methods": [{"method": "bec"}, {"method": "bec", "label": "bec + (U)NC3", "unc3": 0}]},
-            r"methods of the study: tables call another model 'bec \+ \(U\)NC3'",
+            r"methods of the study: 'bec \+ \(U\)NC3' is the name of another row",
         ),
     ],
 )

@@ -93,7 +93,9 @@ class StudyConfig(Options):
             raise InputError(f"{double} {self.kept[double]} is in understanding and in kept: name it in one of them")
         taken = {"before", *(f"{label} + (U)NC3" for label in labels)}
         if clash := next((label for label in labels if label in taken), None):
-            raise InputError(f"methods of the study: tables call another model {clash!r}. Choose another label")
+            raise InputError(
+                f"methods of the study: {clash!r} is the name of another row in the tables. Choose another label"
+            )
         for what, values in (("methods", labels), ("seeds", self.seeds), ("models", self.models)):
             if len(set(values)) < len(values):
                 raise InputError(

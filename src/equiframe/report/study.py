@@ -39,7 +39,7 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
     for model in models:
         found = [figure for figure in result.figures if figure.model == model]
         values = [figure for figure in found if figure.arm not in ("difference", "against")]
-        behind = f": {model or 'all models'}" if len(models) > 1 else ""
+        suffix = f": {model or 'all models'}" if len(models) > 1 else ""
         for caption, kinds, totals in (
             ("Bias", {"bias"}, {}),
             ("Fairness gain, %", {"gain"}, {"mean gain": "mean", "pooled gain": "pooled"}),
@@ -50,14 +50,14 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
         ):
             table = _table([f for f in values if f.kind in kinds or f.kind in totals], totals)
             if len(table):
-                tables[caption + behind] = table
+                tables[caption + suffix] = table
         differences = [f for f in found if f.arm == "difference"]
         of_benchmarks = [f for f in differences if f.kind == "gain"]
         if of_benchmarks:
-            tables["Fairness gain with (U)NC3 minus without, %" + behind] = _table(of_benchmarks, {})
+            tables["Fairness gain with (U)NC3 minus without, %" + suffix] = _table(of_benchmarks, {})
         of_all = [f for f in differences if f.kind != "gain"]
         if of_all:
-            tables["With (U)NC3 minus without" + behind] = _table(
+            tables["With (U)NC3 minus without" + suffix] = _table(
                 of_all,
                 {
                     "mean gain": "mean gain",
@@ -69,11 +69,13 @@ def study_tables(result: StudyResult) -> dict[str, pd.DataFrame]:
         against = [f for f in found if f.arm == "against"]
         if against:
             columns = {kind: kind for kind in ("mean gain", "pooled gain", "mean change")}
-            tables["Against the other methods" + behind] = _table(against, columns)
+            tables["Against the other methods" + suffix] = _table(against, columns)
         correlations = [f for f in found if f.kind == "rank correlation"]
         if correlations:
             rows = [{"rank correlation": f.name, "Spearman": _cell(f)} for f in correlations]
-            tables["Collapse against bias" + behind] = pd.DataFrame(rows)
+            chance = f"{0.05 * len(rows):.1f}"
+            caption = f"Collapse against bias (chance alone would put about {chance} of {len(rows)} intervals off 0)"
+            tables[caption + suffix] = pd.DataFrame(rows)
     return tables
 
 

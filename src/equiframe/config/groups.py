@@ -171,7 +171,7 @@ class FineTuning(Options):
     ] = 0
     """Rank of LoRA adapters on all linear layers (0 = train all weights)."""
     report_to: Annotated[tuple[str, ...], RARE, NAMES, SILENT] = ()
-    """Experiment trackers of the Trainer, separated by commas: tensorboard, wandb."""
+    """Experiment trackers of the Trainer, separated by commas: tensorboard (into OUT/tensorboard), wandb."""
     audit_steps: Annotated[Count, RARE] = 0
     """Number of steps between audits during training (0 = audit only at the end)."""
 

@@ -270,7 +270,7 @@ def test_a_user_without_home_or_name_can_fine_tune(here, model_folders):
     program = "import os; os.getuid = lambda: 2**31 - 7\nfrom equiframe.cli import main; main()"
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "EQUIFRAME_CACHE") if name in os.environ}
     arguments = ["debias", model_folders["masked"], "--method", "cda", "--set", "text=t.txt", "--max-steps", 1]
-    arguments += ["--text", "t.txt", "--words", "w.txt", "--benchmarks", "pairs:p.csv", "--unc3-words", "w.txt"]
+    arguments += ["--text", "t.txt", "--words", "w.txt", "--benchmarks", "pairs:p.csv"]
     (here / "w.txt").write_text("she\the\nher\this\n")
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments), "--out", "out"],

@@ -79,7 +79,7 @@ def test_debias_then_compare(invoke, model_folders, sentences, words, tmp_path, 
     for name, weight in (("plain", 0), ("unc3", 5)):
         done = invoke(
             *("debias", model_folders["masked"], "--unc3", weight, "--out", tmp_path / name, "--max-steps", 3),
-            *("--text", sentences, "--words", words, "--unc3-words", words, "--data", gap_folder),
+            *("--text", sentences, "--words", words, "--data", gap_folder),
             *("--batch-size", 4),
         )
         assert done.exit_code == 0, done.output

@@ -89,7 +89,7 @@ def test_comparison_sorts_and_counts(estimate, compared):
     assert unwanted[0].text == "rose from 60.0 to 65.0 %"
     assert verdict.unclear.findings[0].text == "went from 60.0 to 59.5 %, which cannot be distinguished from chance"
     assert geometry[0].measure == "gender words: (U)NC3, uniform duality"
-    assert geometry[0].text == "fell from 0.200 to 0.100"
+    assert geometry[0].text == "fell from 0.2000 to 0.1000"
 
 
 def test_what_restates_another_measure_is_not_counted(estimate, compared):

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.benchmarks.benchmark import Outcome, outcome_table
@@ -18,8 +17,8 @@ from equiframe.errors import DataError
 from equiframe.runs.evaluate import score
 from equiframe.scoring.engine import LocalAnswerer
 
-GENDER, WALTZ = "anaphor_gender_agreement", "animate_subject_trans"
-PHENOMENON = {GENDER: "anaphor_agreement", WALTZ: "s-selection"}
+GENDER, SELECTION = "anaphor_gender_agreement", "animate_subject_trans"
+PHENOMENON = {GENDER: "anaphor_agreement", SELECTION: "s-selection"}
 NAMES = {"herself": ("Mary", "Anna", "Susan", "Linda"), "himself": ("James", "John", "Peter", "Paul")}
 VERBS = ("helps", "sees", "likes", "knows", "asks", "hurts", "loves")
 
@@ -54,9 +53,9 @@ def test_every_tenth_pair_or_all(folder):
     full, _ = load_benchmark("blimp:full").items(folder)
     assert len(full) == 65 + 2 * 56
     assert len({item.item for item in full}) == len(full)
-    first = next(item for item in full if item.paradigm == WALTZ)
+    first = next(item for item in full if item.paradigm == SELECTION)
     assert first == AcceptabilityPair(
-        f"{WALTZ}-0", WALTZ, "argument_structure", "Mary helps herself.", "Mary helps himself."
+        f"{SELECTION}-0", SELECTION, "argument_structure", "Mary helps herself.", "Mary helps himself."
     )
 
 
@@ -75,31 +74,14 @@ def test_a_wrong_line_is_named(folder, line, said):
         load_benchmark("blimp").items(folder)
 
 
-@torch.no_grad()
-def log_probability(language_model, sentence):
-    """One sentence, and for a masked model one mask, at a time."""
-    tokenizer, model = language_model.tokenizer, language_model.model
-    if language_model.kind == "causal":
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        ids = tokenizer.encode(sentence, add_special_tokens=False)
-        found = model(input_ids=torch.tensor([[start, *ids]])).logits[0].double().log_softmax(dim=-1)
-        return sum(found[i, token].item() for i, token in enumerate(ids))
-    ids, total = tokenizer.encode(sentence), 0.0
-    for place in range(1, len(ids) - 1):
-        masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-        found = model(input_ids=torch.tensor([masked])).logits[0, place].double().log_softmax(dim=-1)
-        total += found[ids[place]].item()
-    return total
-
-
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_scores_are_those_of_one_call_at_a_time(request, folder, monkeypatch, name):
+def test_scores_are_those_of_one_call_at_a_time(request, folder, monkeypatch, token_log_probs, name):
     language_model = request.getfixturevalue(name)
     items = [item for item in load_benchmark("blimp:full").items(folder)[0] if item.paradigm == GENDER]
     benchmark = BLiMP()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (items, ()))
     result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
-    expected = np.array([[log_probability(language_model, text) for text in (i.good, i.bad)] for i in items])
+    expected = np.array([[sum(token_log_probs(language_model, text)) for text in (i.good, i.bad)] for i in items])
     assert len(items) >= 50
     assert result.excluded == {}
     np.testing.assert_allclose(table[["good", "bad"]], expected, atol=1e-4)

@@ -9,7 +9,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,25 +43,6 @@ def test_the_real_data(phrases):
     }
 
 
-@torch.no_grad()
-def perplexity(language_model, sentence):
-    """One sentence, and for a masked model one mask, at a time."""
-    tokenizer, model = language_model.tokenizer, language_model.model
-    logs = []
-    if language_model.kind == "causal":
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        ids = tokenizer.encode(sentence, add_special_tokens=False)
-        found = model(input_ids=torch.tensor([[start, *ids]])).logits[0].double().log_softmax(dim=-1)
-        logs = [found[i, token].item() for i, token in enumerate(ids)]
-    else:
-        ids = tokenizer.encode(sentence)
-        for place in range(1, len(ids) - 1):
-            masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-            found = model(input_ids=torch.tensor([masked])).logits[0, place].double().log_softmax(dim=-1)
-            logs.append(found[ids[place]].item())
-    return math.exp(-sum(logs) / len(logs))
-
-
 def student(first, second):
     """Paired t by the formula, and its p-value by integrating the density."""
     differences = [a - b for a, b in zip(first, second, strict=True)]
@@ -78,7 +58,7 @@ def student(first, second):
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, name):
+def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, token_log_probs, name):
     language_model = request.getfixturevalue(name)
     items = [pair for pair in phrases[::23] if pair.minoritised != pair.dominant]
     assert len(items) >= 50
@@ -87,7 +67,9 @@ def test_scores_are_those_of_one_call_at_a_time(request, phrases, monkeypatch, n
     result, table = score(LocalAnswerer(language_model, token_budget=500), benchmark, resamples=20)
     assert result.excluded == {}
     expected = {
-        pair.item: [perplexity(language_model, sentence) for sentence in (pair.minoritised, pair.dominant)]
+        pair.item: [
+            math.exp(-np.mean(token_log_probs(language_model, text))) for text in (pair.minoritised, pair.dominant)
+        ]
         for pair in items
     }
     found = table.set_index("item").loc[list(expected), ["minoritised", "dominant"]]

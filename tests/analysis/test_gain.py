@@ -45,11 +45,21 @@ def test_values_and_resamples_are_those_of_one_run_at_a_time():
     hits = generator.integers(2, size=(3, 40))
     found = replicates(Share(), "overall", [table(h) for h in hits], seed=7, resamples=50)
     np.testing.assert_allclose(found.value, 100 * hits.mean(axis=1))
-    again = np.random.default_rng(7)
+    again = np.random.default_rng([7, *b"share"])
     for resample in found.resampled:
         at = again.integers(40, size=40)
         np.testing.assert_allclose(resample, [100 * h[at].mean() for h in hits])
     assert found.ideal == 50.0
+
+
+def test_draws_are_those_of_the_benchmark():
+    class Other(Share):
+        name = "other"
+
+    same = [table(np.random.default_rng(3).integers(2, size=40))]
+    first, second = (replicates(b, "overall", same, seed=7, resamples=500).resampled[:, 0] for b in (Share(), Other()))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.2  # as many items, but not the same draws
+    np.testing.assert_array_equal(first, replicates(Share(), "overall", same, seed=7, resamples=500).resampled[:, 0])
 
 
 def test_only_items_that_every_run_scored_count():

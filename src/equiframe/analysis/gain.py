@@ -59,7 +59,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
         benchmark: benchmark of the measure.
         key: the measure.
         tables: the per-item table of each run.
-        seed: seed of the resampling.
+        seed: seed of the resampling. Each benchmark has draws of its own, because the items of two are independent.
         resamples: number of resamples of the items, with replacement.
 
     Raises:
@@ -71,7 +71,7 @@ def replicates(benchmark: Scored, key: str, tables: Sequence[pd.DataFrame], *, s
     rows = np.stack([first + run * items for run in range(len(tables))])
     if not np.array_equal(np.sort(measure.rows), np.sort(rows.ravel())):
         raise InputError(f"{benchmark.spec}: the groups of {key} differ between the runs")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, *benchmark.spec.encode()])
     resampled = np.empty((resamples, len(tables)))
     for at in range(resamples):
         resampled[at] = measure.statistic(rows[:, generator.integers(len(first), size=len(first))])

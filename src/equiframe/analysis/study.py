@@ -22,9 +22,10 @@ from equiframe.analysis.gain import (
 from equiframe.benchmarks import load_benchmark
 from equiframe.config import StudyConfig
 from equiframe.record import RunRecord, StudyCell, StudyFigure, StudyHeadline, StudyResult
-from equiframe.uncertainty import RESAMPLES, Estimate
+from equiframe.uncertainty import Estimate
 
 Arm: TypeAlias = Literal["before", "plain", "unc3"]
+RESAMPLES = 10_000  # a gain is a ratio, so the ends of its interval lie in long tails
 _UNITS = {"mean gain": "share", "pooled gain": "share", "mean change": "points"}
 _POINTS = ("%", "points")
 _FEWEST_ARMS = 4  # for a rank correlation: models that differ in the seed alone say little

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from equiframe.analysis.study import Arm, CellKey, study_headlines, summarise_study
+from equiframe.analysis.study import RESAMPLES, Arm, CellKey, study_headlines, summarise_study
 from equiframe.benchmarks import load_benchmark
 from equiframe.commands.run import run
 from equiframe.config import DebiasConfig, EvaluateConfig, FineTuning, RunConfig, StudyConfig, StudyMethod, UNC3Options
@@ -31,7 +31,6 @@ from equiframe.record import RunRecord, StudyResult, environment, file_name, wri
 from equiframe.report import study_page, study_tables
 from equiframe.report.study import READING
 from equiframe.runs.scores import Progress, check_corrected
-from equiframe.uncertainty import RESAMPLES
 
 SELF_DEBIAS = "self-debias"
 _LATEX = str.maketrans(

@@ -1,25 +1,40 @@
-"""The pictures of the studies, and the correlations between collapse and gain over several studies.
+"""What docs/ shows of the studies: their tables, headline and pictures, and the correlations over several of them.
 
-    python recipes/study_pictures.py runs/study-hosts runs/study-mini-cc runs/study-gemma
+    python recipes/study_docs.py runs
 
-Each argument is a folder written by `equiframe study`. Writes `frontier.svg` and `collapse-gain.svg` into docs/images.
+The argument is the folder in which `equiframe study` wrote study-causal, study-hosts, study-gemma, study-mini-cc and
+study-ablation. Writes docs/study-tables.md, docs/headline.json, and two pictures into docs/images.
 """
 
+import json
+import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from equiframe.analysis.association import rank_correlation
 from equiframe.analysis.gain import interval
 from equiframe.record import StudyResult
-from equiframe.report.study import frontier_points, whiskers
+from equiframe.report.study import READING, frontier_points, study_tables, whiskers
 
-IMAGES = Path(__file__).parent.parent / "docs/images"
+DOCS = Path(__file__).parent.parent / "docs"
+HEADLINE = ("study-causal", "study-gemma", "study-mini-cc")
+COMPARED = ("study-hosts", "study-gemma", "study-mini-cc")
+ABLATION = "study-ablation"
+TITLES = {
+    "study-causal": "SmolLM2-135M-Instruct",
+    "study-hosts": "SmolLM2-135M-Instruct, published methods",
+    "study-gemma": "Gemma 3 270M",
+    "study-mini-cc": "builtin:mini-mlm",
+    ABLATION: "SmolLM2-135M-Instruct, ablation on development data",
+}
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
 MEASURES = ("(U)NC3", "NC3", "CC1 gender", "CC3 gender")
 
@@ -29,9 +44,26 @@ def short(model: str) -> str:
     return Path(model.removeprefix("builtin:")).stem
 
 
-def frontier(studies: list[StudyResult]) -> None:
+def tables(studies: dict[str, StudyResult]) -> str:
+    """Every table of every study."""
+    lines = [
+        "# Tables of the study of counterfactual collapse",
+        "",
+        "These are the complete tables of [the study](study.md), which has the commands, written by "
+        f"`python recipes/study_docs.py runs`. {READING}",
+    ]
+    for name, title in TITLES.items():
+        seeds = studies[name].study["seeds"]
+        title += f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        lines += ["", f"## {title}"]
+        for caption, table in study_tables(studies[name]).items():
+            text = table.to_markdown(index=False, disable_numparse=True)
+            lines += ["", f"### {caption}: {title}", "", re.sub(r"(?<=\S) {2,}(?=\S)", " ", text)]
+    return "\n".join(lines) + "\n"
+
+
+def frontier(axes: Axes, studies: list[StudyResult]) -> None:
     """Pooled gain and change of agreement of every arm, with 95 % intervals; filled with the (U)NC3 term."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     for colour, study in zip(cycle(COLOURS), studies, strict=False):
         points = [pair for key, found in frontier_points(study).items() if key[1] == "agreement" for pair in found]
         for gain, kept in points:
@@ -51,13 +83,10 @@ def frontier(studies: list[StudyResult]) -> None:
                 axes.annotate(gain.method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
     axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
     axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("pooled fairness gain, % (0: the model before)")
-    axes.set_ylabel("change of agreement, points")
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(IMAGES / "frontier.svg", metadata={"Date": None})
 
 
 def changes(study: StudyResult) -> pd.DataFrame:
@@ -98,20 +127,35 @@ def collapse_against_gain(table: pd.DataFrame) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("pooled fairness gain, %")
     panels[0].legend(fontsize=7, frameon=False)
-    figure.savefig(IMAGES / "collapse-gain.svg", metadata={"Date": None})
+    figure.savefig(DOCS / "images/collapse-gain.svg", metadata={"Date": None})
 
 
-def main(folders: list[str]) -> None:
-    studies = [StudyResult.model_validate_json((Path(folder) / "study.json").read_text()) for folder in folders]
-    frontier(studies)
-    table = pd.concat([changes(study) for study in studies], ignore_index=True)
-    collapse_against_gain(table)
+def correlations(table: pd.DataFrame) -> Iterator[str]:
+    """A line for each measure, within each model and over all."""
     groups = dict(list(table.groupby("model", sort=False)))
     groups |= {"all models": table, "all models, without (U)NC3": table[table["arm"] == "plain"]}
     for model, rows in groups.items():
         for measure in MEASURES:
-            print(f"{model} ({len(rows)} trained models): {measure} with gain {correlation(rows, measure)}")
+            yield f"{model} ({len(rows)} trained models): {measure} with gain {correlation(rows, measure)}"
+
+
+def main(runs: Path) -> None:
+    studies = {name: StudyResult.model_validate_json((runs / name / "study.json").read_text()) for name in TITLES}
+    (DOCS / "study-tables.md").write_text(tables(studies))
+    headlines = [line for name in HEADLINE for line in json.loads((runs / name / "headline.json").read_text())]
+    (DOCS / "headline.json").write_text(json.dumps(headlines, indent=2, ensure_ascii=False) + "\n")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.4), layout="constrained")
+    frontier(left, [studies[name] for name in COMPARED])
+    frontier(right, [studies[ABLATION]])
+    left.set_title("the methods, on the benchmarks of the study", fontsize=9)
+    right.set_title("CDA + CC with other settings, on development data", fontsize=9)
+    left.set_ylabel("change of agreement, points")
+    figure.supxlabel("pooled fairness gain, % (0: the model before)", fontsize=10)
+    figure.savefig(DOCS / "images/frontier.svg", metadata={"Date": None})
+    table = pd.concat([changes(studies[name]) for name in COMPARED], ignore_index=True)
+    collapse_against_gain(table)
+    print(*correlations(table), sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiframe.data.spreading import evenly, every_nth
+from equiframe.data.spreading import evenly, evenly_in_any_order, every_nth
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,23 @@ def test_neither_leaves_a_gap(total, count):
         assert places[0] == 0
         assert places[-1] < total
         assert max((b - a for a, b in itertools.pairwise(places)), default=1) <= -(-total // count)
+
+
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_in_any_order_one_is_taken_from_each_part(total, count):
+    count = min(total, count)
+    places = evenly_in_any_order(total, count)
+    ends = [*evenly(total, count), total]
+    assert all(start <= place < end for place, (start, end) in zip(places, itertools.pairwise(ends), strict=True))
+    assert places == evenly_in_any_order(total, count)
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+@pytest.mark.parametrize(("total", "count"), [(1401, 100), (1401, 350), (792, 198), (792, 66), (240, 60), (1399, 100)])
+def test_a_repeating_order_is_met_at_all_of_its_places(total, count, period):
+    met = [sum(place % period == at for place in evenly_in_any_order(total, count)) for at in range(period)]
+    assert min(met) > 0.5 * count / period
+
+
+def test_other_distances_stay_constant():
+    assert evenly_in_any_order(1401, 400) == evenly(1401, 400)

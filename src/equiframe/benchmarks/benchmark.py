@@ -13,7 +13,7 @@ import pandas as pd
 
 from equiframe.about import About
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
-from equiframe.data.spreading import evenly
+from equiframe.data.spreading import evenly_in_any_order
 from equiframe.errors import CannotScoreError, InputError
 from equiframe.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Estimate, estimate
@@ -346,7 +346,7 @@ def spread(items: list[Item], limit: int | None) -> list[Item]:
         raise InputError(f"limit {limit}: score one item or more")
     if limit is None or limit >= len(items):
         return items
-    return [items[at] for at in evenly(len(items), limit)]
+    return [items[at] for at in evenly_in_any_order(len(items), limit)]
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from equiframe.data import DataSource
 from equiframe.data.training_sources import COMMITS
 from equiframe.errors import DataError, EquiframeError, InputError
 from equiframe.finetuned import FineTuneSettings, score_finetuned
+from equiframe.finetuned.classifier import Predictions
 from equiframe.finetuned.glue import GLUE, TASKS
 from equiframe.uncertainty import estimate
 
@@ -331,6 +332,18 @@ def test_a_whole_task(language_model, text, tmp_path):
     assert (few.available, result.available) == (16, 16)
     with pytest.raises(InputError, match="limit 0"):
         score_finetuned(language_model, GLUE("cola"), limit=0, **arguments)
+
+
+def test_the_published_length_is_at_most_the_window(language_model, tmp_path, monkeypatch):
+    def outputs(*_, evaluation, settings, **__):
+        assert settings.max_length == 64
+        return Predictions(np.zeros((len(evaluation), 2)), {}, frozenset(), 0, ())
+
+    for split in ("train", "dev"):
+        write(tmp_path, f"CoLA/{split}.tsv", "she is a nurse\t1\nhe is a nurse\t0\n")
+    monkeypatch.setattr("equiframe.finetuned.score.fine_tuned_outputs", outputs)
+    result, _ = score_finetuned(language_model, GLUE("cola"), cache=tmp_path, source=tmp_path, resamples=20)
+    assert "at most 64 tokens" in result.scoring
 
 
 def test_registered_by_name():

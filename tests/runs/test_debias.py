@@ -325,6 +325,12 @@ def test_no_room_for_a_token_is_refused(method, kind, length, least, model_folde
     assert not (tmp_path / "run").exists()
 
 
+def test_a_length_above_the_window_is_refused(masked_model, tmp_path):
+    words = WordSet.builtin("gender").resolve(masked_model.tokenizer)
+    with pytest.raises(InputError, match=r"--max-length 65 is too long for .*, which reads 64 tokens at once"):
+        debias(masked_model, load_method("bec"), UNC3Options(), FineTuning(max_length=65), words, tmp_path)
+
+
 def test_texts_of_unknown_words_are_refused(model, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("漢 字 漢 字\n" * 5)

@@ -159,7 +159,7 @@ class FineTuning(Options):
     accumulation: Annotated[Positive, RARE] = 1
     """Number of batches per optimizer step."""
     max_length: Annotated[Positive | None, TRAINING, SILENT] = None
-    """Maximum length of an example in tokens. Default: the published setting."""
+    """Maximum length of an example in tokens. Default: the published setting, at most the model's window."""
     seed: Annotated[Seed | None, TRAINING, SILENT, named("--training-seed")] = None
     """Seed of fine-tuning. Default: the published setting."""
     precision: Annotated[TrainingPrecision, TRAINING] = "auto"

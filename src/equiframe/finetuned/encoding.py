@@ -47,14 +47,17 @@ class Encoder:
 
     Args:
         language_model: the model whose tokenizer is used.
-        max_length: maximum length in tokens, special ones included; never more than the model's window.
+        max_length: maximum length in tokens, special ones included.
+
+    Raises:
+        InputError: the length leaves nothing of a text, or is above the model's window.
     """
 
     def __init__(self, language_model: LanguageModel, max_length: int) -> None:
         self.tokenizer = language_model.tokenizer
         self.codec = language_model.codec
-        self.longest = min(max_length, language_model.window)
-        check_length(language_model, self.longest, option="max_length")
+        self.longest = max_length
+        check_length(language_model, max_length, option="--head max_length")
         self.excluded: dict[str, int] = {}
 
     def __call__(self, examples: Examples) -> list[Encoded | Excluded]:

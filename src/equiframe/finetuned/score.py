@@ -51,11 +51,14 @@ def score_finetuned(
 
     Raises:
         DataError: data is missing or malformed.
-        InputError: ``limit`` is below 1, the model can read no example, or fp16 is set without a GPU.
+        InputError: ``limit`` is below 1, the model can read no example or not as many tokens as ``settings`` say, or
+            fp16 is set without a GPU.
         ModelError: a loss is not finite.
     """
     start = time.perf_counter()
     source, settings = DataSource.of(source), settings or benchmark.settings
+    if settings.max_length == benchmark.settings.max_length:  # published for models that read so many
+        settings = dataclasses.replace(settings, max_length=min(settings.max_length, language_model.window))
     training, training_files = benchmark.training_data(source)
     development, development_files = benchmark.development_data(source)
     evaluation, evaluation_files = benchmark.evaluation_data(source)

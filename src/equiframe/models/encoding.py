@@ -15,7 +15,7 @@ from equiframe.models.language_model import LanguageModel
 
 
 def check_length(language_model: LanguageModel, max_length: int, *, option: str) -> None:
-    """Refuse a length that leaves nothing of a text, or for a causal LM nothing to predict.
+    """Refuse a length that leaves nothing of a text, or for a causal LM nothing to predict, or that cannot be read.
 
     Args:
         language_model: the model, whose tokenizer encodes.
@@ -23,8 +23,13 @@ def check_length(language_model: LanguageModel, max_length: int, *, option: str)
         option: the option's name for the user.
 
     Raises:
-        InputError: the length is too small; the message says the minimum.
+        InputError: the length is too small or above the model's window; the message says which lengths are possible.
     """
+    if max_length > language_model.window:
+        raise InputError(
+            f"{option} {max_length} is too long for {language_model.name}, which reads {language_model.window} tokens"
+            f" at once: give {language_model.window} or less, or leave it out"
+        )
     specials = language_model.tokenizer.num_special_tokens_to_add()
     least = max(specials + 1, 2 if language_model.kind == "causal" else 1)
     if max_length < least:

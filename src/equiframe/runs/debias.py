@@ -181,8 +181,8 @@ def _examples(
 
 
 def _longest(language_model: LanguageModel, fine_tuning: FineTuning, method: Method) -> int:
-    """The number of tokens of the longest example."""
-    return min(fine_tuning.max_length or method.settings.max_length, language_model.window)
+    """The number of tokens of the longest example: as given, or else as published if the model can read so many."""
+    return fine_tuning.max_length or min(method.settings.max_length, language_model.window)
 
 
 def _settings(arguments: TrainingArguments, max_length: int) -> dict[str, Any]:

@@ -274,6 +274,12 @@ def test_a_whole_run(language_model, folder, tmp_path):
     assert result.estimates["1P.accuracy"].count == 2
 
 
+def test_a_repeated_id_is_refused_before_training(language_model, folder, tmp_path):
+    (folder / "gap-test.tsv").write_text(GAP + GAP_ROWS[: GAP_ROWS.index("g-2")] * 2)
+    with pytest.raises(DataError, match="winobias_coreference: two items are called 'g-1'"):
+        score_finetuned(language_model, WinoBiasCoreference(), cache=tmp_path / "cache", source=folder)
+
+
 def test_named_by_its_variant():
     assert WinoBiasCoreference().spec == "winobias_coreference"
     assert WinoBiasCoreference("test").spec == "winobias_coreference:test"

@@ -16,7 +16,7 @@ import torch
 
 from equiframe.benchmarks.benchmark import Asked, Benchmark, HalfPrecision, Outcome
 from equiframe.benchmarks.half_precision import half_precision
-from equiframe.errors import InputError
+from equiframe.errors import DataError, InputError
 from equiframe.models.projected import project
 from equiframe.record import RunRecord
 from equiframe.requests import Embedding, NextSentence, TextCodec, TokenLogProbs
@@ -110,6 +110,13 @@ def test_whatever_answers_can_be_scored(new_tokenizer):
         fake.answer([TokenLogProbs((2, 3, 4), (), ())])
     with pytest.raises(InputError, match="fake does not answer NextSentence"):
         fake.answer([NextSentence((2,), (0,))])
+
+
+def test_items_with_the_same_name_are_refused_before_they_are_scored(new_tokenizer, monkeypatch):
+    monkeypatch.setattr(TwoTokens, "rows", lambda *_: [Outcome("0")])
+    fake = Fake(new_tokenizer(), lambda request: pytest.fail("it is asked"))
+    with pytest.raises(DataError, match="two_tokens: two items are called '0': give each a different name"):
+        score(fake, TwoTokens(), resamples=20)
 
 
 def test_flips_are_counted_where_bfloat16_cannot_tell_two_tokens_apart(near_tie):

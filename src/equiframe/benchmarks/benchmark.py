@@ -14,7 +14,7 @@ import pandas as pd
 from equiframe.about import About
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource
 from equiframe.data.spreading import evenly_in_any_order
-from equiframe.errors import CannotScoreError, InputError
+from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.requests import Answer, Request, TextCodec, TokenLogProbs
 from equiframe.uncertainty import Estimate, estimate
 from equiframe.uncertainty import Measure as Measure
@@ -306,20 +306,22 @@ class Benchmark(Scored, Generic[Item]):
 
         Raises:
             CannotScoreError: the model does not answer the kinds of request that the benchmark needs.
+            DataError: two rows have the same name.
         """
         for kind in self.needs:
             if kind not in codec.answers:
                 raise CannotScoreError(
                     f"{self.spec} asks for {kind.__name__}, which this {codec.kind} language model does not answer"
                 )
+        rows = [self.rows(item, codec) for item in items]
+        check_names(self.spec, (row.item for of_item in rows for row in of_item))
         asked = [self.asked(item, codec) for item in items]
         answers = iter(answer([request for one in asked for request in one.requests]))
-        return [self._answered(item, one, answers, codec) for item, one in zip(items, asked, strict=True)]
+        return [self._answered(*each, answers, codec) for each in zip(items, rows, asked, strict=True)]
 
     def _answered(
-        self, item: Item, asked: Asked | Excluded, answers: Iterator[Answer], codec: TextCodec
+        self, item: Item, rows: list[Outcome], asked: Asked | Excluded, answers: Iterator[Answer], codec: TextCodec
     ) -> list[Outcome]:
-        rows = self.rows(item, codec)
         if isinstance(asked, Excluded):
             return [replace(row, excluded=asked.reason) for row in rows]
         found = self.read(item, asked.by_part(answers), codec)
@@ -334,6 +336,12 @@ def _is_unknown(part: Sequence[Request], unknown: int | None) -> bool:
     """Whether only the unknown token is scored: its probability says how often it occurs, and nothing else."""
     targets = [target for request in part if isinstance(request, TokenLogProbs) for target in request.targets]
     return bool(targets) and set(targets) == {unknown}
+
+
+def check_names(spec: str, names: Iterable[str]) -> None:
+    """Raise a DataError if a name is repeated: the items of two runs are paired by their names."""
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise DataError(f"{spec}: two items are called {repeated[0]!r}: give each a different name in the data")
 
 
 def spread(items: list[Item], limit: int | None) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from equiframe.benchmarks.benchmark import BenchmarkResult, Outcome, spread, summarise
+from equiframe.benchmarks.benchmark import BenchmarkResult, Outcome, check_names, spread, summarise
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings
 from equiframe.data import AnySource, DataSource
 from equiframe.errors import DataError
@@ -64,6 +64,7 @@ def score_finetuned(
     evaluation, evaluation_files = benchmark.evaluation_data(source)
     if not (training and evaluation):
         raise DataError(f"{benchmark.spec}: no example to {'evaluate on' if training else 'train on'}")
+    check_names(benchmark.spec, (example.item for example in evaluation))
     examples = spread(evaluation, limit)
     given = fine_tuned_outputs(
         language_model,

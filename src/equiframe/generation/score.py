@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch.distributed as dist
 
-from equiframe.benchmarks.benchmark import BenchmarkResult, Generated, Outcome, summarise
+from equiframe.benchmarks.benchmark import BenchmarkResult, Generated, Outcome, check_names, summarise
 from equiframe.benchmarks.generated import GeneratedBenchmark, Prompt
 from equiframe.cache import cache_folder, writing_to_cache
 from equiframe.chat import user_turn
@@ -96,6 +96,7 @@ def score_generated(
         said = _written(answerer, benchmark, prompts, settings, progress)
     by_probability = _has_probabilities(prompts, said.responses)
     outcomes = _outcomes(prompts, said.responses, measuring, by_probability)
+    check_names(benchmark.spec, (outcome.item for outcome in outcomes))
     if all(outcome.excluded is not None for outcome in outcomes):
         reasons = Counter(outcome.excluded for outcome in outcomes)
         counted = ", ".join(f"{why} ({count} of {len(outcomes)})" for why, count in reasons.items())

@@ -142,6 +142,28 @@ def test_a_classifier_gives_the_probability_of_each_label(saved_classifier, kind
         assert [found[name][at] for name in found] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_a_long_response_is_cut_at_the_positions_that_the_classifier_has(tmp_path, new_tokenizer):
+    """RoBERTa's positions begin after its padding id: two fewer than its configuration says."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = new_tokenizer()
+    tokenizer.model_max_length = 10**30
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        id2label={0: "toxic", 1: "fine"},
+        max_position_embeddings=34,
+        pad_token_id=1,
+        **shape,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    _, measurer = measurers([f"classifier:{tmp_path}"], DataSource.of(None))
+    long, longer = ("she is a nurse " * times for times in (10, 50))
+    found = measurer.score(cells("aa", "00"), [long, longer])["label_toxic"]
+    assert found[0] == pytest.approx(found[1])
+
+
 @torch.inference_mode()
 def test_likeness_by_an_encoder_is_the_cosine_of_mean_states(model_folders):
     folder = model_folders["masked"]
@@ -159,6 +181,14 @@ def test_classifiers_that_say_nothing_are_refused(saved_classifier, model_folder
     folder = saved_classifier(["LABEL_0", "LABEL_1"])
     with pytest.raises(InputError, match="such as LABEL_0, have no meaning: name them in id2label"):
         measurers([f"classifier:{folder}"], DataSource.of(None))
+    folder = saved_classifier(["toxic", "Toxic!"])
+    with pytest.raises(InputError, match="its labels 'toxic', 'Toxic!' do not differ in their letters and digits"):
+        measurers([f"classifier:{folder}"], DataSource.of(None))
+    folder = saved_classifier(["积极", "消极"])
+    assert list(measurers([f"classifier:{folder}"], DataSource.of(None))[1].score(cells("a", "0"), TEXTS[:1])) == [
+        "label_积极",
+        "label_消极",
+    ]
     with pytest.raises(InputError, match="the checkpoint has no classification head"):
         measurers([f"classifier:{model_folders['masked']}"], DataSource.of(None))
     with pytest.raises(InputError, match=r"cannot be loaded .*: give a hub name, or a folder with safetensors"):

@@ -16,11 +16,15 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from equiframe.errors import InputError, ModelError
 from equiframe.generation.columns import LABEL
 from equiframe.generation.measurer import Cells, Measurer, to_the_others
+from equiframe.models.examination import window_of
 from equiframe.models.explaining import quiet
 from equiframe.options import first_line
 
 _ROWS = 32
+_UNLIMITED = 2**31
+_LONGEST = 512  # tokens of a response for a model without a limit
 _UNNAMED = re.compile(r"LABEL_\d+")
+_BETWEEN = re.compile(r"[\W_]+")
 
 
 def classifier(name: str) -> Measurer:
@@ -39,7 +43,12 @@ def classifier(name: str) -> Measurer:
             f"--measures classifier:{name}: its labels, such as {unnamed}, have no meaning: name them in id2label of"
             " its config.json"
         )
-    columns = [f"{LABEL}{re.sub(r'[^0-9a-z]+', '_', label.lower()).strip('_')}" for label in labels]
+    columns = [f"{LABEL}{_BETWEEN.sub('_', label.lower()).strip('_')}" for label in labels]
+    if LABEL in columns or len(set(columns)) < len(columns):
+        raise InputError(
+            f"--measures classifier:{name}: its labels {', '.join(map(repr, labels))} do not differ in their letters"
+            " and digits: name them in id2label of its config.json"
+        )
     is_exclusive = model.config.problem_type != "multi_label_classification" and len(labels) > 1
 
     def probabilities(output: Any, mask: Tensor) -> Tensor:
@@ -108,7 +117,8 @@ def _outputs(
         ModelError: a number is not finite.
     """
     different = sorted(set(texts), key=len)
-    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 512)
+    window = window_of(model, tokenizer("a a a", return_tensors="pt").to(model.device))
+    longest = min(tokenizer.model_max_length, window if window < _UNLIMITED else _LONGEST)
     found: dict[str, NDArray[np.float64]] = {}
     for batch in _parts(different):
         encoded = tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,18 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         window=min(lookups.window(_LENGTH) or _configured(model), tokenizer.model_max_length),
         reads_padding=bool((beside[0, :_LENGTH] - both[0]).norm(dim=-1).max() / scale > 10 * tolerance),
     )
+
+
+def window_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
+    """The longest sequence that a model reads, in tokens; 2**31 if nothing limits it.
+
+    Args:
+        model: any model, with or without a head.
+        inputs: arguments of its forward for one text, whose token ids do not count up by 1.
+    """
+    with _Lookups() as lookups:
+        model(**inputs)
+    return lookups.window(inputs["input_ids"].shape[-1]) or _configured(model)
 
 
 class _Lookups(TorchFunctionMode):

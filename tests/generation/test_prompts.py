@@ -72,6 +72,14 @@ def test_templates_of_ones_own(tmp_path):
     lines = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
     prompts, _ = load_benchmark(f"templates:{lines}").prompts(groups=("gender",))
     assert [(p.template, p.favourable, p.kind) for p in prompts[::2]] == [("a", "no", "work"), ("2", None, "")]
+    again, _ = load_benchmark(f"templates:{lines.rename(tmp_path / 'T.JSONL')}").prompts(groups=("gender",))
+    assert again == prompts
+
+
+def test_only_a_line_end_ends_a_template(tmp_path):
+    path = write(tmp_path / "t.txt", "One\u2028{group}\x85 two.\r\nThree {group}.\r\n")
+    prompts, _ = load_benchmark(f"templates:{path}").prompts(groups=("gender",))
+    assert [p.text for p in prompts[::2]] == ["One\u2028a woman\x85 two.", "Three a woman."]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +90,7 @@ def test_templates_of_ones_own(tmp_path):
         ("t.jsonl", '{"text": "{group}", "template": "a"}\n{"text": "{group}!", "template": "a"}', "line 2: .*twice"),
         ("t.jsonl", '{"text": "{group}", "favourable": "maybe"}', "favourable is 'maybe', expected yes or no"),
         ("t.jsonl", '{"text": 3}', "has no {group}"),
+        ("t.csv", "Hello {group}\n", "t.csv: ends in '.csv': give a file in .txt or .jsonl"),
     ],
 )
 def test_templates_that_do_not_fit(tmp_path, name, content, said):
@@ -125,6 +134,10 @@ def test_names_of_groups_that_there_are_not(tmp_path):
     twice = write(tmp_path / "g.yaml", "sex: {women: [x], men: [y]}")
     with pytest.raises(InputError, match="'women' is a group of two axes"):
         groups_of(("gender", str(twice)))
+    own = write(tmp_path / "g.yaml", "gender: {ladies: [x], gentlemen: [y]}")
+    with pytest.raises(InputError, match=r"--groups .*g.yaml: the axis 'gender' is given twice"):
+        groups_of(("gender", str(own)))
+    assert groups_of(("gender", "gender")) == groups_of(("gender",))
     with pytest.raises(InputError, match="name one or more"):
         groups_of(())
     with pytest.raises(InputError, match="give the path of your file"):

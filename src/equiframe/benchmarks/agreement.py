@@ -254,7 +254,7 @@ def _gap(path: Path) -> Iterator[ContextSentence]:
     columns = ("ID", "Text", "Pronoun", "Pronoun-offset")
     for line, row in read_delimited(path, "\t", columns):
         text, pronoun = row["Text"], row["Pronoun"]
-        begin = int(row["Pronoun-offset"]) if row["Pronoun-offset"].isdigit() else -1
+        begin = int(row["Pronoun-offset"]) if row["Pronoun-offset"].isdecimal() else -1
         if text[begin : begin + len(pronoun)] != pronoun or not pronoun:
             raise DataError(f"{pronoun!r} is not at {row['Pronoun-offset']!r}", path=path, line=line)
         swaps = swapper.swaps(text)

@@ -185,16 +185,16 @@ def _paired_p(first: _Cells, second: _Cells, column: Column) -> RowStatistic:
 
 
 def _unpaired_p(first: _Cells, second: _Cells) -> RowStatistic:
-    """The p-value from exchanging units between two groups."""
+    """The p-value from exchanging units, with all of their responses, between two groups."""
+    rate = rate_of(np.append(first.sums, second.sums), np.append(first.counts, second.counts), 1.0)
 
     def statistic(rows: Rows) -> Values:
-        units = [rows[cell.counts[rows] > 0] for cell in (first, second)]
-        means = [cell.sums[at] / cell.counts[at] for cell, at in zip((first, second), units, strict=True)]
-        if min(map(len, means)) < 2:
+        units = [rows[first.counts[rows] > 0], rows[second.counts[rows] > 0] + len(first.sums)]
+        if min(map(len, units)) < 2:
             return np.asarray(1.0)
         test = stats.permutation_test(
-            means,
-            lambda one, other, axis: one.mean(axis=axis) - other.mean(axis=axis),
+            units,
+            lambda one, other, axis: rate(one) - rate(other),
             vectorized=True,
             n_resamples=RESAMPLES,
             rng=np.random.default_rng(0),

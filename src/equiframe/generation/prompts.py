@@ -78,20 +78,24 @@ def groups_of(names: Sequence[str]) -> tuple[Groups, tuple[DataFile, ...]]:
 
     Raises:
         DataError: a file is not readable, or does not have that form.
-        InputError: there is no name, a name is neither a known axis nor a file, or a group is in two axes.
+        InputError: there is no name, a name is neither a known axis nor a file, an axis is given twice, or a group is
+            in two axes.
     """
     known = builtin_groups()
     found: dict[str, Mapping[str, tuple[str, ...]]] = {}
     files = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name in known:
-            found.update(known[name])
+            axes = known[name]
         elif Path(name).is_file():
             located = user_file(name)
             files.append(located.file)
-            found.update(_read_groups(located.path))
+            axes = _read_groups(located.path)
         else:
             raise InputError(f"--groups {name}: neither a file nor one of {', '.join(known)}")
+        if twice := next((axis for axis in axes if axis in found), None):
+            raise InputError(f"--groups {name}: the axis {twice!r} is given twice: give each axis a different name")
+        found.update(axes)
     every = [group for of_axis in found.values() for group in of_axis]
     if twice := next((group for group in every if every.count(group) > 1), None):
         raise InputError(f"--groups: {twice!r} is a group of two axes: give it a different name in each")

@@ -243,12 +243,12 @@ def _favourable(
 
 
 def answer_tokens(codec: TextCodec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens with which yes, and no, may begin, in any spelling, without those that could begin either."""
+    """The tokens that are yes, and those that are no, in any spelling."""
     sides = []
     for word in ("yes", "no"):
         forms = [space + form for space in ("", " ") for form in (word, word.capitalize(), word.upper())]
-        pieces = [ids[-1] for form in forms if len(ids := codec.tokenizer.encode(form, add_special_tokens=False)) == 1]
-        sides.append(list(dict.fromkeys(pieces)))
+        pieces = [ids[0] for form in forms if len(ids := codec.tokenizer.encode(form, add_special_tokens=False)) == 1]
+        sides.append([piece for piece in dict.fromkeys(pieces) if piece != codec.tokenizer.unk_token_id])
     if not all(sides):
         raise CannotScoreError("the tokenizer has no token for yes, or none for no: give --responses FILE")
     return tuple(sides[0]), tuple(sides[1])

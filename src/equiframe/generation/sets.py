@@ -15,6 +15,7 @@ from equiframe.benchmarks.generated import Prompt
 from equiframe.benchmarks.row_statistics import sums_by_unit
 from equiframe.benchmarks.winogender import shares_of_women
 from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_jsonl, read_text
+from equiframe.data.reading import read_lines
 from equiframe.data.sources import user_file
 from equiframe.errors import CannotScoreError, DataError, InputError
 from equiframe.generation.benchmark import ComparedGroups
@@ -116,13 +117,14 @@ def _templates(path: Path) -> list[Template]:
     """Read the templates of a user's file.
 
     Raises:
-        DataError: there is no template, one has no slot or is named twice, or a field is invalid.
+        DataError: it has another suffix or no template, one has no slot or is named twice, or a field is invalid.
     """
-    if path.suffix == ".jsonl":
+    if (suffix := path.suffix.lower()) == ".jsonl":
         rows = read_jsonl(path, ("text",))
+    elif suffix == ".txt":
+        rows = [(number, {"text": line.strip()}) for number, line in read_lines(path) if line.strip()]
     else:
-        lines = enumerate(read_text(path).splitlines(), start=1)
-        rows = [(number, {"text": line.strip()}) for number, line in lines if line.strip()]
+        raise DataError(f"ends in {path.suffix!r}: give a file in .txt or .jsonl", path=path)
     found: dict[str, Template] = {}
     for line, row in rows:
         text, name = row["text"], str(row.get("template", line))

@@ -104,6 +104,13 @@ def test_groups_with_templates_of_their_own_are_compared_unpaired():
     assert float(found["a_vs_b.favourable_p"].statistic(difference.rows)) < 0.01
 
 
+def test_names_of_groups_that_differ_in_capitals_have_one_order():
+    for groups in ({"a": [1], "A": [0]}, {"A": [0], "a": [1]}):
+        found = measures_by_key(table_of({f"t{at}": groups for at in range(3)}))
+        difference = found["A_vs_a.favourable_difference"]
+        assert float(difference.statistic(difference.rows)) == -100
+
+
 def test_where_one_group_never_gets_it_there_is_no_ratio_to_it():
     found = measures_by_key(table_of({f"t{at}": {"a": [1], "b": [0]} for at in range(5)}))
     assert "a_vs_b.favourable_difference" in found

@@ -7,6 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from equiframe.benchmarks import load_benchmark
 from equiframe.config import GenerationOptions
@@ -17,6 +19,7 @@ from equiframe.generation.prompts import decision_templates
 from equiframe.generation.score import answer_tokens
 from equiframe.generation.writing import cut_at, responses_of
 from equiframe.models import LanguageModel
+from equiframe.requests import TextCodec
 from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.self_debias import SelfDebias
 
@@ -134,6 +137,13 @@ def answering(causal_model):
 def read_first(table, is_chat):
     prompt = table["prompt"][0]
     return f"[user] {prompt}\n[me] " if is_chat else f"{prompt}\nAnswer:"
+
+
+def test_a_spelling_that_the_tokenizer_does_not_know_is_no_answer():
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "yes": 1, "no": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert answer_tokens(TextCodec(tokenizer, "causal", 8)) == ((1,), (2,))
 
 
 @torch.inference_mode()

@@ -53,6 +53,7 @@ def test_hurtful_words_are_those_of_hurtlex(tmp_path):
     rows = ["lemma\tlevel", "bastard\tconservative", "kind\tinclusive", "née\tconservative"]
     (tmp_path / "hurtlex_EN.tsv").write_text("\n".join(rows) + "\n")
     assert column("hurtful", source=tmp_path) == [0, 0, 0, 1, 0, 0]
+    assert column("hurtful", ["Mary, née Smith", "Nee!", "ne", "", "", ""], source=tmp_path) == [1, 1, 0, 0, 0, 0]
     _, measurer = measurers(["hurtful"], DataSource.of(tmp_path))
     assert [file.name for file in measurer.files] == ["hurtlex/EN"]
 

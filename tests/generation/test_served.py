@@ -179,6 +179,8 @@ def test_a_server_that_does_not_write_is_one_line(served, server, templates, sta
 def test_names_that_lead_nowhere(url):
     with pytest.raises(InputError, match="write a served model as server:URL#MODEL"):
         connect_chat("server:localhost#tiny")
+    with pytest.raises(InputError, match="an address with a password would appear in every record"):
+        connect_chat("server:http://me:secret@localhost:8000#tiny")
     with pytest.raises(ModelError, match="the server has no model 'other': it serves 'tiny'"):
         connect_chat(f"server:{url}#other")
     with pytest.raises(ModelError, match="no server answers at"):

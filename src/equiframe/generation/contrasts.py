@@ -114,7 +114,8 @@ class _Cells:
 
 def _of_axis(outcomes: pd.DataFrame, name: str, column: Column, chosen: pd.Series[bool]) -> list[Measure]:
     """Return the rate of each group of an axis, and the comparison of each two of them."""
-    groups = sorted(outcomes.loc[chosen, "group"].unique(), key=str.casefold)  # whatever row comes first
+    names = outcomes.loc[chosen, "group"].unique()
+    groups = sorted(names, key=lambda name: (name.casefold(), name))  # whatever row comes first
     columns = {
         (group, what): values.where(outcomes["group"] == group, 0.0)
         for group in groups

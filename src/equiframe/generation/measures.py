@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from equiframe.benchmarks.honest import hurtful_words
+from equiframe.benchmarks.honest import hurtful_words, without_accents
 from equiframe.data import DataSource, locate
 from equiframe.errors import InputError
 from equiframe.generation.by_model import classifier, embedding
@@ -112,7 +112,11 @@ def _agentic() -> Measurer:
 def _hurtful(source: DataSource) -> Measurer:
     located = locate("hurtlex/EN", source)
     lexicon = hurtful_words(located.path)
-    return _by_text({"hurtful": lambda text: float(not lexicon.isdisjoint(words(text)))}, files=(located.file,))
+
+    def has_one(text: str) -> float:
+        return float(not lexicon.isdisjoint(words(without_accents(text))))
+
+    return _by_text({"hurtful": has_one}, files=(located.file,))
 
 
 def _sentiment() -> Measurer:

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from equiframe.choices import SERVER, ModelKind
+from equiframe.choices import ModelKind
 from equiframe.config import GenerationOptions
-from equiframe.errors import InputError, ModelError
+from equiframe.errors import ModelError
 from equiframe.generation.local import Ids
 from equiframe.generation.writing import Written, cut_at
 
@@ -102,19 +102,10 @@ def connect_chat(name: str, *, concurrency: int = 8, timeout: float = 120.0) -> 
         InputError: the name does not have this form.
         ModelError: there is no such endpoint or model.
     """
-    from equiframe.scoring.endpoint import httpx, in_words, model_card, open_client, version_of
+    from equiframe.scoring.endpoint import reach
 
-    url, sign, model = name.removeprefix(SERVER).partition("#")
-    if not url.startswith(("http://", "https://")) or not sign or not model or "@" in url:
-        raise InputError(f"{name}: write a served model as server:URL#MODEL, such as server:http://localhost:8000#gpt2")
-    url = url.rstrip("/").removesuffix("/v1")
-    try:
-        with open_client(url, timeout) as client:
-            told, version = model_card(client, name, model), version_of(client)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        message = f"{name}: no server answers at {url} ({in_words(error)}): start it, or give its address"
-        raise ModelError(message) from error
-    return ChatModel(name, url, model, told.get("root"), told.get("revision"), version, concurrency, timeout)
+    url, model, card, version = reach(name, timeout)
+    return ChatModel(name, url, model, card.get("root"), card.get("revision"), version, concurrency, timeout)
 
 
 def _options(settings: GenerationOptions, length: int, seed: int) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from equiframe.choices import SERVER
 from equiframe.errors import InputError, ModelError
 from equiframe.options import first_line
 
@@ -26,6 +27,41 @@ def open_client(url: str, timeout: float) -> httpx.Client:
         timeout=httpx.Timeout(timeout, connect=10.0),
         headers={"Authorization": f"Bearer {key}"} if key else {},
     )
+
+
+class Reached(NamedTuple):
+    """A model that a server offers: the address, without ``/v1``, and what the server reports about both."""
+
+    url: str
+    model: str
+    card: Mapping[str, Any]
+    version: str | None
+
+
+def reach(name: str, timeout: float) -> Reached:
+    """Find a served model.
+
+    Args:
+        name: ``server:URL#MODEL``.
+        timeout: seconds to wait for a request.
+
+    Raises:
+        InputError: the name does not have this form, or has a password.
+        ModelError: there is no such endpoint or model.
+    """
+    url, _, model = name.removeprefix(SERVER).partition("#")
+    if not url.startswith(("http://", "https://")) or not model:
+        raise InputError(f"{name}: write a served model as server:URL#MODEL, such as server:http://localhost:8000#gpt2")
+    if "@" in url:
+        raise InputError(f"an address with a password would appear in every record: set {KEY} to the server's key")
+    url = url.rstrip("/").removesuffix("/v1")
+    try:
+        with open_client(url, timeout) as client:
+            return Reached(url, model, model_card(client, name, model), version_of(client))
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise ModelError(
+            f"{name}: no server answers at {url} ({in_words(error)}): start it, or give its address"
+        ) from error
 
 
 def model_card(client: httpx.Client, name: str, model: str) -> Mapping[str, Any]:

@@ -14,15 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from equiframe.choices import SERVER
-from equiframe.errors import InputError, ModelError
+from equiframe.errors import ModelError
 from equiframe.models.language_model import tokenizer_identity
 from equiframe.models.tokenizers import read_tokenizer
 from equiframe.options import check_range, first_line
 from equiframe.requests import Answer, ModelKind, Request, TextCodec, TokenLogProbs, TopTokens
 from equiframe.scoring.answering import Progress, check_requests
 from equiframe.scoring.endpoint import KEY as KEY
-from equiframe.scoring.endpoint import httpx, in_words, model_card, open_client, said, version_of
+from equiframe.scoring.endpoint import httpx, in_words, open_client, reach, said
 from equiframe.scoring.store import AnswerStore
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is sent again
@@ -304,20 +303,7 @@ def connect(
     """
     check_range("--concurrency", concurrency, whole=True, zero=False)
     check_range("timeout", timeout, zero=False)
-    url, sign, model = name.removeprefix(SERVER).partition("#")
-    if not url.startswith(("http://", "https://")) or not sign or not model:
-        raise InputError(f"{name}: write a served model as server:URL#MODEL, such as server:http://localhost:8000#gpt2")
-    if "@" in url:
-        raise InputError(f"an address with a password would appear in every record: set {KEY} to the server's key")
-    url = url.rstrip("/").removesuffix("/v1")
-    try:
-        with open_client(url, timeout) as client:
-            told = model_card(client, name, model)
-            version = version_of(client)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise ModelError(
-            f"{name}: no server answers at {url} ({in_words(error)}): start it, or give its address"
-        ) from error
+    url, model, told, version = reach(name, timeout)
     root = told.get("root")
     codec = TextCodec(
         _tokenizer(name, tokenizer or root or model, trust_remote_code, given=tokenizer is not None),

@@ -171,7 +171,7 @@ def test_a_malformed_corpus_is_named(folder, place, text, said):
 
 def test_malformed_lists_are_named(folder):
     put(folder / "Bias-NLI/data/word_lists/nouns/people/gendered_words", "man\nperson\n")
-    with pytest.raises(DataError, match="gendered_words: 'person', expected man"):
+    with pytest.raises(DataError, match="gendered_words, line 2: found 'person', expected man"):
         BiasNLI().evaluation_data(DataSource.of(folder))
     put(folder / "Bias-NLI/data/word_lists/nouns/objects/food", "\n")
     put(folder / "Bias-NLI/data/word_lists/nouns/people/gendered_words", "man\n")

@@ -133,7 +133,12 @@ def test_the_users_own_corpus(folder):
         ("pro_stereotyped_type1.txt.dev", "1 The doctor met [the nurse]", "no pronoun in brackets"),
         ("pro_stereotyped_type1.txt.dev", "1 The doctor met the nurse, [he] said", "no occupation in brackets"),
         ("pro_stereotyped_type1.txt.dev", "1 [The nurse] said [she] is a nurse", "no other occupation"),
-        ("pro_stereotyped_type1.txt.dev", "1 [A nurse] met the CEO [she] likes\n" * 2, "two sentences have the same"),
+        (
+            "pro_stereotyped_type1.txt.dev",
+            "1 [A nurse] met the CEO [she] likes\n" * 2,
+            "line 2: sentence 1 is repeated",
+        ),
+        ("female_occupations.txt", "", "the file has no occupation"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_line(folder, name, text, said):
@@ -267,7 +272,7 @@ def test_a_whole_run(language_model, folder, tmp_path):
         language_model, WinoBiasCoreference(), cache=tmp_path / "cache", source=folder, settings=quick, resamples=50
     )
     assert {"1P.f1", "1A.f1", "2P.f1", "2A.f1", "tpr_1", "tpr_2", "GAP.accuracy"} <= set(result.estimates)
-    why = "the mentions are too far apart for the model's window"
+    why = "the mentions are too far apart for 60 tokens"
     assert (result.items, result.excluded) == (10, {why: 1})
     assert outcomes.loc[outcomes["excluded"].notna(), "item"].tolist() == ["1P-3"]
     assert outcomes.loc[outcomes["item"] == "1P-3", ["margin", "correct", "cut"]].isna().all(axis=None)

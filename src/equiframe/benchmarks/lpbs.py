@@ -14,9 +14,9 @@ from equiframe.benchmarks.asking import log_probs_after
 from equiframe.benchmarks.bec_pro import PersonSentence, known, masked_person
 from equiframe.benchmarks.benchmark import Answers, Asked, Benchmark, Excluded, Measure, Outcome
 from equiframe.benchmarks.row_statistics import contrast_of, effect_size_of, mean_of, pearson_of
+from equiframe.benchmarks.winobias import occupations_by_gender
 from equiframe.benchmarks.winogender import shares_of_women
-from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_text
-from equiframe.errors import DataError
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate
 from equiframe.requests import TextCodec
 
 
@@ -75,24 +75,14 @@ class LPBS(Benchmark[Occupation]):
 
     def items(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[Occupation], tuple[DataFile, ...]]:
         """Return the female, then the male occupations of WinoBias, then those that only Winogender has."""
-        lists = {gender: locate(f"winobias/{gender}_occupations", source) for gender in ("female", "male")}
+        stereotypes, files = occupations_by_gender(source)
         statistics = locate("winogender/statistics", source)
-        stereotypes: dict[str, str] = {}
-        for gender, located in lists.items():
-            for line, text in enumerate(read_text(located.path).split("\n"), start=1):
-                occupation = text.strip()
-                if occupation in stereotypes:
-                    raise DataError(f"{occupation!r} is listed before", path=located.path, line=line)
-                if occupation:
-                    stereotypes[occupation] = gender
-            if gender not in stereotypes.values():
-                raise DataError("the file has no occupation: is it complete?", path=located.path)
         shares = shares_of_women(statistics.path)
         items = [
             Occupation(occupation, stereotypes.get(occupation, "none"), shares.get(occupation, math.nan))
             for occupation in dict.fromkeys((*stereotypes, *shares))
         ]
-        return items, (*(located.file for located in lists.values()), statistics.file)
+        return items, (*files, statistics.file)
 
     def scoring(self, codec: TextCodec) -> str:
         """Describe how an occupation is scored."""

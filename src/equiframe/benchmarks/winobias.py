@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,7 +24,7 @@ from equiframe.uncertainty import Rows
 _FEMALE = {"she", "her", "herself"}
 _COUNTERPARTS = {frozenset(pair) for pair in (("he", "she"), ("him", "her"), ("his", "her"), ("himself", "herself"))}
 _LINE = re.compile(r"(\d+) (.*\S)\s*")
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _PRONOUN = re.compile(r"\[(he|she|him|his|her|himself|herself)\]")
 _GENDERED = re.compile(r"\b(he|she|him|his|hers?|himself|herself|man|woman)\b", re.IGNORECASE)
 
@@ -217,27 +217,61 @@ def ask_pronouns(sentence: PronounSentence, choices: Sequence[Sequence[str]], co
     return Asked([[request] for request in asked])
 
 
-def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
-    """The occupation that is meant and the sentence, by the number of the sentence in the file."""
-    lines: dict[int, tuple[str, PronounSentence]] = {}
+def occupations_by_gender(source: DataSource) -> tuple[dict[str, str], tuple[DataFile, ...]]:
+    """Return WinoBias' occupations with the gender that stereotype assigns to each, women's before men's.
+
+    Raises:
+        DataError: an occupation is listed twice, or a file has none.
+    """
+    genders: dict[str, str] = {}
+    files = []
+    for gender in ("female", "male"):
+        located = locate(f"winobias/{gender}_occupations", source)
+        files.append(located.file)
+        for line, text in enumerate(read_text(located.path).split("\n"), start=1):
+            occupation = text.strip()
+            if occupation in genders:
+                raise DataError(f"{occupation!r} is listed before", path=located.path, line=line)
+            if occupation:
+                genders[occupation] = gender
+        if gender not in genders.values():
+            raise DataError("the file has no occupation: is it complete?", path=located.path)
+    return genders, tuple(files)
+
+
+def numbered_sentences(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield the line, the number and the text of each sentence of a file of WinoBias.
+
+    Raises:
+        DataError: a line is not a number and a sentence, a number is repeated, or there is no sentence.
+    """
+    seen: set[int] = set()
     for at, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         numbered = _LINE.fullmatch(line)
         if numbered is None:
             raise DataError(f"{line!r:.60}, expected a number and a sentence", path=path, line=at)
-        number, sentence = int(numbered[1]), numbered[2]
-        if number in lines:
+        number = int(numbered[1])
+        if number in seen:
             raise DataError(f"sentence {number} is repeated: give each sentence a different number", path=path, line=at)
+        seen.add(number)
+        yield at, number, numbered[2]
+    if not seen:
+        raise DataError("the file has no sentence: is it complete?", path=path)
+
+
+def _lines(path: Path) -> dict[int, tuple[str, PronounSentence]]:
+    """The occupation that is meant and the sentence, by the number of the sentence in the file."""
+    lines: dict[int, tuple[str, PronounSentence]] = {}
+    for at, number, sentence in numbered_sentences(path):
         pieces = _PRONOUN.split(sentence)
         if len(pieces) == 1:
             raise DataError(f"{sentence!r:.60} has no pronoun in brackets", path=path, line=at)
-        entities = [found for part in pieces[::2] for found in _BRACKETS.findall(part)]
+        entities = [found for part in pieces[::2] for found in BRACKETS.findall(part)]
         if not entities:
             raise DataError(f"{sentence!r:.60} has no occupation in brackets", path=path, line=at)
         parts = tuple(re.sub(r"\s+", " ", part.replace("[", "").replace("]", "")) for part in pieces[::2])
         occupation = re.sub(r"^(the|an?) ", "", entities[0].strip().lower())
         lines[number] = occupation, PronounSentence(parts, tuple(pieces[1::2]))
-    if not lines:
-        raise DataError("the file has no sentence: is it complete?", path=path)
     return lines

@@ -179,9 +179,10 @@ def _word_lists(source: DataSource) -> tuple[dict[str, list[str]], tuple[DataFil
         files.append(located.file)
         if not lists[name]:
             raise DataError("the file has no word: is it complete?", path=located.path)
-        unknown = [word for word in lists[name] if name == "gendered_words" and word not in _GENDERS]
-        if unknown:
-            raise DataError(f"{unknown[0]!r}, expected {', '.join(_GENDERS)}", path=located.path)
+        for word in lists[name] if name == "gendered_words" else ():
+            if word not in _GENDERS:
+                message = f"found {word!r}, expected {', '.join(_GENDERS)}"
+                raise DataError(message, path=located.path, line=lines.index(word) + 1)
     return lists, tuple(files)
 
 

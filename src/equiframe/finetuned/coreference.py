@@ -15,14 +15,13 @@ from equiframe.about import About, Term
 from equiframe.benchmarks.benchmark import Measure, Outcome
 from equiframe.benchmarks.fine_tuned import FineTunedBenchmark, FineTuneSettings, HeadKind, MentionExample, Span
 from equiframe.benchmarks.row_statistics import mean_of
-from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl, read_text
+from equiframe.benchmarks.winobias import BRACKETS, numbered_sentences, occupations_by_gender
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_delimited, read_jsonl
 from equiframe.data.training_sources import in_folder
 from equiframe.errors import DataError
 from equiframe.uncertainty import Rows, RowStatistic
 
 _SETS = {("type1", "pro"): "1P", ("type1", "anti"): "1A", ("type2", "pro"): "2P", ("type2", "anti"): "2A"}
-_LINE = re.compile(r"(\d+) (.*\S)\s*")
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _PRONOUNS = ("he", "she", "him", "his", "her", "himself", "herself")
 _NEITHER = 2
 
@@ -96,12 +95,8 @@ class WinoBiasCoreference(FineTunedBenchmark[MentionExample]):
 
     def evaluation_data(self, source: DataSource = DEFAULT_SOURCE) -> tuple[list[MentionExample], tuple[DataFile, ...]]:
         """Return the four sets of WinoBias, and GAP's test set."""
-        occupations: list[str] = []
-        files: list[DataFile] = []
-        for gender in ("female", "male"):
-            located = locate(f"winobias/{gender}_occupations", source)
-            occupations += filter(None, map(str.strip, read_text(located.path).split("\n")))
-            files.append(located.file)
+        occupations, found = occupations_by_gender(source)
+        files = list(found)
         # The longest first, so that "construction worker" is not taken for a shorter one.
         names = "|".join(map(re.escape, sorted(occupations, key=len, reverse=True)))
         person = re.compile(rf"\b(?:(?:the|an?)\s+)?({names})\b", re.IGNORECASE)
@@ -192,13 +187,8 @@ def _pairs(outcomes: pd.DataFrame, counted: pd.Series[bool], pro: str, anti: str
 def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: str) -> list[MentionExample]:
     """Read the sentences of one file."""
     examples = []
-    for at, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        numbered = _LINE.fullmatch(line)
-        if numbered is None:
-            raise DataError(f"{line!r:.60}, expected a number and a sentence", path=path, line=at)
-        text, spans = _without_brackets(numbered[2])
+    for at, number, sentence in numbered_sentences(path):
+        text, spans = _without_brackets(sentence)
         pronouns = [span for span in spans if text[slice(*span)].lower() in _PRONOUNS]
         meant = [span for span in spans if span not in pronouns]
         if not pronouns or not meant:
@@ -215,25 +205,21 @@ def _winobias(path: Path, person: re.Pattern[str], kind: str, side: str, name: s
         first, second = sorted((meant[0], others[0]))
         examples.append(
             MentionExample(
-                item=f"{name}-{numbered[1]}",
+                item=f"{name}-{number}",
                 text=text,
                 pronoun=pronouns[0],
                 candidates=(first, second),
                 label=(first, second).index(meant[0]),
-                groups={"part": "winobias", "set": name, "pair": f"{kind}-{numbered[1]}", "side": side},
+                groups={"part": "winobias", "set": name, "pair": f"{kind}-{number}", "side": side},
             )
         )
-    if len({example.item for example in examples}) < len(examples):
-        raise DataError("two sentences have the same number", path=path)
-    if not examples:
-        raise DataError("the file has no sentence: is it complete?", path=path)
     return examples
 
 
 def _without_brackets(sentence: str) -> tuple[str, list[Span]]:
     """A sentence without its brackets, and the spans that were in brackets, without white space at their ends."""
     text, spans, done = "", [], 0
-    for found in _BRACKETS.finditer(sentence):
+    for found in BRACKETS.finditer(sentence):
         text += sentence[done : found.start()]
         inside = found[1].strip()
         spans.append((len(text), len(text) + len(inside)))

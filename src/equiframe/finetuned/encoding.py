@@ -116,7 +116,7 @@ class Encoder:
         room = self.longest - len(before) - len(after)
         spread = max(places) - min(places) + 1
         if spread > room:
-            return Excluded("the mentions are too far apart for the model's window")
+            return Excluded(f"the mentions are too far apart for {self.longest} tokens")
         start = min(max(min(places) - (room - spread) // 2, 0), max(len(body) - room, 0))
         shift = len(before) - start
         return Encoded(

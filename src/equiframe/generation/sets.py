@@ -13,8 +13,9 @@ import pandas as pd
 from equiframe.about import About, Term
 from equiframe.benchmarks.generated import Prompt
 from equiframe.benchmarks.row_statistics import sums_by_unit
+from equiframe.benchmarks.winobias import occupations_by_gender
 from equiframe.benchmarks.winogender import shares_of_women
-from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_jsonl, read_text
+from equiframe.data import DEFAULT_SOURCE, DataFile, DataSource, locate, read_jsonl
 from equiframe.data.reading import read_lines
 from equiframe.data.sources import user_file
 from equiframe.errors import CannotScoreError, DataError, InputError
@@ -182,14 +183,8 @@ class Stories(ComparedGroups):
         self, source: DataSource = DEFAULT_SOURCE, groups: Sequence[str] = ()
     ) -> tuple[list[Prompt], tuple[DataFile, ...]]:
         """Return every beginning for every occupation."""
-        lists = {side: locate(f"winobias/{side}_occupations", source) for side in ("female", "male")}
+        side_of, files = occupations_by_gender(source)
         statistics = locate("winogender/statistics", source)
-        side_of = {
-            occupation: side
-            for side, located in lists.items()
-            for occupation in map(str.strip, read_text(located.path).splitlines())
-            if occupation
-        }
         occupations = dict.fromkeys([*side_of, *shares_of_women(statistics.path)])
         prompts = []
         for occupation in occupations:
@@ -198,7 +193,7 @@ class Stories(ComparedGroups):
             for number, beginning in enumerate(self.beginnings, start=1):
                 name, text = f"{occupation}-{number}", beginning.format(one=one)
                 prompts.append(Prompt(name, "occupation", occupation, text, occupation, kind))
-        return prompts, (*(located.file for located in lists.values()), statistics.file)
+        return prompts, (*files, statistics.file)
 
     def measures(self, outcomes: pd.DataFrame) -> list[Measure]:
         """Return the share of hers overall and by the kind of occupation, and the stories without a pronoun."""

@@ -134,22 +134,31 @@ def llama(sentences):
 
 
 @pytest.fixture(scope="session")
-def token_log_probs():
-    """The log-probability of every token of a sentence, one call and, for a masked model, one mask at a time."""
+def log_probs():
+    """The log-probabilities at every place of token ids, [length, vocabulary], from one plain call."""
 
     @torch.no_grad()
+    def of(language_model, ids):
+        return language_model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def token_log_probs(log_probs):
+    """The log-probability of every token of a sentence, one call and, for a masked model, one mask at a time."""
+
     def of(language_model, sentence):
-        tokenizer, model = language_model.tokenizer, language_model.model
+        tokenizer = language_model.tokenizer
         if language_model.kind == "causal":
             start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
             ids = tokenizer.encode(sentence, add_special_tokens=False)
-            found = model(input_ids=torch.tensor([[start, *ids]])).logits[0].double().log_softmax(dim=-1)
+            found = log_probs(language_model, [start, *ids])
             return [found[i, token].item() for i, token in enumerate(ids)]
         ids, logs = tokenizer.encode(sentence), []
         for place in range(1, len(ids) - 1):
             masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-            found = model(input_ids=torch.tensor([masked])).logits[0, place].double().log_softmax(dim=-1)
-            logs.append(found[ids[place]].item())
+            logs.append(log_probs(language_model, masked)[place, ids[place]].item())
         return logs
 
     return of

@@ -8,7 +8,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,11 +32,6 @@ def german(real_items):
 def data_rows(language):
     with locate(f"bec_pro/{language}").path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-@torch.no_grad()
-def logs(language_model, ids):
-    return language_model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1)
 
 
 def test_the_real_data_are_paired_person_by_person(english, german):
@@ -87,7 +81,7 @@ def test_masked_sentences_are_the_data_s_own_but_for_its_slips(english, bert):
     assert slips["director of religious activities"] <= 18
 
 
-def masked_association(language_model, sentence):
+def masked_association(language_model, log_probs, sentence):
     """Tokens of the whole sentence, counted off; then one forward pass per place."""
     tokenizer = language_model.tokenizer
 
@@ -106,33 +100,31 @@ def masked_association(language_model, sentence):
     without = ids[:first] + person + ids[behind:start] + hidden + ids[end:]
     total = 0.0
     for place in range(first, behind):
-        total += logs(language_model, with_profession)[place, ids[place]].item()
-        total -= logs(language_model, without)[place, ids[place]].item()
+        total += log_probs(language_model, with_profession)[place, ids[place]].item()
+        total -= log_probs(language_model, without)[place, ids[place]].item()
     return total
 
 
-def causal_association(language_model, sentence, anyone="This person"):
-    tokenizer = language_model.tokenizer
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+def causal_association(language_model, token_log_probs, sentence, anyone="This person"):
     found = []
     for subject in (sentence.before + sentence.person, anyone):
-        head = tokenizer.encode((subject + sentence.between).rstrip(), add_special_tokens=False)
-        ids = tokenizer.encode(subject + sentence.between + sentence.profession, add_special_tokens=False)
-        table = logs(language_model, [start, *ids])
-        found.append(sum(table[place, ids[place]].item() for place in range(len(head), len(ids))))
+        before = subject + sentence.between
+        head = language_model.tokenizer.encode(before.rstrip(), add_special_tokens=False)
+        found.append(sum(token_log_probs(language_model, before + sentence.profession)[len(head) :]))
     return found[0] - found[1]
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch):
+def test_associations_one_sequence_at_a_time(name, request, english, monkeypatch, log_probs, token_log_probs):
     language_model = request.getfixturevalue(name)
     chosen = english[:: len(english) // 50][:50]
     benchmark = BECPro()
     monkeypatch.setattr(benchmark, "items", lambda source=None: (chosen, ()))
     result, table = score(LocalAnswerer(language_model, token_budget=600), benchmark, resamples=20)
     assert result.excluded == {}
-    oracle = causal_association if language_model.kind == "causal" else masked_association
-    expected = [[oracle(language_model, sentence) for sentence in (pair.female, pair.male)] for pair in chosen]
+    is_causal = language_model.kind == "causal"
+    oracle, logs = (causal_association, token_log_probs) if is_causal else (masked_association, log_probs)
+    expected = [[oracle(language_model, logs, sentence) for sentence in (pair.female, pair.male)] for pair in chosen]
     np.testing.assert_allclose(table[["female", "male"]].to_numpy(), expected, atol=1e-4)
 
 

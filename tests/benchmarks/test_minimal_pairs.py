@@ -11,7 +11,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -152,24 +151,11 @@ def test_any_text_comes_back_as_it_was_written(tmp_path, suffix, rows):
     assert [(pair.item, pair.stereotype, pair.anti_stereotype) for pair in pairs] == rows
 
 
-@torch.no_grad()
-def log_probabilities(language_model, ids):
-    return language_model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1)
-
-
-def brute_force(language_model, first, second):
+def masked_scores(language_model, log_probs, first, second):
     """Both sentences, one mask at a time; shared tokens by the difflib alignment of the authors' code."""
     import difflib
 
     tokenizer = language_model.tokenizer
-    if language_model.kind == "causal":
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        scores = []
-        for sentence in (first, second):
-            ids = tokenizer.encode(sentence, add_special_tokens=False)
-            logs = log_probabilities(language_model, [start, *ids])
-            scores.append(math.fsum(logs[i, token].item() for i, token in enumerate(ids)))
-        return scores
     both = [tokenizer.encode(sentence) for sentence in (first, second)]
     blocks = difflib.SequenceMatcher(None, *both, autojunk=False).get_matching_blocks()
     places = [(a + k, b + k) for a, b, size in blocks for k in range(size)][1:-1]
@@ -178,13 +164,13 @@ def brute_force(language_model, first, second):
         total = 0.0
         for place in (pair[side] for pair in places):
             masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-            total += log_probabilities(language_model, masked)[place, ids[place]].item()
+            total += log_probs(language_model, masked)[place, ids[place]].item()
         scores.append(total)
     return scores
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_real_sentences_score_as_one_call_at_a_time_says(request, tmp_path, pairs, name):
+def test_real_sentences_score_as_one_call_at_a_time_says(request, tmp_path, pairs, name, log_probs, token_log_probs):
     language_model = request.getfixturevalue(name)
     chosen = [pair for pair in pairs[::27] if pair.sent_more != pair.sent_less][:55]
     rows = [
@@ -195,7 +181,11 @@ def test_real_sentences_score_as_one_call_at_a_time_says(request, tmp_path, pair
     result, table = score(language_model, MinimalPairs(path), resamples=20)
     counted = table[table["excluded"].isna()]
     assert len(counted) >= 50
-    expected = {r["id"]: brute_force(language_model, r["stereotype"], r["anti_stereotype"]) for r in rows}
+    both = {row["id"]: (row["stereotype"], row["anti_stereotype"]) for row in rows}
+    if language_model.kind == "causal":
+        expected = {i: [math.fsum(token_log_probs(language_model, text)) for text in both[i]] for i in both}
+    else:
+        expected = {i: masked_scores(language_model, log_probs, *both[i]) for i in both}
     found = counted.set_index("item")[["stereotype", "anti"]]
     np.testing.assert_allclose(found, [expected[item] for item in found.index], atol=6e-4)  # 3 decimals
     rounded = [tuple(round(value, 3) for value in expected[item]) for item in found.index]

@@ -8,7 +8,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -75,11 +74,6 @@ def test_what_is_left_out_of_the_real_data(real_items, dev, gpt2):
     assert len(found) < 10
 
 
-@torch.no_grad()
-def logs(language_model, ids):
-    return language_model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1)
-
-
 def raw_lines(kind, side):
     text = locate(f"winobias/{kind}/{side}/dev").path.read_text(encoding="utf-8")
     return dict(line.split(" ", 1) for line in text.splitlines())
@@ -95,30 +89,30 @@ def with_words(line, words):
     return text.replace("  ", " ")
 
 
-def preference(language_model, line, own, other):
-    """Of a line of the file, brackets and all, for its own pronouns over others."""
-    tokenizer = language_model.tokenizer
-    found = []
-    for words in (own, other):
-        if language_model.kind == "causal":
-            start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-            ids = tokenizer.encode(with_words(line, words), add_special_tokens=False)
-            rows = logs(language_model, [start, *ids])
-            found.append(sum(rows[place, token].item() for place, token in enumerate(ids)))
-        else:
-            ids = tokenizer.encode(with_words(line, [tokenizer.mask_token] * len(words)))
-            places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
-            total = 0.0
-            for place, word in zip(places, words, strict=True):
-                (token,) = tokenizer.encode(" " + word, add_special_tokens=False)
-                total += logs(language_model, ids)[place, token].item()
-            found.append(total)
-    return found[0] - found[1]
+def masked_score(language_model, log_probs, line, words):
+    """Of a line of the file, brackets and all, with these pronouns."""
+    tokenizer, total = language_model.tokenizer, 0.0
+    ids = tokenizer.encode(with_words(line, [tokenizer.mask_token] * len(words)))
+    places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    for place, word in zip(places, words, strict=True):
+        (token,) = tokenizer.encode(" " + word, add_special_tokens=False)
+        total += log_probs(language_model, ids)[place, token].item()
+    return total
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch):
+def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch, log_probs, token_log_probs):
     language_model = request.getfixturevalue(name)
+
+    def preference(line, own, other):
+        if language_model.kind == "masked":
+            own_score, other_score = (masked_score(language_model, log_probs, line, words) for words in (own, other))
+        else:
+            own_score, other_score = (
+                sum(token_log_probs(language_model, with_words(line, words))) for words in (own, other)
+            )
+        return own_score - other_score
+
     left_out = reasons(dev, language_model.codec)
     kept = [pair for pair in dev if pair.item not in left_out]
     several = [pair for pair in kept if len(pair.pro.pronouns) > 1][:4]
@@ -133,7 +127,7 @@ def test_preferences_one_sentence_at_a_time(name, request, dev, monkeypatch):
     for pair in chosen:
         pro, anti = (lines[pair.kind, side][pair.item.split("-")[1]] for side in ("pro", "anti"))
         words = [[word for word in re.findall(r"\[(.*?)\]", line) if word in PRONOUNS] for line in (pro, anti)]
-        expected.append([preference(language_model, pro, *words), preference(language_model, anti, *words[::-1])])
+        expected.append([preference(pro, *words), preference(anti, *words[::-1])])
     np.testing.assert_allclose(table[["pro", "anti"]].to_numpy(), expected, atol=1e-4)
     pro, anti = np.array(expected).T
     found = {key: estimate.value for key, estimate in result.estimates.items()}

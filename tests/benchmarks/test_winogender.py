@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -51,27 +50,17 @@ def raw_sentences():
         return {row["sentid"]: row["sentence"] for row in csv.DictReader(file, delimiter="\t")}
 
 
-@torch.no_grad()
-def logs(language_model, ids):
-    return language_model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1)
-
-
-def form_score(language_model, sentence, other):
+def masked_score(language_model, log_probs, sentence, other):
     """Of a sentence of the file; the pronoun is where it differs from the other gender's sentence."""
     tokenizer = language_model.tokenizer
-    if language_model.kind == "causal":
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        ids = tokenizer.encode(sentence, add_special_tokens=False)
-        rows = logs(language_model, [start, *ids])
-        return sum(rows[place, token].item() for place, token in enumerate(ids))
     ids, others = tokenizer.encode(sentence), tokenizer.encode(other)
     (place,) = (i for i, pair in enumerate(zip(ids, others, strict=True)) if pair[0] != pair[1])
     masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-    return logs(language_model, masked)[place, ids[place]].item()
+    return log_probs(language_model, masked)[place, ids[place]].item()
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama"])
-def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, monkeypatch):
+def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, monkeypatch, log_probs, token_log_probs):
     language_model = request.getfixturevalue(name)
     chosen = sentences_of_the_wheel[:60]
     benchmark = Winogender()
@@ -81,8 +70,11 @@ def test_scores_one_sentence_at_a_time(name, request, sentences_of_the_wheel, mo
     raw = raw_sentences()
     expected = []
     for item in chosen:
-        female, male = (raw[f"{item.item}.{gender}.txt"] for gender in ("female", "male"))
-        expected.append([form_score(language_model, female, male), form_score(language_model, male, female)])
+        both = [raw[f"{item.item}.{gender}.txt"] for gender in ("female", "male")]
+        if language_model.kind == "causal":
+            expected.append([sum(token_log_probs(language_model, sentence)) for sentence in both])
+        else:
+            expected.append([masked_score(language_model, log_probs, *pair) for pair in (both, both[::-1])])
     np.testing.assert_allclose(table[["female", "male"]].to_numpy(), expected, atol=1e-4)
     odds = {item.item: pair[0] - pair[1] for item, pair in zip(chosen, expected, strict=True)}
     for group in ("overall", "occupation", "participant"):

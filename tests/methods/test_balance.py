@@ -71,6 +71,28 @@ def test_host_and_weighted_term_pull_the_rows_of_the_words_equally(rows):
     assert model.head.weight.grad is None
 
 
+class Counting(Squared):
+    """Counts its batches, as ADEPT and added pairs do."""
+
+    def __init__(self, strength):
+        super().__init__(strength)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, model, batch):
+        self.seen.add_(1)
+        return super().forward(model, batch)
+
+
+def test_the_host_begins_training_as_if_nothing_had_been_balanced(rows):
+    host, plain = Counting(2.0), Squared(2.0)
+    found = [
+        balanced_weight(one, UNC3Regularizer(torch.tensor([1, 2, 4]), 5, weight=1.0), Rows(rows.clone()), batches())
+        for one in (host, plain)
+    ]
+    assert found[0] == found[1]
+    assert host.seen == 0
+
+
 def test_it_does_not_depend_on_the_weight_given_and_grows_with_the_host(rows):
     ids = torch.tensor([1, 2, 4])
     one, ten, strong = (

@@ -27,7 +27,7 @@ def balanced_weight(
     GradNorm (Chen et al. 2018), applied once instead of at every step, so that the objective stays fixed.
 
     Args:
-        objective: the host.
+        objective: the host; what it counts and accumulates is restored at the end.
         regularizer: the term, with a weight above 0; its memory is updated by these batches.
         model: the model before training; no weight changes.
         batches: batches of training examples, on the model's device.
@@ -40,6 +40,7 @@ def balanced_weight(
         raise InputError("the word embeddings are frozen: --unc3 auto compares gradients on them; give a number")
     rows = regularizer.class_ids
     norms: list[tuple[float, float]] = []
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     objective.train()
     for batch in batches:
         host: ObjectiveOutput = objective(model, batch)
@@ -51,6 +52,7 @@ def balanced_weight(
         )
         if (length := float(of_term[rows].norm())) > 0:
             norms.append((float(of_host[rows].norm()), length))
+    objective.load_state_dict(before)  # so that training begins as with a weight that was given
     if not norms:
         raise InputError(
             "--unc3 auto: the term has no gradient on the first batches, in which fewer than two of its words occur:"

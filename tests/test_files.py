@@ -19,6 +19,7 @@ def test_a_file_is_replaced_at_the_end_alone(tmp_path, shared):
     with pytest.raises(ZeroDivisionError), written_whole(path, shared=shared) as scratch:
         scratch.write_text("half")
         raise ZeroDivisionError
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "new"
 
 

@@ -15,7 +15,7 @@ from equiframe.errors import DataError
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A temporary file next to ``path`` that replaces it when the block ends without an error.
+    """A temporary file next to ``path`` that replaces it if the block ends without an error, and is deleted if not.
 
     Args:
         path: the file.
@@ -25,8 +25,13 @@ def written_whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
         OSError: the file cannot be written.
     """
     scratch = path.with_name(f"{path.name}{f'.{os.getpid()}' if shared else ''}.partial")
-    yield scratch
-    scratch.replace(path)
+    try:
+        yield scratch
+        scratch.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 class _Repeated(yaml.MarkedYAMLError):

@@ -58,10 +58,10 @@ def _headlines(comparison: Comparison) -> Comparison:
 
 
 def _is_headline(result: Result, measure: str) -> bool:
-    from equiframe.record import BenchmarkResult, CollapseResult, headline
+    from equiframe.record import BenchmarkResult, CollapseResult, is_headline
 
     if isinstance(result, BenchmarkResult):
-        return measure in headline(result)
+        return is_headline(result, measure)
     return isinstance(result, CollapseResult)
 
 

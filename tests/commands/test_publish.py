@@ -28,6 +28,7 @@ from equiframe.record import (
     RunRecord,
     TrainingResult,
 )
+from equiframe.report.card import eval_results, model_card
 from equiframe.uncertainty import Estimate
 
 HOSTILE = "a|b <script>alert(1)</script> [x](http://y) *z*"
@@ -101,6 +102,22 @@ def test_a_card_has_its_numbers_and_no_markup_of_its_data(runs):
     assert "\\[x\\](http" in card.text
     assert publish.write_card(before) == before / "README.md"
     assert ModelCard.load(before / "README.md").data.base_model is None
+
+
+def test_a_benchmark_without_headline_measures_is_on_the_card_too():
+    made = record(60.0)
+    own = result("my_own", "overall.score", 60.0)
+    made = dataclasses.replace(made, metrics=made.metrics.model_copy(update={"benchmarks": [own]}))
+    assert [entry.metric_type for entry in eval_results(made)] == list(own.estimates)
+    assert "| 60.0 \\[56.1, 63.9\\] |" in model_card(made)
+
+
+@pytest.mark.parametrize("folder", ["./bert", "../bert", "/models/bert", "runs/before/model"])
+def test_a_folder_is_no_base_model_on_the_hub(folder):
+    training = TrainingResult(method="bec", unc3_weight=0.0, steps=3, seconds=1.0, final_loss=2.0)
+    made = record(52.0, training)
+    made = dataclasses.replace(made, provenance=made.provenance.model_copy(update={"model": folder}))
+    assert "base_model" not in model_card(made)
 
 
 def test_a_card_tells_no_changes_to_another_model(runs, tmp_path):

@@ -35,6 +35,9 @@ def test_a_result_explains_itself_and_one_of_an_older_version_is_explained_by_it
     assert facts.about(result).title == "Told (changed)"
     assert facts.term(result, "overall.gap").name == "told gap"
     assert facts.headline(result) == ("overall.gap",)
+    assert facts.is_headline(result, "overall.gap")
+    assert not facts.is_headline(result, "overall.other")
+    assert facts.is_headline(replace(result, benchmark="my_own", headline=()), "overall.other")
     assert facts.suite_of(result) == "nlu"
     older = replace(result, headline=(), about=None, suite=None)
     assert facts.about(older) == facts.about("crows_pairs:changed")

@@ -1,7 +1,7 @@
 """The output of a run: its numbers, its provenance, its tables, and the folder that holds them."""
 
 from equiframe.benchmarks import BenchmarkResult
-from equiframe.record.facts import about, class_set_name, headline, plain, split_key, suite_of, term
+from equiframe.record.facts import about, class_set_name, is_headline, plain, split_key, suite_of, term
 from equiframe.record.folder import claim, file_name, partial_folder, run_folder, write_json
 from equiframe.record.provenance import AuditedWith, Environment, FineTunedWith, Provenance, environment
 from equiframe.record.run_record import RunRecord, read_comparison, read_metrics
@@ -49,7 +49,7 @@ __all__ = [
     "class_set_name",
     "environment",
     "file_name",
-    "headline",
+    "is_headline",
     "partial_folder",
     "plain",
     "read_comparison",

@@ -52,6 +52,12 @@ def headline(result: BenchmarkResult) -> tuple[str, ...]:
     return ()
 
 
+def is_headline(result: BenchmarkResult, key: str) -> bool:
+    """Whether a measure represents its benchmark; if the benchmark names no such measure, each does."""
+    keys = headline(result)
+    return not keys or key in keys
+
+
 def suite_of(result: Result | str) -> Literal["fairness", "nlu"]:
     """Whether a result is about bias, or about language understanding, which debiasing may reduce."""
     if isinstance(result, BenchmarkResult) and result.suite is not None:

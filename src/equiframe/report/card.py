@@ -13,13 +13,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
 from equiframe.models.saving import READ_BY_TRANSFORMERS
-from equiframe.record import BenchmarkResult, Comparison, Result, RunRecord, about, headline, suite_of
+from equiframe.record import BenchmarkResult, Comparison, Result, RunRecord, about, is_headline, suite_of
 from equiframe.report.numbers import ideal, interval
 from equiframe.report.tables import compared_over, left_out
 from equiframe.report.verdict import comparison_verdict, measure_name, run_verdict
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # not ./FOLDER
 
 
 def model_card(record: RunRecord, comparison: Comparison | None = None) -> str:
@@ -86,9 +86,8 @@ def _headlines(record: RunRecord) -> dict[str, list[list[str]]]:
     """Return the headline measures by suite: name, value with interval, ideal, items."""
     found: dict[str, list[list[str]]] = {"fairness": [], "nlu": []}
     for result in record.metrics.benchmarks:
-        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in shown:
+            if is_headline(result, key):
                 row = [measure_name(result, key), interval(estimate), ideal(estimate), str(estimate.count)]
                 found[suite_of(result)].append(row)
     return found
@@ -108,9 +107,8 @@ def eval_results(record: RunRecord) -> list[EvalResult]:
     """Return every headline measure as an entry of a model card's ``model-index``, with its interval as an argument."""
     found = []
     for result in record.metrics.benchmarks:
-        shown = headline(result)
         for key, estimate in result.estimates.items():
-            if key in shown:
+            if is_headline(result, key):
                 interval_ends = {"interval_95": [estimate.low, estimate.high], "ideal": estimate.ideal}
                 found.append(
                     EvalResult(

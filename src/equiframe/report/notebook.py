@@ -8,7 +8,7 @@ from html import escape
 
 import pandas as pd
 
-from equiframe.record import Comparison, Metrics, RunRecord, StudyResult, headline, term
+from equiframe.record import Comparison, Metrics, RunRecord, StudyResult, is_headline, term
 from equiframe.report.numbers import ideal, interval, number
 from equiframe.report.study import study_tables
 from equiframe.report.tables import comparison_table, left_out
@@ -20,9 +20,8 @@ _HEADERS = ("benchmark", "measure", "meaning", "value [95 %]", "ideal", "items")
 def headlines(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
     """The headline measures of a run: benchmark, key and estimate. A benchmark without headlines gives all."""
     for result in metrics.benchmarks:
-        keys = headline(result)
         for key, estimate in result.estimates.items():
-            if not keys or key in keys:
+            if is_headline(result, key):
                 yield result.benchmark, key, estimate
 
 

@@ -191,6 +191,25 @@ def test_a_run_that_lacks_a_benchmark_leaves_a_gap(make_record, make_comparison)
     assert [e for e in page.all("span") if e.get("aria-label") == "not measured"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"steps": 1}, "bec with (U)NC3 × 100, 1 step, in 2 s, final loss 2.000."),
+        (
+            {"unc3_weight": 0.0, "final_loss": None, "outcome": "1 of 16 dimensions was removed."},
+            "bec, in 2 s. 1 of 16 dimensions was removed.",
+        ),
+    ],
+)
+def test_what_was_done_to_a_model_is_told_in_words(make_record, changed, told):
+    record = make_record("training")
+    training = record.metrics.training.model_copy(update={"method": "bec", **changed})
+    metrics = record.metrics.model_copy(update={"training": training})
+    page = Page(run_page(RunRecord(record.provenance, metrics), title="t"))
+    assert told in section(page, "Training")
+    assert told.partition(", in ")[0] in " ".join(page.all("header")[0]["text"].split())
+
+
 def test_fine_tuning_without_logged_steps_is_still_told(make_record):
     record = make_record("collapse", "training")
     bare = RunRecord(record.provenance, record.metrics)

@@ -119,6 +119,9 @@ def test_history_shows_parts_and_the_loss_only_where_there_are_none(records):
     bare = history_panels({"before": history[["step", "loss", "unc3"]]}, styles(RUNS))
     assert [panel.title for panel in bare] == ["Loss"]
     assert history_panels({}, styles(RUNS)) == []
+    pairs = history[["step"]].assign(**{"cc1": 0.1, "pairs/cc1": 0.2, "pairs/other": 0.3})
+    titles = [panel.title for panel in history_panels({"before": pairs}, styles(RUNS))]
+    assert titles == ["CC1", "CC1, added pairs", "Other, added pairs"]
 
 
 def test_duality_over_the_steps_of_runs_with_the_term(records):

@@ -24,7 +24,7 @@ ABOUT_CONTEXTS = About(
     {
         "cc1_js": Term(
             "CC1, variability of predictions",
-            "Jensen-Shannon divergence of the next-word predictions in the two texts, without the words of the groups",
+            "Jensen-Shannon divergence of the predictions in the two texts, without the words of the groups",
         ),
         "cc1_states": Term(
             "CC1, variability of states",
@@ -37,9 +37,10 @@ ABOUT_CONTEXTS = About(
             "CC3, pair duality (cosines)", "how much closer a neutral context is to one of two counterparts"
         ),
         "agreement": Term(
-            "agreement with the context", "share of later swapped words where the agreeing word is likelier"
+            "agreement with the context",
+            "share of swapped words whose group the context gives where the agreeing word is likelier",
         ),
-        "agreement_log_odds": Term("log-odds of the agreeing word", "mean over later swapped words", True),
+        "agreement_log_odds": Term("log-odds of the agreeing word", "mean over the same words", True),
     },
     (("Qian et al. 2019", "https://aclanthology.org/P19-2031"),),
 )

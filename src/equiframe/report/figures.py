@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 
 from equiframe.about import Term
 from equiframe.benchmarks.benchmark import BenchmarkResult
-from equiframe.record import CollapseResult, about, class_set_name, plain, split_key, term
-from equiframe.report.glossary import HISTORY, sentence_case
+from equiframe.record import CollapseResult, about, class_set_name, split_key, term
+from equiframe.report.glossary import HISTORY, part_of_loss, sentence_case
 from equiframe.report.numbers import direction, interval, number
 from equiframe.uncertainty import Estimate
 
@@ -191,9 +191,7 @@ def history_panels(runs: Mapping[str, pd.DataFrame], looks: Mapping[str, Style])
     watched = [c for c in logged if c.startswith("bias/")]
     parts = [c for c in logged if c not in (*_BOOKKEEPING, *_OF_THE_TERM, *watched) and not c.startswith("collapse/")]
     return [
-        _over_steps(column, HISTORY.get(column, Term(plain(column), "part of the loss")), runs, looks)
-        for column in parts or ["loss"]
-        if column in logged
+        _over_steps(column, part_of_loss(column), runs, looks) for column in parts or ["loss"] if column in logged
     ] + [_over_steps(column, _watched_term(column), runs, looks) for column in watched]
 
 

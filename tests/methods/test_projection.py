@@ -220,6 +220,15 @@ def test_states_are_means_over_all_tokens(language_model, text):
         torch.testing.assert_close(row, states.double().mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
+def test_states_in_half_precision_are_summed_in_float32(masked_model, text):
+    def large(_, __, output):
+        output.last_hidden_state = torch.full_like(output.last_hidden_state, 3000)
+
+    masked_model.model.half().base_model.register_forward_hook(large)
+    found = sentence_states(masked_model, ["he " * 60])  # the sum, 190,000, is more than float16 holds
+    torch.testing.assert_close(found, torch.full_like(found, 3000))
+
+
 # ----------------------------------------------------------------------------------------------------- the methods
 
 

@@ -88,6 +88,7 @@ def sentence_states(language_model: LanguageModel, sentences: Sequence[str], *, 
     for input_ids, mask in tracked(batches, "read sentences", len(batches)):
         input_ids, mask = input_ids.to(device), mask.to(device)
         states = stack(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state
+        states = states.float()  # in half precision their sum overflows, or is rounded
         means.append(((states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().double())
     found = torch.empty(len(ids), means[0].shape[1], dtype=torch.float64)
     found[torch.tensor(order)] = torch.cat(means)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,21 @@ def test_two_processes_on_one_folder(tmp_path):
         run_folder(tmp_path / "run", {}),
     ):
         raise AssertionError("not reached")
+
+
+def test_a_lock_that_cannot_be_deleted_stays(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def in_use(self, missing_ok=False):  # as on Windows, where the lock is still open
+        if self.suffix == ".lock":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", in_use)
+    for name in ("run", "other"):
+        with run_folder(tmp_path / name, {}) as work:
+            (work / "metrics.json").touch()
+        assert (tmp_path / name / "metrics.json").exists()
 
 
 def test_a_full_disk_is_one_line(tmp_path):

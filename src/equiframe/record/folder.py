@@ -77,7 +77,8 @@ def run_folder(out: Path | str, identity: Mapping[str, Any] | None = None) -> It
             finally:
                 if work.exists() and {path.name for path in work.iterdir()} <= {_MARK}:
                     shutil.rmtree(work)  # nothing to continue from
-                Path(lock.lock_file).unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # Windows keeps a file that is open
+                    Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise BusyError(f"another process is writing {out}: wait for it, or choose another --out") from None
     except OSError as error:

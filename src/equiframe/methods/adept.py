@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from equiframe.data import DataFile, DataSource, stream
 from equiframe.data.spreading import evenly
 from equiframe.data.word_sentences import balanced, counterparts, word_sentences
-from equiframe.errors import DataError, InputError, ModelError
+from equiframe.errors import DataError, ModelError
 from equiframe.methods.method import Method, Settings
 from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, own_forward, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.language_model import LanguageModel
+from equiframe.models.pairs import check_offsets
 from equiframe.models.spans import tokens_of
 from equiframe.progress import tracked
 from equiframe.words import WordSet
@@ -125,11 +126,7 @@ class ADEPT(Method):
             DataError: there is no sentence of some kind.
             InputError: the tokenizer does not give the positions of its tokens.
         """
-        if not language_model.tokenizer.is_fast:
-            raise InputError(
-                f"{language_model.name}: its tokenizer does not give the positions of tokens in a text, which ADEPT"
-                " needs: use a model with a fast tokenizer, or another --method"
-            )
+        check_offsets(language_model, self.name)
         text = stream(self.text, source)
         words, professions = WordSet.builtin(self.bias), WordSet.builtin("professions").words
         found: dict[str, list[dict[str, Any]]] = {}

@@ -24,6 +24,7 @@ from equiframe.methods.objective import Objective, ObjectiveOutput
 from equiframe.models.adapter import Feature, Pairing, forward_at, pair
 from equiframe.models.encoding import PadRight, cut_at_end
 from equiframe.models.language_model import LanguageModel
+from equiframe.models.pairs import check_offsets
 from equiframe.models.spans import tokens_of
 from equiframe.progress import tracked
 from equiframe.words import WordSet
@@ -95,11 +96,7 @@ class ASE(Method):
             DataError: no sentence has a pronoun that is one token in both forms.
             InputError: the tokenizer does not give the positions of its tokens.
         """
-        if not language_model.tokenizer.is_fast:
-            raise InputError(
-                f"{language_model.name}: its tokenizer does not give the positions of tokens in a text, which ASE"
-                " needs: use a model with a fast tokenizer, or another --method"
-            )
+        check_offsets(language_model, self.name)
         text = stream(self.text, source)
         swapper = CounterfactualSwapper.gender(names=False)
         professions = re.compile(

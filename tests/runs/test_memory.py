@@ -106,6 +106,18 @@ def test_one_example_too_large_is_an_error(model_folders, gap_folder, tmp_path, 
         run(config, tmp_path / "run")
 
 
+def test_a_projection_without_memory_names_no_option_of_training(model_folders, gap_folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("equiframe.methods.sentence_debias.sentence_states", full)
+    config = DebiasConfig(
+        str(model_folders["masked"]), method="sentence-debias", data=gap_folder, audit=None, benchmarks=()
+    )
+    with pytest.raises(ModelError, match="memory: choose another device, or load the model with --dtype"):
+        run(config, tmp_path / "run")
+
+
 def test_a_head_is_fitted_as_with_the_whole_batch(masked_model, text, tmp_path, small_memory, monkeypatch):
     monkeypatch.setattr("equiframe.finetuned.head._DROPOUT", 0.0)  # it is drawn otherwise in parts
     sure = copy.deepcopy(masked_model.model)

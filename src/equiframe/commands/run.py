@@ -8,7 +8,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -46,9 +46,6 @@ from equiframe.scoring.engine import LocalAnswerer
 from equiframe.scoring.store import AnswerStore
 from equiframe.training.arguments import check_trackers, with_half_the_batch
 from equiframe.words import WordSet
-
-if TYPE_CHECKING:
-    pass
 
 _OF_TRAINING = ("method", "method_options", "cc", "cc_options", "unc3", "fine_tuning")
 """The options that decide how a model is trained; all others only decide how it is measured."""
@@ -113,7 +110,7 @@ def run(config: RunConfig, out: Path | str, progress: Progress | None = None) ->
             title = f"{config.verb}: {config.model}"
             (work / "report.html").write_text(run_page(record, title=title), encoding="utf-8")
             if (logs := work / "checkpoints" / "runs").exists():  # where the Trainer writes for TensorBoard
-                logs.rename(work / "tensorboard")
+                shutil.copytree(logs, work / "tensorboard", dirs_exist_ok=True)  # a stopped run may have left some
             shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return record
 
@@ -260,7 +257,9 @@ def _debias(
         )
 
     def halved(fine_tuning: FineTuning) -> tuple[FineTuning, str]:
-        if dist.is_initialized() or isinstance(method, Projection):
+        if isinstance(method, Projection):
+            raise ModelError("out of memory: choose another device, or load the model with --dtype bfloat16")
+        if dist.is_initialized():
             raise ModelError("out of memory: give a smaller --batch-size, or choose another device")
         half = with_half_the_batch(fine_tuning, method.settings)
         return half, f"continuing with batches of {half.batch_size}, {half.accumulation} per step"

@@ -14,6 +14,8 @@ import pytest
 
 from equiframe.record import RunRecord
 from equiframe.report import comparison_page, run_page
+from equiframe.report.page import _environment
+from equiframe.report.responses import Compared, Responses
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -208,6 +210,14 @@ def test_what_was_done_to_a_model_is_told_in_words(make_record, changed, told):
     page = Page(run_page(RunRecord(record.provenance, metrics), title="t"))
     assert told in section(page, "Training")
     assert told.partition(", in ")[0] in " ".join(page.all("header")[0]["text"].split())
+
+
+def test_a_ratio_is_shown_if_only_later_groups_have_one():
+    rows = [Compared(f"a, {other}", "1", "2", "1", ratio, "0.1", "0.2", False) for other, ratio in ("b ", "c5")]
+    macro = _environment().get_template("responses.html.j2").module.responses
+    page = Page(macro(Responses("", {"She": rows}, "", [], []), "id"))
+    assert "Ratio [95 %]" in [cell["text"] for cell in page.all("th")]
+    assert [cell["text"].strip() for cell in page.all("td")][3::6] == ["", "5"]
 
 
 def test_fine_tuning_without_logged_steps_is_still_told(make_record):

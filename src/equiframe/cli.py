@@ -87,10 +87,10 @@ def evaluate(config: EvaluateConfig, *, out: RunFolder = None, offline: Offline 
 
 @_verb(DebiasConfig, "debias builtin:mini-mlm --method bec --unc3 100 --out runs/bec-unc3")
 def debias(config: DebiasConfig, *, out: RunFolder = None, offline: Offline = False, as_json: Json = False) -> None:
-    """Debias one model; the (U)NC3 term reads the states that the audit measures."""
+    """Debias one model; the (U)NC3 term reads the states, and finds its words, as the audit does."""
     if config.audit is not None:
-        term = dataclasses.replace(config.unc3, pairing=config.audit.pairing, feature=config.audit.feature)
-        config = dataclasses.replace(config, unc3=term)
+        of_audit = {name: getattr(config.audit, name) for name in ("pairing", "feature", "multi_token")}
+        config = dataclasses.replace(config, unc3=dataclasses.replace(config.unc3, **of_audit))
     _measure(config, out, offline, as_json)
 
 

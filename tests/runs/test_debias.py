@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from equiframe import cli
 from equiframe.commands.run import run
 from equiframe.config import AuditConfig, AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, UNC3Options
 from equiframe.errors import DataError, InputError, RunError
@@ -143,6 +145,25 @@ def config_of(model, sentences, **options):
     )
 
 
+def test_a_record_says_that_the_weights_were_half_precision(model, sentences, tmp_path):
+    config = dataclasses.replace(config_of(model, sentences, max_steps=1), dtype="bfloat16")
+    assert run(config, tmp_path / "run").metrics.training.settings["precision"] == "bf16 weights"
+
+
+def test_the_words_of_the_term_are_found_as_those_of_the_audit(model, sentences, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(self, tokenizer, *, multi_token="skip"):
+        seen.append(multi_token)
+        raise InputError("noted")
+
+    monkeypatch.setattr(WordSet, "resolve", noted)
+    options = ("--device=cpu", "--method=cda", f"--set=text={sentences}", "--benchmarks=", "--multi-token=first")
+    with pytest.raises(SystemExit):
+        cli.main(["debias", str(model), "--unc3=1", *options, f"--out={tmp_path / 'run'}", "--json"])
+    assert seen == ["first"]
+
+
 @pytest.fixture
 def stopped(model, sentences, tmp_path):
     """The configuration of a run that was stopped after its first checkpoint."""
@@ -268,15 +289,30 @@ def test_lambda_rises_over_steps_however_many_batches_each_has(causal_model, sen
     assert 2 < first < 4 < 6 < second < 8 == third
 
 
-def test_the_files_for_tensorboard_are_kept(model, sentences, tmp_path):
+def test_the_files_for_tensorboard_are_kept(model, sentences, tmp_path, monkeypatch):
+    rmtree = shutil.rmtree
+
+    def stop_at_the_end(path, **options):
+        if Path(path).name == "checkpoints":
+            raise Stop
+        rmtree(path, **options)
+
     def track(stage, done, total):
         if stage == "fine-tune" and done == 1:
             events = tmp_path / "run.partial" / "checkpoints" / "runs" / "today"  # the folder of its writer
             events.mkdir(parents=True)
             (events / "events.out").write_text("loss")
 
-    run(config_of(model, sentences, max_steps=1), tmp_path / "run", track)
-    assert (tmp_path / "run" / "tensorboard" / "today" / "events.out").read_text() == "loss"
+    config = config_of(model, sentences, max_steps=1)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(shutil, "rmtree", stop_at_the_end)
+        run(config, tmp_path / "run", track)
+    later = tmp_path / "run.partial" / "checkpoints" / "runs" / "later"
+    later.mkdir(parents=True)
+    (later / "events.out").write_text("more")
+    run(config, tmp_path / "run")
+    found = {file.parent.name: file.read_text() for file in (tmp_path / "run" / "tensorboard").glob("*/events.out")}
+    assert found == {"today": "loss", "later": "more"}
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

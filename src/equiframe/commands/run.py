@@ -228,7 +228,9 @@ def _debias(
     A step still uses equally many examples; a loss that compares the examples of a batch, as MABEL's does, uses half.
     """
     config, method, words, added = training
-    resolved = None if words is None else words.resolve(language_model.tokenizer)
+    resolved = None
+    if words is not None:
+        resolved = words.resolve(language_model.tokenizer, multi_token=config.unc3.multi_token)
     if config.audit is not None:  # words that this tokenizer does not know are found before training, not after it
         WordSet.load(config.audit.words).resolve(language_model.tokenizer, multi_token=config.audit.multi_token)
     options = {name: value for name, value in config.plain().items() if name in _OF_TRAINING}

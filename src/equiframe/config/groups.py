@@ -141,6 +141,8 @@ class UNC3Options(Options):
     """Assignment of states to tokens; the command line uses the setting of the audit."""
     feature: Annotated[Feature, UNSEEN] = "decoder-input"
     """State that the term reads; the command line uses the setting of the audit."""
+    multi_token: Annotated[MultiToken, UNSEEN] = "skip"
+    """Handling of the term's words with several tokens; the command line uses the setting of the audit."""
 
 
 @FLAT

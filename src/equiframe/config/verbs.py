@@ -175,7 +175,8 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
         check_gradient(self.unc3, self.fine_tuning)
 
     def _check_no_term(self) -> None:
-        options = self.unc3.given(without=("weight", "pairing", "feature"))  # these two are those of the audit
+        of_audit = ("pairing", "feature", "multi_token")
+        options = self.unc3.given(without=("weight", *of_audit))
         if self.unc3_words != type(self).unc3_words:
             options.append("--unc3-words")
         if options:

@@ -129,7 +129,7 @@ def debias(
         language_model=dataclasses.replace(language_model, model=model.eval()),
         result=TrainingResult(
             **_told(method, added),
-            settings=_settings(arguments, _longest(language_model, fine_tuning, method)),
+            settings=_settings(language_model, arguments, _longest(language_model, fine_tuning, method)),
             unc3_weight=weight,
             steps=int(history["step"].iloc[-1]),
             seconds=seconds,
@@ -185,14 +185,15 @@ def _longest(language_model: LanguageModel, fine_tuning: FineTuning, method: Met
     return fine_tuning.max_length or min(method.settings.max_length, language_model.window)
 
 
-def _settings(arguments: TrainingArguments, max_length: int) -> dict[str, Any]:
+def _settings(language_model: LanguageModel, arguments: TrainingArguments, max_length: int) -> dict[str, Any]:
     """The settings of fine-tuning that were used, for the record."""
+    whole = "bf16 weights" if language_model.model.dtype == torch.bfloat16 else "fp32"
     return {
         "learning_rate": arguments.learning_rate,
         "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "max_length": max_length,
         "seed": arguments.seed,
-        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else whole,
     }
 
 

@@ -135,6 +135,8 @@ def test_word_sets_in_a_collection_stay_apart():
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="repeat"):
         metric(torch.tensor([1, 1]))
+    with pytest.raises(InputError, match="two or more words, got 1"):
+        metric(torch.tensor([1]))
     made = metric()
     with pytest.raises(InputError, match="features must be"):
         made.update(torch.zeros(2, DIM + 1), torch.zeros(2, dtype=torch.int64))

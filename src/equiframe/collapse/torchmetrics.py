@@ -39,7 +39,8 @@ class CollapseMetrics(Metric):
         kwargs: of ``torchmetrics.Metric``, such as ``process_group``.
 
     Raises:
-        InputError: ids repeat, states of other words are merged, or (on update and compute) shapes do not fit.
+        InputError: ids repeat or are fewer than two, states of other words are merged, or (on update and compute)
+            shapes do not fit.
 
     Example:
         >>> metric = CollapseMetrics(torch.arange(2), dim=2, classifier=lambda: torch.eye(2), min_count=2)
@@ -68,6 +69,8 @@ class CollapseMetrics(Metric):
         super().__init__(**kwargs)
         self.classifier, self.min_count = classifier, min_count
         ids = ClassStatistics(class_ids, dim).class_ids  # checked
+        if len(ids) < 2:
+            raise InputError(f"collapse is measured over two or more words, got {len(ids)}")
         # The ids are state too, so that a collection can distinguish two sets that have no samples yet.
         self.add_state("class_ids", ids, dist_reduce_fx=_alike)
         # Count, scatter and mean of each class, [classes, 2 + dim]: one tensor, as they merge together only.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
@@ -122,6 +124,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(masked_model, text, tmp_path):
     trainer.objective = Broken()
     with pytest.raises(ModelError, match="nan at step 1"):
         trainer.train()
+
+
+def test_two_ranks_share_the_examples_of_every_epoch(masked_model, text, tmp_path, monkeypatch):
+    trainer = trainer_for(masked_model, tmp_path, weight=0, text=text)
+    trainer.train_dataset = Dataset.from_dict({"input_ids": [[9] * length for length in range(1, 17)]})
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    lengths = []
+    for rank in range(2):
+        torch.manual_seed(rank)  # after batches of different lengths, the generators of two ranks differ
+        share = functools.partial(prepare_data_loader, num_processes=2, process_index=rank, put_on_device=False)
+        monkeypatch.setattr(trainer.accelerator, "prepare", share)
+        loader = trainer.get_train_dataloader()
+        loader.set_epoch(1)
+        lengths += [length for batch in loader for length in batch["attention_mask"].sum(dim=1).tolist()]
+    assert sorted(lengths) == list(range(1, 17))
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])

@@ -31,8 +31,8 @@ _COMPLETE = "complete"  # written last: a checkpoint without it was interrupted
 class LengthGrouped(LengthGroupedSampler):
     """Batches of similar length in an order that depends only on seed and epoch.
 
-    The Trainer's own sampler draws from the global generator, and a resumed run does not know the state of that
-    generator at the start of an epoch.
+    The Trainer's own sampler draws from the global generator, whose state at the start of an epoch a resumed run does
+    not know, and which differs between ranks once they have masked batches of different lengths on a CPU.
     """
 
     def __init__(self, batch_size: int, *, dataset: Any, seed: int) -> None:
@@ -306,8 +306,8 @@ class DebiasingTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Training batches of similar length, whose order a resumed run of one process repeats."""
-        if self.args.train_sampling_strategy != "group_by_length" or self.args.world_size > 1:
+        """Training batches of similar length, whose order all ranks share and a resumed run repeats."""
+        if self.args.train_sampling_strategy != "group_by_length":
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
         return self.loader_by_length()

@@ -112,6 +112,7 @@ def test_from_file_to_tables_and_on_after_a_stop(invoke, content, spec, tmp_path
         found = {r.benchmark: r for r in records[arm, seed].metrics.benchmarks}
         return found[benchmark].estimates[key].value
 
+    assert {f.arm for f in result.figures if f.sd is None and f.kind in ("bias", "understanding", "kept")} == {"before"}
     gains = {}
     for benchmark, key in spec.benchmarks.items():
         ideal = {"winogender": 50.0, "lpbs": 0.0}[benchmark]

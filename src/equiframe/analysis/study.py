@@ -188,7 +188,8 @@ def _levels(
         for arm in arms:
             now = arm.measures[counted.name]
             level = _Value(now.value.mean(), mean_over(now.resampled, draws))
-            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, _sd(now.value), measured)
+            sd = None if arm is before else _sd(now.value)  # a seed of training does not change the model before it
+            yield _figure(model, arm.method, arm.arm, counted.kind, counted.name, unit, level, sd, measured)
             if arm is before:
                 continue
             if counted.kind == "bias":

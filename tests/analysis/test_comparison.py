@@ -35,9 +35,9 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scored(invoke, pairs, model_folders, tmp_path_factory):
-    """Runs of 10, 14 and all 40 pairs."""
+    """Runs of 10, 15 and all 40 pairs."""
     root = tmp_path_factory.mktemp("runs")
-    for name, limit in (("ten", ["--limit", 10]), ("fourteen", ["--limit", 14]), ("all", [])):
+    for name, limit in (("ten", ["--limit", 10]), ("fifteen", ["--limit", 15]), ("all", [])):
         done = invoke(
             "evaluate", model_folders["masked"], "--benchmarks", f"pairs:{pairs}", *limit, "--out", root / name
         )
@@ -96,9 +96,9 @@ def test_an_earlier_wording_of_the_same_scoring_is_compared_and_another_scoring_
 
 
 def test_what_hardly_overlaps_is_refused_with_the_numbers(invoke, scored):
-    done = invoke("compare", scored / "ten", scored / "fourteen")
+    done = invoke("compare", scored / "ten", scored / "fifteen")
     assert done.exit_code == 2
-    assert "the runs share 4 items (ten 10, fourteen 14), too few to compare" in done.output
+    assert "the runs share 4 items (ten 10, fifteen 15), too few to compare" in done.output
     assert "--limit" in done.output
 
 

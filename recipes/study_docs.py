@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -28,6 +28,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 HEADLINE = ("study-causal", "study-gemma", "study-mini-cc")
 COMPARED = ("study-hosts", "study-gemma", "study-mini-cc")
 ABLATION = "study-ablation"
+WEIGHTS = ("agreement doubled", "CDA + CC", "agreement halved", "agreement 0.5", "agreement 0.25", "no agreement")
 TITLES = {
     "study-causal": "SmolLM2-135M-Instruct",
     "study-hosts": "SmolLM2-135M-Instruct, published methods",
@@ -62,11 +63,13 @@ def tables(studies: dict[str, StudyResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def frontier(axes: Axes, studies: list[StudyResult]) -> None:
-    """Pooled gain and change of agreement of every arm, with 95 % intervals; filled with the (U)NC3 term."""
+def frontier(axes: Axes, studies: list[StudyResult], *, of: Collection[str] = ()) -> None:
+    """Pooled gain and change of agreement of these methods, or all, with intervals; filled with the (U)NC3 term."""
     for colour, study in zip(cycle(COLOURS), studies, strict=False):
         points = [pair for key, found in frontier_points(study).items() if key[1] == "agreement" for pair in found]
         for gain, kept in points:
+            if of and gain.method not in of:
+                continue
             (x, left, right), (y, below, above) = whiskers(gain), whiskers(kept)
             axes.errorbar(
                 x,
@@ -146,9 +149,9 @@ def main(runs: Path) -> None:
     (DOCS / "headline.json").write_text(json.dumps(headlines, indent=2, ensure_ascii=False) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.4), layout="constrained")
     frontier(left, [studies[name] for name in COMPARED])
-    frontier(right, [studies[ABLATION]])
+    frontier(right, [studies[ABLATION]], of=WEIGHTS)
     left.set_title("the methods, on the benchmarks of the study", fontsize=9)
-    right.set_title("CDA + CC with other settings, on development data", fontsize=9)
+    right.set_title("CDA + CC with weights of agreement from 4 to 0, on development data", fontsize=9)
     left.set_ylabel("change of agreement, points")
     figure.supxlabel("pooled fairness gain, % (0: the model before)", fontsize=10)
     figure.savefig(DOCS / "images/frontier.svg", metadata={"Date": None})

@@ -273,7 +273,8 @@ def test_a_limit_scores_items_spread_over_the_data(invoke, model_folders, tmp_pa
     done = invoke(*common, "--limit", 3, "--out", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     items = RunRecord.read(tmp_path / "run").items["crows_pairs"]
-    assert [int(item) for item in items["item"]] == [0, 2, 5]  # of eight
+    parts = ({0, 1}, {2, 3, 4}, {5, 6, 7})  # of eight
+    assert all(int(item) in part for item, part in zip(items["item"], parts, strict=True))
     done = invoke(*common, "--limit", 0, "--out", tmp_path / "none")
     assert (done.exit_code, "--limit 0: give a whole number above 0" in done.output) == (2, True)
 

@@ -34,6 +34,7 @@ from equiframe.config import (
     read_config,
 )
 from equiframe.config.base import OUTPUT, READ, SILENT, misfit
+from equiframe.config.groups import OF_AUDIT
 from equiframe.errors import EquiframeError, InputError
 from equiframe.printing import is_first_rank, make_console, print_json, print_table, progress_bars, show
 
@@ -89,7 +90,7 @@ def evaluate(config: EvaluateConfig, *, out: RunFolder = None, offline: Offline 
 def debias(config: DebiasConfig, *, out: RunFolder = None, offline: Offline = False, as_json: Json = False) -> None:
     """Debias one model; the (U)NC3 term reads the states, and finds its words, as the audit does."""
     if config.audit is not None:
-        of_audit = {name: getattr(config.audit, name) for name in ("pairing", "feature", "multi_token")}
+        of_audit = {name: getattr(config.audit, name) for name in OF_AUDIT}
         config = dataclasses.replace(config, unc3=dataclasses.replace(config.unc3, **of_audit))
     _measure(config, out, offline, as_json)
 

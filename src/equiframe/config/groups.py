@@ -122,6 +122,10 @@ class AuditOptions(Options):
     """Maximum number of texts per bias for CC1, CC3 and agreement (0 = none)."""
 
 
+OF_AUDIT = ("pairing", "feature", "multi_token")
+"""Options of the (U)NC3 term that the command line takes from the audit."""
+
+
 @FLAT
 @dataclass(frozen=True)
 class UNC3Options(Options):

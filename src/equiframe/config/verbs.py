@@ -26,6 +26,7 @@ from equiframe.config.base import (
     named,
 )
 from equiframe.config.groups import (
+    OF_AUDIT,
     AuditOptions,
     DataOptions,
     FineTuning,
@@ -175,8 +176,7 @@ class DebiasConfig(ScoringOptions, DataOptions, ModelOptions):
         check_gradient(self.unc3, self.fine_tuning)
 
     def _check_no_term(self) -> None:
-        of_audit = ("pairing", "feature", "multi_token")
-        options = self.unc3.given(without=("weight", *of_audit))
+        options = self.unc3.given(without=("weight", *OF_AUDIT))
         if self.unc3_words != type(self).unc3_words:
             options.append("--unc3-words")
         if options:

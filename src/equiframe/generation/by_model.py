@@ -16,12 +16,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from equiframe.errors import InputError, ModelError
 from equiframe.generation.columns import LABEL
 from equiframe.generation.measurer import Cells, Measurer, to_the_others
-from equiframe.models.examination import window_of
+from equiframe.models.examination import UNLIMITED, window_of
 from equiframe.models.explaining import quiet
 from equiframe.options import first_line
 
 _ROWS = 32
-_UNLIMITED = 2**31
 _LONGEST = 512  # tokens of a response for a model without a limit
 _UNNAMED = re.compile(r"LABEL_\d+")
 _BETWEEN = re.compile(r"[\W_]+")
@@ -118,7 +117,7 @@ def _outputs(
     """
     different = sorted(set(texts), key=len)
     window = window_of(model, tokenizer("a a a", return_tensors="pt").to(model.device))
-    longest = min(tokenizer.model_max_length, window if window < _UNLIMITED else _LONGEST)
+    longest = min(tokenizer.model_max_length, window if window < UNLIMITED else _LONGEST)
     found: dict[str, NDArray[np.float64]] = {}
     for batch in _parts(different):
         encoded = tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(

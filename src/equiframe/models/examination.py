@@ -15,6 +15,9 @@ from equiframe.errors import ModelError
 from equiframe.models.adapter import classifier, evaluating, forward_at, input_device
 from equiframe.requests import ModelKind
 
+UNLIMITED = 2**31
+"""The window of a model that nothing limits."""
+
 _LENGTH = 6  # length of the sequence that is read
 _PADDING = 2
 
@@ -97,7 +100,7 @@ def examine(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def window_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
-    """The longest sequence that a model reads, in tokens; 2**31 if nothing limits it.
+    """The longest sequence that a model reads, in tokens; ``UNLIMITED`` if nothing limits it.
 
     Args:
         model: any model, with or without a head.
@@ -157,4 +160,4 @@ def _configured(model: PreTrainedModel) -> int:
     """The longest sequence by the configuration; some, such as XLNet's, use -1 for no limit."""
     config = model.config.get_text_config()
     named = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    return next((int(found) for found in named if found is not None and found > 0), 2**31)
+    return next((int(found) for found in named if found is not None and found > 0), UNLIMITED)

@@ -41,8 +41,8 @@ from wordfreq import word_frequency
 
 from equiframe.methods.language_modelling import LanguageModelling
 from equiframe.models import LanguageModel
-from equiframe.training import DebiasingTrainer, best_precision
-from equiframe.training.trainer import complete_checkpoint
+from equiframe.training import DebiasingTrainer
+from equiframe.training.arguments import training_precision
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 POSITIONS = 256
@@ -167,6 +167,18 @@ def build(source: Path, start: Path | None, texts: list[str], layers: int, vocab
     return model, pruned
 
 
+def held_out_loss(trainer: DebiasingTrainer) -> float:
+    """Mean masked-LM loss in nats over the evaluation set, with 15 % of its words predicted."""
+    objective, model = trainer.objective, trainer.model.eval()
+    objective.mask_share = 0.15
+    losses, words = [], []
+    with torch.no_grad():
+        for batch in trainer.get_eval_dataloader():
+            losses.append(objective(model, batch).loss.item())
+            words.append(objective.weight(batch))
+    return sum(loss * count for loss, count in zip(losses, words, strict=True)) / sum(words)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -194,8 +206,9 @@ def main() -> None:
     test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
     size = sum(p.numel() for p in model.parameters())
     print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
+    language_model = LanguageModel("mini-mlm", model, tokenizer, "masked")
     trainer = DebiasingTrainer(
-        objective=LanguageModelling(LanguageModel("mini-mlm", model, tokenizer, "masked"), mask_share=0.25),
+        objective=LanguageModelling(language_model, mask_share=0.25),
         model=model,
         args=TrainingArguments(
             output_dir=str(options.output / "checkpoints"),
@@ -215,7 +228,7 @@ def main() -> None:
             report_to=[],
             seed=options.seed,
             remove_unused_columns=False,
-            bf16=best_precision() == "bf16",
+            bf16=training_precision("auto", language_model.device) == "bf16",
             disable_tqdm=True,
         ),
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -223,9 +236,8 @@ def main() -> None:
         eval_dataset=test,
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=complete_checkpoint(options.output / "checkpoints"))
-    trainer.objective.mask_share = 0.15
-    loss = trainer.evaluate()["eval_loss"]
+    trainer.train_on()
+    loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.half().save_pretrained(options.output / "model")
     tokenizer.save_pretrained(options.output / "model")

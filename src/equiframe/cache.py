@@ -40,6 +40,26 @@ def writing_to_cache() -> Iterator[None]:
         raise RunError(f"{error.filename or cache_folder()}: {error.strerror or error}; {_FIX}") from error
 
 
+@contextlib.contextmanager
+def made_once(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes ``target`` at the end of the block, so that nobody sees a part of it.
+
+    If another process was faster, its folder stays.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    with writing_to_cache():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(dir=target.parent)
+    with writing_to_cache(), scratch_folder as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        yield made
+        with contextlib.suppress(OSError):
+            made.replace(target)
+
+
 def check_cache() -> None:
     """Check that the cache can be written, before a run that takes hours.
 

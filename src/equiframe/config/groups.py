@@ -56,7 +56,7 @@ class ModelOptions(Options):
     """The model to measure, and the device to use."""
 
     model: Annotated[Text, MODEL]
-    """Hub name, local folder, PEFT adapter, .gguf file, or built-in model (builtin:mini-mlm, builtin:smollm2-135m)."""
+    """Hub name, folder, PEFT adapter, .gguf file, or built-in model (builtin:minilm-mlm, builtin:smollm2-135m)."""
     device: Annotated[str | None, MODEL, SILENT] = field(default=None, kw_only=True)
     """Device to use: cpu, cuda, cuda:1 or mps. Default: a GPU if one is available."""
     kind: Annotated[ModelKind | None, RARE, SILENT] = field(default=None, kw_only=True)

@@ -57,7 +57,7 @@ def load(
 
     Args:
         name: a hub name, a local directory of a model or of a PEFT adapter, a GGUF file (on the hub
-            ``OWNER/NAME:FILE.gguf``), ``builtin:mini-mlm`` or ``builtin:smollm2-135m``.
+            ``OWNER/NAME:FILE.gguf``), or a built-in model, such as ``builtin:mini-mlm``.
         kind: masked or causal; by default what the checkpoint's architecture says.
         revision: branch, tag or commit on the hub.
         device: by default a GPU if there is one.

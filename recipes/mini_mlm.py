@@ -101,7 +101,11 @@ def pruned_vocabulary(tokenizer, counts: collections.Counter, size: int) -> list
     Words go by their frequency in English at large (wordfreq), endings by their frequency in the text.
     """
     order = tokenizer.get_vocab()
-    pieces = [piece for piece in order if piece not in SPECIAL and not piece.startswith("[unused")]
+    pieces = [
+        piece
+        for piece in sorted(order, key=order.__getitem__)
+        if piece not in SPECIAL and not piece.startswith("[unused")
+    ]
     bare = {piece: piece.removeprefix("##") for piece in pieces}
     kept = [p for p in pieces if len(bare[p]) == 1 and (counts[p] or bare[p] in string.printable)]
     words = [p for p in pieces if len(p) > 1 and not p.startswith("##")]

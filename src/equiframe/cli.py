@@ -158,7 +158,7 @@ def demo(
     out: Annotated[Path, _output("Folder for the results, which must not exist yet.")] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Audit, debias and compare the built-in masked LM: original, BEC, and BEC + (U)NC3."""
+    """Audit, debias and compare a built-in masked LM: before, after CDA, and after CDA + counterfactual collapse."""
     from equiframe.commands.demo import demo as run_demo
 
     with progress_bars(as_json) as tell:

@@ -1,4 +1,4 @@
-"""A demonstration on a built-in model: original, after BEC, and after BEC + (U)NC3, compared with each other."""
+"""A demonstration on a built-in model: before, after two-sided CDA, and after CDA + counterfactual collapse."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from pathlib import Path
 from equiframe.analysis.comparison import compare
 from equiframe.commands.compare import write_comparison
 from equiframe.commands.run import run
-from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, RunConfig, UNC3Options
+from equiframe.config import AuditOptions, DebiasConfig, EvaluateConfig, FineTuning, RunConfig
 from equiframe.record import Comparison, RunRecord, file_name, run_folder
 from equiframe.runs.scores import Progress
 
-MODEL = "builtin:mini-mlm"
-AUDIT = AuditOptions(sentences=2000)
-BENCHMARKS = ("stereoset:dev", "crows_pairs:changed", "lm_loss")
-BEC = DebiasConfig(
+MODEL = "builtin:minilm-mlm"
+AUDIT = AuditOptions(text="bold", sentences=1000)
+BENCHMARKS = ("stereoset:dev", "lpbs", "agreement", "lm_loss")
+SWAPPED = {"pairs": 960, "language_modelling": 1.0}
+TERMS = {"cc1": 20.0, "cc3": 2.0, "agreement": 2.0, "constraint": 0.5}
+CDA = DebiasConfig(
     MODEL,
-    method="bec",
-    fine_tuning=FineTuning(max_steps=120, max_length=64, learning_rate=1e-4),
+    method="counterfactual-collapse",
+    method_options=SWAPPED | dict.fromkeys(TERMS, 0.0),
+    fine_tuning=FineTuning(max_steps=120, learning_rate=5e-5),
     audit=AUDIT,
     benchmarks=BENCHMARKS,
 )
 RUNS: dict[str, RunConfig] = {
     "before": EvaluateConfig(MODEL, audit=AUDIT, benchmarks=BENCHMARKS),
-    "BEC": BEC,
-    "BEC + (U)NC3": dataclasses.replace(BEC, unc3=UNC3Options(weight=100.0), unc3_words="fairness"),
+    "two-sided CDA": CDA,
+    "CDA + CC": dataclasses.replace(CDA, method_options=SWAPPED | TERMS),
 }
 
 

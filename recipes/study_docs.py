@@ -174,7 +174,9 @@ def collapse_against_gain(table: pd.DataFrame) -> None:
         axes.set_xlabel(f"change of {measure}, %")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("pooled fairness gain, %")
-    panels[0].legend(fontsize=7, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7, frameon=False
+    )
     figure.savefig(DOCS / "images/collapse-gain.svg", metadata={"Date": None})
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 
 from equiframe.analysis.association import rank_correlation
 from equiframe.analysis.gain import interval
-from equiframe.record import StudyCell, StudyFigure, StudyResult
-from equiframe.report.study import READING, frontier_points, study_tables, whiskers
+from equiframe.record import StudyCell, StudyResult
+from equiframe.report.study import READING, frontier_points, study_tables, with_ends
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEADLINE = ("study-causal", "study-gemma", "study-minilm")
@@ -91,10 +91,10 @@ def trained_models(study: StudyResult) -> pd.DataFrame:
         if cell.arm != "before":
             logs[cell.model, cell.method, cell.arm].append(logarithms(cell) - before[cell.model, cell.seed])
     rows = []
-    for (_, kept_measure), pairs in frontier_points(study).items():
-        for gain, kept in pairs if kept_measure == "agreement" else ():
+    for gain, kept in chain.from_iterable(frontier_points(study).values()):
+        if kept.name == "agreement":
             changes = 100 * np.expm1(np.mean(logs[gain.model, gain.method, gain.arm], axis=0))
-            rows.append([short(gain.model), gain.method, gain.arm, *ends(gain), *ends(kept), *changes])
+            rows.append([short(gain.model), gain.method, gain.arm, *with_ends(gain), *with_ends(kept), *changes])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -103,19 +103,13 @@ def logarithms(cell: StudyCell) -> np.ndarray:
     return np.log([cell.geometry.get(name) or np.nan for name in MEASURES])
 
 
-def ends(figure: StudyFigure) -> tuple[float, float, float]:
-    """A value in percent or points, and the two ends of its interval."""
-    value, below, above = whiskers(figure)
-    return value, value - below, value + above
-
-
 def updated(old: pd.DataFrame, studies: Mapping[str, StudyResult]) -> pd.DataFrame:
     """The trained models of all studies; those of a study that is absent are taken from the old table."""
-    tables = [
+    parts = [
         trained_models(studies[name]).assign(study=name) if name in studies else old[old["study"] == name]
         for name in TITLES
     ]
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)[["study", *COLUMNS]]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)[["study", *COLUMNS]]
 
 
 def frontier(axes: Axes, table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> None:

@@ -209,17 +209,20 @@ def _mark(style: Style, method: str, arm: str, details: Sequence[str] = ("",)) -
     }
 
 
-def whiskers(figure: StudyFigure) -> tuple[float, float, float]:
-    """A value in percent or points, and how far its interval reaches below and above it; NaN if undefined."""
+def with_ends(figure: StudyFigure) -> tuple[float, float, float]:
+    """A value in percent or points, and the two ends of its interval; NaN if undefined."""
     scale = 100.0 if figure.unit == "share" else 1.0
     value, low, high = (np.nan if v is None else scale * v for v in (figure.value, figure.low, figure.high))
-    return value, value - low, high - value
+    return value, low, high
 
 
 def _interval(axis: str, figure: StudyFigure) -> dict[str, Any]:
     """A value on an axis with its interval."""
-    value, below, above = whiskers(figure)
-    return {axis: [value], f"error_{axis}": {"array": [above], "arrayminus": [below], "thickness": 1, "width": 0}}
+    value, low, high = with_ends(figure)
+    return {
+        axis: [value],
+        f"error_{axis}": {"array": [high - value], "arrayminus": [value - low], "thickness": 1, "width": 0},
+    }
 
 
 def _measures(result: StudyResult) -> pd.DataFrame:
